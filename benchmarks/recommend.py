@@ -95,7 +95,7 @@ def _as_recommendation(f: CandidateSpec, trainable: dict[int, int], parameters: 
 def _distance(g: Replicates, family: CandidateSpec) -> tuple[float, float, float]:
     rank = abs(math.log2((g.setting.method.rank or 1) / (family.method.rank or 1)))
     ours, theirs = _modules(g.setting.method.target_modules), _modules(family.method.target_modules)
-    return len(ours ^ theirs), rank, abs(math.log(g.setting.training.rate / family.learning_rate))
+    return len(ours ^ theirs), rank, abs(math.log(g.setting.training.fixed_learning_rate / family.learning_rate))
 
 
 def _modules(wanted: str | tuple[str, ...] | None) -> frozenset[str]:

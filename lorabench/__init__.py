@@ -10,7 +10,7 @@ Names are imported when they are first used, so that `import lorabench` takes mi
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.api import (
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'lorabench' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -42,9 +42,9 @@ class DeviceError(LorabenchError):
     """This machine lacks what a cell asks for (a CUDA-only optimizer, say)."""
 
 
-def unknown(what: str, seen: object, allowed: Iterable[object]) -> str:
+def unknown(what: str, value: object, allowed: Iterable[object]) -> str:
     """ "unknown method 'lroa'; did you mean 'lora'? allowed: dora, full, lora"."""
     names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near and near[0] != str(seen) else ";"
-    return f"unknown {what} '{seen}'{hint} allowed: {', '.join(names) or 'none'}"
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near and near[0] != str(value) else ";"
+    return f"unknown {what} '{value}'{hint} allowed: {', '.join(names) or 'none'}"

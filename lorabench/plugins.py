@@ -26,7 +26,7 @@ def register(kind: str, name: str, module: str) -> None:
     """Makes an importable module (by its dotted name) a plug-in of this process; LorabenchError where the name is
     taken."""
     if name in names(kind):
-        raise LorabenchError(f"there is a {kind.removesuffix('s')} '{name}' already; choose another name")
+        raise LorabenchError(f"there is already a {kind.removesuffix('s')} '{name}'; choose another name")
     _registered[kind, name] = module
 
 

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 MESSAGES = {
@@ -89,19 +89,19 @@ class _LeanLosses(importlib.abc.MetaPathFinder):
     loaded."""
 
     def __init__(self) -> None:
-        self.replaced: list[tuple[Any, Callable[[], bool]]] = []
+        self.replaced: list[tuple[ModuleType, Callable[[], bool]]] = []
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if fullname.startswith("transformers.loss") and not self.replaced:
             for name in ("transformers.utils", "transformers.utils.import_utils"):
-                module: Any = sys.modules.get(name)
+                module = sys.modules.get(name)
                 if module is not None:
                     self.replaced.append((module, module.is_scipy_available))
-                    module.is_scipy_available = lambda: False
+                    module.__dict__["is_scipy_available"] = lambda: False
 
     def restore(self) -> None:
         for module, function in self.replaced:
-            module.is_scipy_available = function
+            module.__dict__["is_scipy_available"] = function
 
 
 def leave(code: int) -> NoReturn:

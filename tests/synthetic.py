@@ -138,7 +138,7 @@ class Worker:
                 kind="OutOfMemoryError", message=f"a batch of {cell.training.batch_size} sequences does not fit", step=1
             )
             return _result(cell, "out_of_memory", {}, fault)
-        diverges = cell.training.rate > 1
+        diverges = cell.training.fixed_learning_rate > 1
         readings = expected(cell)
         if _trains(cell):
             steps = min(_steps(cell), DIVERGES_AT) if diverges else _steps(cell)
@@ -227,7 +227,7 @@ def _rate_cost(cell: Cell) -> float:
     if not _trains(cell):
         return 0.0
     best = BEST_RATE["full" if cell.method.rank is None else "adapter"]
-    return RATE_COST * math.log10(cell.training.rate / best) ** 2
+    return RATE_COST * math.log10(cell.training.fixed_learning_rate / best) ** 2
 
 
 def items(cell: Cell, readings: dict[str, float]) -> dict[str, Items]:
@@ -257,8 +257,8 @@ def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[E
         for step in range(1, steps + 1):
             share = step / t.steps
             loss = end + (start - end) * math.exp(-6 * share) + 0.02 * _uniform(f"{cell.id} {step}")
-            loss = loss * 3**step if t.rate > 1 else loss
-            rate = t.rate * 0.5 * (1 + math.cos(math.pi * share))
+            loss = loss * 3**step if t.fixed_learning_rate > 1 else loss
+            rate = t.fixed_learning_rate * 0.5 * (1 + math.cos(math.pi * share))
             lines.writerow([step, round(loss, 6), rate, round(1 + math.exp(-6 * share), 6), 0.01])
             on_event(Event(cell.id, "train", step, t.steps, loss, 20_000.0))
 

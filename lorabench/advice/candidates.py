@@ -124,7 +124,7 @@ def _measured(
     group: ComparisonGroup, result: MethodResult, key: Key, parameters: int, batch_size: int | None
 ) -> CandidateSpec:
     setting, training = result.group.setting, result.group.setting.training
-    value, evidence, caveats = training.rate, result.evidence, []
+    value, evidence, caveats = training.fixed_learning_rate, result.evidence, []
     if setting.method.rank is not None and not result.decided:
         standing = "the only one" if result.alone else "the best of those"
         caveats.append(

@@ -1,11 +1,11 @@
-"""What one contest of a stored study says of each way to train, and which contest lies nearest. Without pandas and
-scipy, which take a second to import.
+"""What one comparison group of a stored study says of each method and quantization, and which group lies nearest.
+Without pandas and scipy, which take a second to import.
 
     distance = |log10(parameters there / here)| + 0.5 [another architecture] + 0.5 [another task than was named] + 0.5
     |log10(training tokens there / here)|
 
-One contest speaks for all ways that it has: gaps of different studies are not held against each other. It speaks for a
-model within REACH of it, and for any where the user named its study; how far it is is then told.
+One comparison group speaks for all methods that it has: gaps of different studies are not held against each other. It
+speaks for a model within REACH of it, and for any where the user named its study; how far it is is then told.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ComparisonGroup:
     """method and quantization of that"""
 
     def result(self, key: Key) -> MethodResult | None:
-        """The one of a key."""
+        """The result of a method and quantization; None where the group has none."""
         return next((r for r in self.results if r.key == key), None)
 
 

@@ -25,7 +25,9 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking) -> Iterat
             "of products that it takes through float32."
         )
     if priority == "speed" and all(r.needs.seconds is None for r in ranking.ranked):
-        yield f"The speed of {card.name} is not known, so it cannot order the candidates: name a card rather than a size."
+        yield (
+            f"The speed of {card.name} is not known, so it cannot order the candidates: name a card rather than a size."
+        )
 
 
 def notes_on_the_data(workload: Workload) -> Iterator[str]:

@@ -40,7 +40,7 @@ class LearningRate(Frozen):
 
 
 class Adapters(Frozen):
-    """What LoRA is set to."""
+    """Settings of LoRA that the literature recommends."""
 
     alpha: float
     """lora_alpha"""
@@ -51,7 +51,7 @@ class Adapters(Frozen):
 
 
 class LearningRates(Frozen):
-    """Learning rates."""
+    """Published learning rates, by method and size of the model."""
 
     lora: tuple[LearningRate, ...]
     """by size"""
@@ -104,8 +104,8 @@ class RankRule(Frozen):
 class Fact(Frozen):
     """Published scores in pairs, in points."""
 
-    varies: Literal["method", "quantization", "way"]
-    """in what the two of a pair differ; way: in both"""
+    varies: Literal["method", "quantization", "both"]
+    """in what the two of a pair differ"""
     name: str
     """its value on this side"""
     reference_name: str
@@ -140,7 +140,7 @@ class Fact(Frozen):
 
 
 class Rules(Frozen):
-    """All of priors.yaml."""
+    """Everything in priors.yaml."""
 
     ranks: tuple[int, ...]
     """that are thought of"""
@@ -158,7 +158,7 @@ class Rules(Frozen):
 
 @cache
 def rules() -> Rules:
-    """The shipped ones."""
+    """The rules that are shipped, read once."""
     return Rules.model_validate(yaml.safe_load(Path(__file__).with_name("priors.yaml").read_text(encoding="utf-8")))
 
 
@@ -223,11 +223,11 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
 
 
 def published(method: str, quantization: str, tokens: int | None) -> tuple[Quality, tuple[EvidenceItem, ...]]:
-    """How much worse than full fine-tuning a way is by published scores: directly, or the sum of its differences,
-    half-widths in quadrature."""
+    """How much worse than full fine-tuning a method and quantization are by published scores: directly, or the sum of
+    their differences, half-widths in quadrature."""
     if method == "full":
         return Quality("rule", FULL, "", 0.0, 0.0, 0.0, 0.0, MARGIN), ()
-    direct = _fact("way", f"{method} {quantization}", tokens)
+    direct = _fact("both", f"{method} {quantization}", tokens)
     axes = [("method", method)] + ([("quantization", quantization)] if quantization != "none" else [])
     candidates = [direct] if direct else [_fact(varies, value, tokens) for varies, value in axes]
     facts = [f for f in candidates if f is not None]

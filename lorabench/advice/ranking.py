@@ -5,7 +5,7 @@
     variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them
                 the fastest, or the one of least memory
     order       accuracy: shown to be within the margin of full fine-tuning; not decided, by the worst that it may be;
-                held against other ways alone, by the same; without evidence; shown to be beyond the margin
+                held against other methods alone, by the same; without evidence; shown to be beyond the margin
                 memory: least memory; speed: least time. Then fewer trained parameters, then less memory.
 
 The order does not depend on the card, and a larger card only adds variants, so more memory never gives a worse
@@ -128,7 +128,7 @@ def _fitting(spec: CandidateSpec, workload: Workload, memory: MemoryOracle) -> l
 
 
 def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: bool, optimizer: str) -> Candidate:
-    """One of them."""
+    """The candidate of a spec with a micro-batch size, checkpointing and optimizer; accumulation fills the batch."""
     return Candidate(
         spec.method,
         spec.quantization,

@@ -16,7 +16,7 @@ _WIDTH = 150
 
 
 def as_text(recommendation: Recommendation) -> str:
-    """For a terminal."""
+    """A recommendation as lines for a terminal."""
     w = recommendation.workload
     data = "".join(
         f", {formatting.count(n)} {what}" for n, what in ((w.examples, "examples"), (w.tokens, "tokens")) if n
@@ -187,7 +187,7 @@ def as_plain(recommendation: Recommendation) -> dict[str, object]:
 
 
 def as_json(recommendation: Recommendation) -> str:
-    """The same as text."""
+    """`as_plain` as JSON text."""
     return json.dumps(as_plain(recommendation), indent=2)
 
 

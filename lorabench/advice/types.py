@@ -34,7 +34,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to train it."""
+    """One setting to train it with."""
 
     method: MethodSpec
     quantization: QuantizationSpec

@@ -53,6 +53,7 @@ class Outcomes:
 
     @property
     def total(self) -> int:
+        """All replicates, whatever became of them."""
         return self.finished + self.diverged + self.out_of_memory + self.failed + self.skipped + self.missing
 
     @property
@@ -77,8 +78,8 @@ class ConditionSummary:
 
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over finished replicates."""
-        found = self.statistics.get(metric)
-        return found.mean if found else None
+        statistic = self.statistics.get(metric)
+        return statistic.mean if statistic else None
 
     @property
     def comparable(self) -> bool:
@@ -105,15 +106,15 @@ def aggregate(
     names = labels(groups)
     statistics = _statistics(data, results)
     counts = Counter(zip(data["condition"].tolist(), data["outcome"].tolist(), strict=True))
-    made = []
+    rows = []
     for group in groups:
         c = group.condition
         ended = {o: counts[c, o] for o in ("finished", "diverged", "out_of_memory", "failed", "skipped")}
         outcomes = Outcomes(**ended, missing=len(group.cells) - sum(ended.values()))
         seeds = tuple(cell.seed for cell in group.cells) if group.trains else ()
         own = MappingProxyType(statistics.get(c, {}))
-        made.append(ConditionSummary(c, names[c], group.setting.method.name, group.ids, seeds, outcomes, own))
-    return tuple(made)
+        rows.append(ConditionSummary(c, names[c], group.setting.method.name, group.ids, seeds, outcomes, own))
+    return tuple(rows)
 
 
 def _statistics(data: pd.DataFrame, results: Mapping[str, CellResult]) -> dict[str, dict[str, Statistic]]:
@@ -122,7 +123,7 @@ def _statistics(data: pd.DataFrame, results: Mapping[str, CellResult]) -> dict[s
     cell_of = dict(
         zip(finished["condition"].tolist(), finished["cell"].tolist(), strict=True)
     )  # the only one, where it is asked for
-    found: dict[str, dict[str, Statistic]] = {}
+    by_condition: dict[str, dict[str, Statistic]] = {}
     for metric in metrics(data):
         grouped = finished[metric].astype("float64").groupby(finished["condition"], sort=False)
         means, stds, numbers = grouped.mean(), grouped.std(ddof=1), grouped.count()
@@ -135,16 +136,16 @@ def _statistics(data: pd.DataFrame, results: Mapping[str, CellResult]) -> dict[s
         for condition, mean, std, n, stderr in zip(*columns, strict=True):
             if n:
                 spread, error = std if std == std else None, stderr if stderr == stderr else None  # without NaN
-                half = half_over_seeds(mean, spread, n)
+                ci_half_width = half_over_seeds(mean, spread, n)
                 if n == 1 and error is not None:
-                    half = half_over_items(
+                    ci_half_width = half_over_items(
                         mean,
                         error,
                         items_behind(results.get(cell_of[condition]), metric),
                         described(metric).unit == "share",
                     )
-                found.setdefault(condition, {})[metric] = Statistic(mean, spread, n, half)
-    return found
+                by_condition.setdefault(condition, {})[metric] = Statistic(mean, spread, n, ci_half_width)
+    return by_condition
 
 
 _OVER_SEQUENCES = ("eval_loss", "perplexity", "bits_per_byte", "divergence")  # whose readings count tokens

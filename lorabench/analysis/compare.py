@@ -21,27 +21,31 @@ def references(study: Study, groups: Sequence[Replicates]) -> dict[str, str]:
     """Condition id to the id of the condition it is compared with; the references themselves are left out."""
     rule = study.reference if study.reference is not None else _FULL
     plain = {g.condition: g.declared for g in groups}
-    chosen = [p for p in plain.values() if agrees(p, rule)]
+    chosen: list[dict[str, object]] = [dict(p) for p in plain.values() if agrees(p, rule)]
     by_setting = {canonical_json(p): c for c, p in plain.items() if agrees(p, rule)}
-    known = References(chosen)
-    found: dict[str, str] = {}
+    candidates = References(chosen)
+    reference_of: dict[str, str] = {}
     for condition, setting in plain.items():
         if not chosen or condition in by_setting.values():
             continue
         try:
-            found[condition] = by_setting[canonical_json(known.of(setting))]
+            reference_of[condition] = by_setting[canonical_json(candidates.of(setting))]
         except LorabenchError:  # several conditions fit the default equally well: then there is none
             continue
-    return found
+    return reference_of
 
 
 def compare(
-    pairing: Pairing, wanted: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec
+    pairing: Pairing, reference_of: Mapping[str, str], metrics: Sequence[str], rules: ComparisonSpec
 ) -> tuple[Comparison, ...]:
     """A Comparison for each condition and metric that has a pair."""
-    made: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for metric in metrics:
-        made += adjusted(
-            [found for c, r in wanted.items() if (found := compared(pairing, metric, c, r, rules)) is not None]
+        comparisons += adjusted(
+            [
+                comparison
+                for c, r in reference_of.items()
+                if (comparison := compared(pairing, metric, c, r, rules)) is not None
+            ]
         )
-    return tuple(made)
+    return tuple(comparisons)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from lorabench.config.study import Cell
 
@@ -29,7 +28,7 @@ class Replicates:
         return self.cells[0]
 
     @cached_property
-    def declared(self) -> dict[str, Any]:
+    def declared(self) -> dict[str, dict[str, object]]:
         """The condition as plain data, a tuned rate as its grid; made once, so not to be changed."""
         return self.setting.condition.model_dump(mode="json")
 

@@ -1,8 +1,8 @@
 """Two studies side by side: the same conditions elsewhere, on another machine, version, model or data.
 
-A condition here and one there are twins where their declared settings agree in every field but those in which the
+A condition here and one there match where their declared settings agree in every field but those in which the
 studies differ as wholes: fields with one value in each study, and not the same (the model, say, or the steps). Where
-none has a twin so, learning rates are left out as well. Twins are compared in each metric, paired by seed; their p
+none matches so, learning rates are left out as well. Matches are compared in each metric, paired by seed; their p
 values are one family (Holm).
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -20,14 +19,15 @@ from lorabench.analysis.pairing import ItemsOf, Pairing
 from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.settings import ComparisonSpec
+from lorabench.record.items import Items
 
 _THERE = "there:"
-_RATE = "training.learning_rate"
+_LEARNING_RATE = "training.learning_rate"
 
 
 @dataclass(frozen=True)
-class Twin:
-    """A condition of this study and its like in the other; the comparison is this one minus the other's."""
+class MatchedCondition:
+    """A condition of this study and its match in the other; the comparison is this one minus the other's."""
 
     here: str
     there: str
@@ -39,10 +39,10 @@ class Across:
     """Two studies matched."""
 
     changed: tuple[str, ...]
-    """twins here whose weights or data have other bytes there, under the same names"""
+    """conditions here, with a match, whose weights or data have other bytes there, under the same names"""
     differ: tuple[tuple[str, str, str], ...]
     """fields in which the studies differ as wholes: name, value here, value there"""
-    twins: tuple[Twin, ...]
+    matches: tuple[MatchedCondition, ...]
     only_here: tuple[str, ...]
     only_there: tuple[str, ...]
 
@@ -57,14 +57,14 @@ class Side:
 
 
 def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Across:
-    """The twins of two studies, compared in one metric."""
-    ours, theirs = (_settings(side.groups) for side in (here, there))
-    differ = _whole_differences(ours, theirs)
+    """The matched conditions of two studies, compared in one metric."""
+    left, right = (_settings(side.groups) for side in (here, there))
+    differ = _whole_differences(left, right)
     apart = {name for name, _, _ in differ}
-    pairs = _matched(ours, theirs, apart)
+    pairs = _matched(left, right, apart)
     if not pairs:  # a tuned rate and a given one are the same question
-        pairs = _matched(ours, theirs, apart | {_RATE})
-    found = {
+        pairs = _matched(left, right, apart | {_LEARNING_RATE})
+    comparisons = {
         c.condition: c
         for c in compare(_joined(here, there), {c: _THERE + o for c, o in pairs.items()}, (metric,), rules)
     }
@@ -80,9 +80,9 @@ def across(here: Side, there: Side, metric: str, rules: ComparisonSpec) -> Acros
     return Across(
         changed,
         differ,
-        tuple(Twin(c, o, found.get(c)) for c, o in pairs.items()),
-        tuple(c for c in ours if c not in pairs),
-        tuple(c for c in theirs if c not in pairs.values()),
+        tuple(MatchedCondition(c, o, comparisons.get(c)) for c, o in pairs.items()),
+        tuple(c for c in left if c not in pairs),
+        tuple(c for c in right if c not in pairs.values()),
     )
 
 
@@ -91,36 +91,36 @@ def _settings(groups: Sequence[Replicates]) -> dict[str, dict[str, str]]:
 
 
 def _matched(
-    ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]], apart: set[str]
+    left: Mapping[str, Mapping[str, str]], right: Mapping[str, Mapping[str, str]], apart: set[str]
 ) -> dict[str, str]:
-    keys = {_key(s, apart): c for c, s in theirs.items()}
-    return {c: keys[k] for c, s in ours.items() if (k := _key(s, apart)) in keys}
+    keys = {_key(s, apart): c for c, s in right.items()}
+    return {c: keys[k] for c, s in left.items() if (k := _key(s, apart)) in keys}
 
 
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+def _flat(plain: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    values: dict[str, str] = {}
     for key, value in plain.items():
-        if isinstance(value, dict) and f"{prefix}{key}" != _RATE:  # a grid of rates is one value
-            found |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and f"{prefix}{key}" != _LEARNING_RATE:  # a grid of rates is one value
+            values |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = canonical_json(value)
-    return found
+            values[f"{prefix}{key}"] = canonical_json(value)
+    return values
 
 
 def _whole_differences(
-    ours: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]]
+    left: Mapping[str, Mapping[str, str]], right: Mapping[str, Mapping[str, str]]
 ) -> tuple[tuple[str, str, str], ...]:
-    names = dict.fromkeys(n for side in (ours, theirs) for s in side.values() for n in s)
-    found = []
+    names = dict.fromkeys(n for side in (left, right) for s in side.values() for n in s)
+    differences = []
     for name in names:
         # an untrained base has no steps and no rate: where a field does not apply it says nothing about the study
         a, b = (
             {s.get(name, "null") for s in side.values() if s.get("training.steps") != "0"} or {"null"}
-            for side in (ours, theirs)
+            for side in (left, right)
         )
         if len(a) == len(b) == 1 and a != b:
-            found.append((name, next(iter(a)), next(iter(b))))
-    return tuple(found)
+            differences.append((name, next(iter(a)), next(iter(b))))
+    return tuple(differences)
 
 
 def _key(setting: Mapping[str, str], apart: set[str]) -> str:
@@ -130,7 +130,7 @@ def _key(setting: Mapping[str, str], apart: set[str]) -> str:
 def _joined(here: Side, there: Side) -> Pairing:
     other = there.data.assign(cell=_THERE + there.data["cell"], condition=_THERE + there.data["condition"])
 
-    def items(cell: str) -> Any:
+    def items(cell: str) -> Mapping[str, Items]:
         return there.items(cell.removeprefix(_THERE)) if cell.startswith(_THERE) else here.items(cell)
 
     return Pairing(pd.concat([here.data, other], ignore_index=True), items)

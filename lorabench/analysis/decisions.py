@@ -49,6 +49,7 @@ class Decision:
 
     @property
     def undecided(self) -> int:
+        """Comparisons of which nothing is shown."""
         return self.compared - self.better - self.worse - self.equivalent - self.noninferior
 
 
@@ -89,7 +90,7 @@ def _decision(
         if least and cheapest
         else next((c for c in among if best and c.condition == best.condition), None) or max(among, key=quality)
     )
-    ours, theirs = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
+    chosen_memory, reference_memory = (summaries[c].mean(MEMORY) for c in (chosen.condition, reference))
     counts = {
         v.replace("-", ""): sum(c.verdict == v for c in members)
         for v in ("better", "worse", "equivalent", "non-inferior")
@@ -100,7 +101,7 @@ def _decision(
         chosen,
         len(members),
         **counts,
-        memory=ours / theirs if ours and theirs else None,
+        memory=chosen_memory / reference_memory if chosen_memory and reference_memory else None,
         cheapest=cheapest,
         family=total,
         broken=summaries[reference].outcomes.broken,

@@ -1,8 +1,8 @@
 """The difference of two conditions in one metric, with what is known of its noise.
 
-    d_s  = value(ours, seed s) - value(theirs, seed s);     d = mean over the n seeds both have
+    d_s  = value(left, seed s) - value(right, seed s);     d = mean over the n seeds both have
     over seeds    half-width t(n-1) * sd(d_s) / sqrt(n)
-    over items    the same n cells item by item: D_i = mean_s (ours_si - theirs_si); items are drawn again with
+    over items    the same n cells item by item: D_i = mean_s (left_si - right_si); items are drawn again with
                   replacement 2,000 times, d* = sum D_i* / sum w_i*; percentiles of d* (Efron and Tibshirani 1993,
                   13.3), no narrower than a normal interval: of many items, where drawing takes too long, and of losses,
                   whose sequences weigh differently (Cochran 1977, equation 6.9), that alone; of right and wrong answers
@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,20 +37,20 @@ RESAMPLES = 2000
 FEW_ITEMS = 100  # below, t is used in place of the normal distribution
 _Z = float(special.ndtri((1 + CONFIDENCE) / 2))
 SAME = 1e-12  # a spread below this share of the values is float rounding
-_HELD = 2048  # items up to which the resampling weights are kept: 33 MB
+_MOST_RESAMPLED = 2048  # items up to which the resampling weights are kept: 33 MB
 _PLACES = (
     round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1)),
     round((1 + CONFIDENCE) / 2 * (RESAMPLES - 1)),
 )  # of the percentiles among the sorted
 _STEPS = 36  # of the bisection for p, on a log scale: ten digits
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 Basis = Literal["seeds", "items", "seeds and items"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """ours - theirs, and its noise on each side: standard errors of the two sources that are known."""
+    """left - right, and its noise on each side: standard errors of the two sources that are known."""
 
     pairs: int
     value: float
@@ -73,13 +73,14 @@ class Difference:
         """95 % interval; None where no noise is known."""
         if self.basis is None:
             return None
-        return self.value - self._half(0, (1 - CONFIDENCE) / 2), self.value + self._half(1, (1 - CONFIDENCE) / 2)
+        tail = (1 - CONFIDENCE) / 2
+        return self.value - self._half_width(0, tail), self.value + self._half_width(1, tail)
 
     def bound(self, side: Literal["low", "high"], tail: float = 0.05) -> float | None:
         """One-sided bound that the true difference lies beyond with probability `tail`."""
         if self.basis is None:
             return None
-        return self.value - self._half(0, tail) if side == "low" else self.value + self._half(1, tail)
+        return self.value - self._half_width(0, tail) if side == "low" else self.value + self._half_width(1, tail)
 
     def p_beyond(self, threshold: float) -> float | None:
         """One-sided p of the hypothesis that the truth lies at the threshold or beyond it, seen from the value."""
@@ -94,7 +95,7 @@ class Difference:
         low, high = 1e-18, 0.5  # the half-width falls as the tail grows
         for _ in range(_STEPS):
             middle = math.sqrt(low * high)
-            if self._half(side, middle) > distance:
+            if self._half_width(side, middle) > distance:
                 low = middle
             else:
                 high = middle
@@ -114,7 +115,7 @@ class Difference:
             return 1.0
         return max(p for p in (self.p_beyond(-margin), self.p_beyond(margin)) if p is not None)
 
-    def _half(self, side: int, tail: float) -> float:
+    def _half_width(self, side: int, tail: float) -> float:
         over_seeds = 0.0 if self.seed_error is None else -float(special.stdtrit(self.pairs - 1, tail)) * self.seed_error
         over_items = 0.0 if self.item_errors is None else quantile_over_items(self.items, tail) * self.item_errors[side]
         return math.hypot(over_seeds, over_items)
@@ -136,24 +137,24 @@ def quantile_over_items(items: int | None, tail: float = (1 - CONFIDENCE) / 2) -
 
 
 def difference(
-    ours: Array, theirs: Array, items: tuple[float, float] | None = None, count: int | None = None
+    left: Array, right: Array, items: tuple[float, float] | None = None, count: int | None = None
 ) -> Difference:
     """Of values paired by seed, at least one; `items` are the item errors, where they are to count."""
-    each = ours - theirs
+    each = left - right
     n, mean = len(each), float(np.mean(each))
     spread = float(np.std(each, ddof=1)) if n > 1 else None
-    if spread is not None and spread <= SAME * float(np.max(np.abs([ours, theirs]))):
+    if spread is not None and spread <= SAME * float(np.max(np.abs([left, right]))):
         # a spread of zero over a few seeds comes from rounding (accuracy over 200 items), not from certainty
         spread = None if items is None else 0.0
     return Difference(n, mean, None if spread is None else spread / math.sqrt(n), items, count)
 
 
-def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, float] | None:
+def item_errors(left: Sequence[Items], right: Sequence[Items]) -> tuple[float, float] | None:
     """Half-widths over items below and above the difference, in standard errors; None where the items are not the same
     or never differ."""
-    n = len(ours[0].sums)
-    weights = ours[0].weights
-    for i in (*ours, *theirs):
+    n = len(left[0].sums)
+    weights = left[0].weights
+    for i in (*left, *right):
         same = (
             i.weights is None
             if weights is None
@@ -161,16 +162,16 @@ def item_errors(ours: Sequence[Items], theirs: Sequence[Items]) -> tuple[float, 
         )
         if len(i.sums) != n or not same:
             return None
-    mean = sum((a.sums - b.sums for a, b in zip(ours, theirs, strict=True)), np.zeros(n)) / len(ours)
+    mean = sum((a.sums - b.sums for a, b in zip(left, right, strict=True)), np.zeros(n)) / len(left)
     if n < 2 or not np.any(mean != mean[0]):
         return None
     value = float(mean.sum() / (n if weights is None else weights.sum()))
     floor = normal_error(mean, weights, value)
-    if n > _HELD or weights is not None:
+    if n > _MOST_RESAMPLED or weights is not None:
         return floor, floor
-    drawn = _draws(n) @ mean / n
-    drawn.partition(_PLACES)  # np.quantile takes ten times as long
-    low, high = drawn[_PLACES[0]], drawn[_PLACES[1]]
+    resampled = _draws(n) @ mean / n
+    resampled.partition(_PLACES)  # np.quantile takes ten times as long
+    low, high = resampled[_PLACES[0]], resampled[_PLACES[1]]
     return max((value - float(low)) / _Z, floor), max((float(high) - value) / _Z, floor)
 
 

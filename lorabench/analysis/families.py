@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
@@ -25,19 +24,19 @@ def families(
         if len(part) == 1:
             left.setdefault(summaries[part[0].condition].label.family, []).extend(part)
     place = {g.condition: i for i, g in enumerate(groups)}
-    made = [*(p for p in parts if len(p) > 1), *left.values()]
-    return tuple(tuple(p) for p in sorted(made, key=lambda p: min(place[g.condition] for g in p)))
+    curves = [*(p for p in parts if len(p) > 1), *left.values()]
+    return tuple(tuple(p) for p in sorted(curves, key=lambda p: min(place[g.condition] for g in p)))
 
 
 def apart_from(group: Replicates, *fields: str) -> str:
     """What a condition is but for these fields, as a key; model and data count by their bytes, too."""
     plain = deepcopy(group.declared)
     for field in fields:
-        *parents, last = field.split(".")
-        part: Any = plain
-        for parent in parents:
-            part = part[parent]
-        part.pop(last, None)
+        part, _, name = field.partition(".")
+        if name:
+            plain[part].pop(name, None)
+        else:
+            plain.pop(part, None)
     marks = group.setting.fingerprints
     return canonical_json([plain, marks.model, marks.data])
 
@@ -46,12 +45,12 @@ def _one_for_each_rank(members: list[Replicates]) -> list[list[Replicates]]:
     """All of them, or a part for each alpha, or for each alpha / rank where that makes fewer."""
     if len({g.setting.method.rank for g in members}) == len(members):
         return [members]
-    ways: list[dict[float, list[Replicates]]] = [{}, {}]
+    splits: list[dict[float, list[Replicates]]] = [{}, {}]
     for g in members:
         rank, alpha = g.setting.method.rank or 1, g.setting.method.alpha or 0.0
-        ways[0].setdefault(alpha, []).append(g)
-        ways[1].setdefault(alpha / rank, []).append(g)
-    return list(min(ways, key=len).values())
+        splits[0].setdefault(alpha, []).append(g)
+        splits[1].setdefault(alpha / rank, []).append(g)
+    return list(min(splits, key=len).values())
 
 
 def common_name(names: Sequence[str]) -> str:

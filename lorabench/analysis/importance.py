@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,26 +96,26 @@ def importances(
     for g in groups:
         if _of_base(g, base, grid):
             tasks.setdefault(canonical_json(g.declared["task"]), []).append(g)
-    made, why = [], ""
+    rows, why = [], ""
     for i, members in enumerate(tasks.values()):
-        found = _of_grid(members, by_cell, axes)
-        if isinstance(found, str):
-            why = why or found
+        whole = _of_grid(members, by_cell, axes)
+        if isinstance(whole, str):
+            why = why or whole
         else:
-            made.append(
+            rows.append(
                 _importance(
-                    metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, found
+                    metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, whole
                 )
             )
-    return tuple(made), "" if made else why
+    return tuple(rows), "" if rows else why
 
 
-def varied_axes(study: Study) -> dict[str, tuple[Any, ...]]:
+def varied_axes(study: Study) -> dict[str, tuple[object, ...]]:
     """The axes of the grid that vary something else than the task."""
     return {a: tuple(v) for a, v in study.grid.items() if len(v) > 1 and a.partition(".")[0] != "task"}
 
 
-def _of_base(group: Replicates, base: Mapping[str, Any], grid: Mapping[str, Any]) -> bool:
+def _of_base(group: Replicates, base: Mapping[str, object], grid: Mapping[str, object]) -> bool:
     """Whether a condition differs from the base setting in nothing but axes and what they leave unused: `include` may
     have put others beside the grid."""
     own = flattened({k: group.declared[k] for k in _SETTINGS if group.trains or k != "training"})
@@ -128,60 +127,60 @@ def _of_base(group: Replicates, base: Mapping[str, Any], grid: Mapping[str, Any]
 class _Whole:
     """A grid that lacks nothing: values of each axis by place, and y by point and seed."""
 
-    kept: dict[str, tuple[int, ...]]
+    places: dict[str, tuple[int, ...]]
     y: Values
     """(values of axis 1, ..., values of axis k, seeds)"""
 
 
 def _of_grid(
-    groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[Any]]
+    groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[object]]
 ) -> _Whole | str:
     """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where
     none is left."""
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
     for point in itertools.product(*(range(len(v)) for v in axes.values())):
         rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
-        found = [g for g in groups if agrees(g.declared, rule)]
-        if found:  # the grid's own comes first
-            values = {c.seed: by_cell[i] for c, i in zip(found[0].cells, found[0].ids, strict=True) if i in by_cell}
+        members = [g for g in groups if agrees(g.declared, rule)]
+        if members:  # the grid's own comes first
+            values = {c.seed: by_cell[i] for c, i in zip(members[0].cells, members[0].ids, strict=True) if i in by_cell}
             if values:
                 seeds_of[point] = values
-    kept = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
-    varied = {a: k for a, k in zip(axes, kept, strict=True) if len(k) > 1}
+    places = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
+    varied = {a: k for a, k in zip(axes, places, strict=True) if len(k) > 1}
     if not varied:
         return "no part of the grid with two values of an axis has a result at every point"
-    points = list(itertools.product(*kept))
+    points = list(itertools.product(*places))
     seeds = sorted(set.intersection(*(set(seeds_of[p]) for p in points)))
     if not seeds:
         return "the conditions of the grid have no seed in common"
     y = np.array([[seeds_of[p][s] for s in seeds] for p in points]).reshape(
         *(len(k) for k in varied.values()), len(seeds)
     )
-    return _Whole(dict(zip(axes, kept, strict=True)), y)
+    return _Whole(dict(zip(axes, places, strict=True)), y)
 
 
-def _whole_part(sizes: Sequence[int], present: Any) -> list[tuple[int, ...]]:
+def _whole_part(sizes: Sequence[int], present: Collection[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Places of each axis whose product is all present: the value with the largest share of gaps goes first, of several
     the last. Greedy: a larger whole part may exist."""
-    kept = [list(range(n)) for n in sizes]
+    places = [list(range(n)) for n in sizes]
     while True:
-        gaps = [p for p in itertools.product(*kept) if p not in present]
+        gaps = [p for p in itertools.product(*places) if p not in present]
         if not gaps:
-            return [tuple(k) for k in kept]
-        total = math.prod(map(len, kept))
+            return [tuple(k) for k in places]
+        total = math.prod(map(len, places))
         share = {
-            (axis, v): sum(p[axis] == v for p in gaps) * len(kept[axis]) / total
-            for axis, k in enumerate(kept)
+            (axis, v): sum(p[axis] == v for p in gaps) * len(places[axis]) / total
+            for axis, k in enumerate(places)
             for v in k
         }
-        axis, value = max(share, key=lambda at: (share[at], len(kept[at[0]]), at))
-        kept[axis].remove(value)
-        if not kept[axis]:
+        axis, value = max(share, key=lambda at: (share[at], len(places[at[0]]), at))
+        places[axis].remove(value)
+        if not places[axis]:
             return [() for _ in sizes]
 
 
-def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], whole: _Whole) -> Importance:
-    varied = [a for a, k in whole.kept.items() if len(k) > 1]
+def _importance(metric: str, within: str, axes: Mapping[str, Sequence[object]], whole: _Whole) -> Importance:
+    varied = [a for a, k in whole.places.items() if len(k) > 1]
     seeds = whole.y.shape[-1]
     means = whole.y.mean(axis=-1)
     variance = float(means.var())
@@ -198,11 +197,11 @@ def _importance(metric: str, within: str, axes: Mapping[str, Sequence[Any]], who
     return Importance(
         metric,
         within,
-        axes={a: tuple(_name(axes[a][i]) for i in whole.kept[a]) for a in varied},
+        axes={a: tuple(_name(axes[a][i]) for i in whole.places[a]) for a in varied},
         left_out={
-            a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.kept[a])
+            a: tuple(_name(axes[a][i]) for i in range(len(axes[a])) if a not in varied or i not in whole.places[a])
             for a in axes
-            if len(whole.kept[a]) < len(axes[a])
+            if len(whole.places[a]) < len(axes[a])
         },
         conditions=means.size,
         seeds=seeds,
@@ -232,7 +231,7 @@ def _noise(y: Values) -> float | None:
     return float(np.square(rest).sum() / ((flat.shape[0] - 1) * (flat.shape[1] - 1)))
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A value of an axis as a word."""
     if isinstance(value, Mapping):
         rest = ", ".join(f"{k}={_name(v)}" for k, v in value.items() if k != "name")

@@ -58,8 +58,8 @@ def wilson(share: float, items: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     z = quantile_over_items(None)
     middle = share + z**2 / (2 * items)
-    half = z * math.sqrt(share * (1 - share) / items + z**2 / (4 * items**2))
-    return max(0.0, (middle - half) / (1 + z**2 / items)), min(1.0, (middle + half) / (1 + z**2 / items))
+    root = z * math.sqrt(share * (1 - share) / items + z**2 / (4 * items**2))
+    return max(0.0, (middle - root) / (1 + z**2 / items)), min(1.0, (middle + root) / (1 + z**2 / items))
 
 
 def exact(share: float, items: int) -> tuple[float, float]:

@@ -8,9 +8,8 @@ the label without its rank: figures give one colour to each family.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import flattened
@@ -49,11 +48,13 @@ def labels(groups: Sequence[Replicates]) -> dict[str, Label]:
     """Condition id to Label."""
     settings = {g.condition: flattened(g.declared) for g in groups}
     shown = _telling(settings)
-    made = {c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()}
-    return _unique(made)
+    by_condition = {
+        c: _label(s, [f for f in shown.get(str(s["method.name"]), ()) if f in s]) for c, s in settings.items()
+    }
+    return _unique(by_condition)
 
 
-def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+def _telling(settings: dict[str, dict[str, object]]) -> dict[str, tuple[str, ...]]:
     """For each method the further fields that its labels name: those that differ where labels would be the same."""
     several = [f for f in ("model.name", "task.name") if len({s.get(f) for s in settings.values()}) > 1]
     shown: dict[str, dict[str, None]] = {str(s["method.name"]): dict.fromkeys(several) for s in settings.values()}
@@ -66,7 +67,7 @@ def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     fields = [f for f in every if f not in _HEAD and any(len(values[m, f]) > 1 for m in shown)]
     # one field at a time, most telling first: a field that follows from those already named stays out
     for field in sorted(fields, key=lambda f: list(_SHORT).index(f) if f in _SHORT else len(_SHORT)):
-        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, str], list[dict[str, object]]] = {}
         for s in settings.values():
             method = str(s["method.name"])
             groups.setdefault((method, _label(s, shown[method]).text), []).append(s)
@@ -76,18 +77,18 @@ def _telling(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {method: tuple(names) for method, names in shown.items()}
 
 
-def _label(setting: dict[str, Any], fields: Any) -> Label:
+def _label(setting: dict[str, object], fields: Iterable[str]) -> Label:
     method = str(setting["method.name"])
     head = [method_label(method)]
     rank = setting.get("method.rank")
     stored = setting.get("quantization.name")
-    tail = [stored] if stored not in (None, "none") else []
+    tail = [str(stored)] if stored not in (None, "none") else []
     extra = [words for f in fields if (words := _words(f, setting.get(f)))]
     ranked = [f"r={rank}"] if rank is not None else []
     return Label(", ".join([" ".join([*head, *ranked, *tail]), *extra]), ", ".join([" ".join([*head, *tail]), *extra]))
 
 
-def _words(field: str, value: Any) -> str:
+def _words(field: str, value: object) -> str:
     if value is None:
         return ""
     if field in _FLAGS:
@@ -99,11 +100,11 @@ def _words(field: str, value: Any) -> str:
     return shown if field in _BARE else f"{_NAMED.get(field, field.rpartition('.')[2])}={shown}"
 
 
-def _unique(made: dict[str, Label]) -> dict[str, Label]:
+def _unique(by_condition: dict[str, Label]) -> dict[str, Label]:
     """Two that still read the same (one name over other bytes, a path's last part) get the head of their condition
     id."""
-    often = Counter(label.text for label in made.values())
+    often = Counter(label.text for label in by_condition.values())
     return {
         c: label if often[label.text] == 1 else Label(f"{label.text} [{c[:6]}]", f"{label.family} [{c[:6]}]")
-        for c, label in made.items()
+        for c, label in by_condition.items()
     }

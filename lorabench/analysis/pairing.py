@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ class Pairing:
     def __init__(self, data: pd.DataFrame, items: ItemsOf = lambda cell: {}) -> None:
         self._data = data
         self._items = lru_cache(maxsize=None)(items)
-        self._found: dict[tuple[str, str, str], Difference | None] = {}
+        self._differences: dict[tuple[str, str, str], Difference | None] = {}
         self._tables: dict[str, dict[str, dict[int, _Reading]]] = {}
 
     def seeds(self, metric: str, condition: str) -> Mapping[int, float]:
@@ -49,15 +48,15 @@ class Pairing:
         """Cells of a condition that ran and did not finish: those that did are survivors, which flatter it."""
         return self._broken.get(condition, 0)
 
-    def difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
-        """ours - theirs over the seeds that both have; None where there is none."""
-        key = (metric, ours, theirs)
-        if key not in self._found:
-            self._found[key] = self._difference(metric, ours, theirs)
-        return self._found[key]
+    def difference(self, metric: str, left: str, right: str) -> Difference | None:
+        """left - right over the seeds that both have; None where there is none."""
+        key = (metric, left, right)
+        if key not in self._differences:
+            self._differences[key] = self._difference(metric, left, right)
+        return self._differences[key]
 
-    def _difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
-        a, b = self._table(metric).get(ours, {}), self._table(metric).get(theirs, {})
+    def _difference(self, metric: str, condition: str, reference: str) -> Difference | None:
+        a, b = self._table(metric).get(condition, {}), self._table(metric).get(reference, {})
         shared = [s for s in a if s in b]
         if not shared:
             return None
@@ -75,11 +74,11 @@ class Pairing:
         items = [[i for r in side if (i := self._items(r.cell).get(metric)) is not None] for side in (left, right)]
         if len(items[0]) == len(items[1]) == len(left):
             return item_errors(items[0], items[1]), len(items[0][0].sums)
-        known = [[r.stderr for r in side if r.stderr is not None] for side in (left, right)]
+        errors = [[r.stderr for r in side if r.stderr is not None] for side in (left, right)]
         if (
-            len(known[0]) == len(known[1]) == len(left)
+            len(errors[0]) == len(errors[1]) == len(left)
         ):  # results from before items were kept: as if unpaired, and the same items for every seed
-            error = float(np.hypot(np.mean(known[0]), np.mean(known[1])))
+            error = float(np.hypot(np.mean(errors[0]), np.mean(errors[1])))
             return ((error, error) if error else None), None
         return None, None
 
@@ -94,20 +93,21 @@ class Pairing:
         present = self._finished[self._finished[metric].notna()]
         stderr = f"{metric}_stderr"
         errors = present[stderr].astype("float64") if stderr in present else pd.Series(np.nan, index=present.index)
-        found: dict[str, dict[int, _Reading]] = {}
-        columns: Any = (
-            present["condition"],
-            present["seed"],
-            present["cell"],
-            present[metric].astype("float64"),
-            errors,
+        readings: dict[str, dict[int, _Reading]] = {}
+        rows = zip(
+            present["condition"].tolist(),
+            present["seed"].tolist(),
+            present["cell"].tolist(),
+            present[metric].astype("float64").tolist(),
+            errors.tolist(),
+            strict=True,
         )
-        for condition, seed, cell, value, error in zip(*(c.tolist() for c in columns), strict=True):
+        for condition, seed, cell, value, error in rows:
             key = SEEDLESS if pd.isna(seed) else int(seed)
-            found.setdefault(condition, {})[key] = _Reading(
+            readings.setdefault(condition, {})[key] = _Reading(
                 str(cell), float(value), None if np.isnan(error) else float(error)
             )
-        return found
+        return readings
 
     @cached_property
     def _broken(self) -> Counter[str]:

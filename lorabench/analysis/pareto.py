@@ -49,33 +49,35 @@ def pareto(summaries: Sequence[ConditionSummary], metric: str, verdicts: Verdict
     A pair that is among the study's comparisons keeps its verdict there.
     """
     sign = 1.0 if described(metric).better == "higher" else -1.0
-    known = [(s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))]
-    known.sort(key=lambda k: (k[1], -sign * k[2].mean))
+    measured = [
+        (s, m.mean, v) for s in summaries if (m := s.statistics.get(MEMORY)) and (v := s.statistics.get(metric))
+    ]
+    measured.sort(key=lambda k: (k[1], -sign * k[2].mean))
     front: list[tuple[str, float, float]] = []  # condition, memory, mean: each better than all that take less
-    for s, memory, value in known:
+    for s, memory, value in measured:
         if s.comparable and (not front or sign * value.mean > sign * front[-1][2]):
             front.append((s.condition, memory, value.mean))
     rivals = {
         s.condition: [c for c, m, v in front if m <= memory and sign * v > sign * value.mean][::-1]
-        for s, memory, value in known
+        for s, memory, value in measured
         if not s.outcomes.broken
     }
-    told = {
+    verdict_of = {
         pair: c.verdict
         for pair, c in verdicts.among(metric, [(c, rival) for c, ahead in rivals.items() for rival in ahead]).items()
     }
-    made = []
-    for s, memory, value in known:
+    points = []
+    for s, memory, value in measured:
         if s.outcomes.broken:
-            made.append(ParetoPoint(s.condition, memory, value.mean, value.ci_half_width, "broken"))
+            points.append(ParetoPoint(s.condition, memory, value.mean, value.ci_half_width, "broken"))
             continue
         ahead = rivals[s.condition]
-        surely = next((r for r in ahead if told.get((s.condition, r)) == "worse"), None)
-        level = next((r for r in ahead if told.get((s.condition, r)) in LEVEL_WITH), None)
+        surely = next((r for r in ahead if verdict_of.get((s.condition, r)) == "worse"), None)
+        level = next((r for r in ahead if verdict_of.get((s.condition, r)) in LEVEL_WITH), None)
         tier: Tier = "dominated" if surely else "level" if level else "open" if ahead else "front"
-        made.append(
+        points.append(
             ParetoPoint(
                 s.condition, memory, value.mean, value.ci_half_width, tier, surely or level or next(iter(ahead), None)
             )
         )
-    return tuple(made)
+    return tuple(points)

@@ -1,7 +1,7 @@
-"""What quantisation costs: each quantised condition against its unquantised twin, and all pairs of a type pooled.
+"""What quantisation costs: each quantised condition against its unquantised counterpart, all pairs of a type pooled.
 
-    gap        = value(quantised) - value(twin)
-               twin: the same setting but for the quantisation (a tuned rate: the same grid)
+    gap        = value(quantised) - value(counterpart)
+               counterpart: the same setting but for the quantisation (a tuned rate: the same grid)
     pooled_s   = mean over the pairs of gap at seed s,   for the seeds at which all pairs are whole
     interval   = mean of pooled_s -+ t(0.975, n-1) * sd(pooled_s) / sqrt(n)
 
@@ -11,7 +11,7 @@ much alike is unknown, so the pooled error is taken as the mean of the pairs', w
 deviation of a mean is at most the mean of the standard deviations). With one seed nothing is pooled but the value:
 there is no interval. Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells
 of a quantised condition broke, the seeds that are left flatter it: its type is then not called better, equivalent or
-non-inferior; where cells of a twin broke, it is not called worse or equivalent.
+non-inferior; where cells of a counterpart broke, it is not called worse or equivalent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lorabench.record.metrics import metric as described
 
 @dataclass(frozen=True)
 class Gap:
-    """One quantised condition against its twin."""
+    """One quantised condition against its counterpart."""
 
     kind: str
     """nf4, nf4 + double quant, ..."""
@@ -46,11 +46,11 @@ class Gap:
     model: str
     difference: Difference
     share: float | None
-    """weight bytes over the twin's"""
+    """weight bytes over the counterpart's"""
     broken: int = 0
     """cells of the quantised condition that ran and did not finish"""
     counterpart_broken: int = 0
-    """the same of the twin"""
+    """the same of the counterpart"""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class TypeGap:
 
     kind: str
     gaps: tuple[Gap, ...]
-    """of trained conditions that have a finished twin"""
+    """of trained conditions that have a finished counterpart"""
     bases: tuple[Gap, ...]
     """of untrained ones"""
-    wanted: int
-    """trained conditions of this type that the study gives a twin"""
+    expected: int
+    """trained conditions of this type that the study gives a counterpart"""
     pooled: Comparison | None
     """condition: the type, reference: none; absent where nothing trained has a gap, or no seed has all"""
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Weight bytes over the twin's, of each gap."""
+        """Weight bytes over the counterpart's, of each gap."""
         return tuple(g.share for g in (*self.gaps, *self.bases) if g.share is not None)
 
 
@@ -79,22 +79,22 @@ def quantization_gaps(
     """A TypeGap for each type that has a gap in this metric, in the study's order; a type's one pair that is among the
     study's comparisons keeps its verdict there."""
     pairing = verdicts.pairing
-    known = {s.condition: s for s in summaries}
+    by_condition = {s.condition: s for s in summaries}
     plain = {apart_from(g, "quantization"): g for g in groups if g.setting.quantization.name == "none"}
     names = kinds(groups)
-    found: dict[str, list[Gap]] = {}
-    wanted: Counter[str] = Counter()
+    gaps_of: dict[str, list[Gap]] = {}
+    expected: Counter[str] = Counter()
     for g in groups:
         unquantized_counterpart, kind = plain.get(apart_from(g, "quantization")), names.get(g.condition)
         if kind is None or unquantized_counterpart is None:
             continue
-        wanted[kind] += g.trains
+        expected[kind] += g.trains
         d = pairing.difference(metric, g.condition, unquantized_counterpart.condition)
         if d is not None:
             family = apart_from(g, "quantization", "method.rank", "method.alpha")
-            share = _share(known[g.condition], known[unquantized_counterpart.condition])
-            lost = pairing.broken(g.condition), pairing.broken(unquantized_counterpart.condition)
-            found.setdefault(kind, []).append(
+            share = _share(by_condition[g.condition], by_condition[unquantized_counterpart.condition])
+            broken = pairing.broken(g.condition), pairing.broken(unquantized_counterpart.condition)
+            gaps_of.setdefault(kind, []).append(
                 Gap(
                     kind,
                     g.condition,
@@ -104,19 +104,19 @@ def quantization_gaps(
                     g.setting.model.name,
                     d,
                     share,
-                    *lost,
+                    *broken,
                 )
             )
     trains = {g.condition for g in groups if g.trains}
-    made, pooled = [], {}
-    for kind, gaps in found.items():
+    types, pooled = [], {}
+    for kind, gaps in gaps_of.items():
         trained = tuple(g for g in gaps if g.condition in trains)
         bases = tuple(g for g in gaps if g.condition not in trains)
-        made.append(TypeGap(kind, trained, bases, wanted[kind], None))
+        types.append(TypeGap(kind, trained, bases, expected[kind], None))
         if (one := _pooled(metric, kind, trained, verdicts)) is not None:
             pooled[kind] = one
     of_kind = dict(zip(pooled, adjusted(list(pooled.values())), strict=True))
-    return tuple(_as_told(replace(t, pooled=of_kind.get(t.kind)), verdicts) for t in made)
+    return tuple(_with_own_verdict(replace(t, pooled=of_kind.get(t.kind)), verdicts) for t in types)
 
 
 def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
@@ -138,8 +138,8 @@ def _kind(setting: Cell) -> str:
     return setting.quantization.name + (" + double quant" if setting.quantization.double_quant else "")
 
 
-def _share(ours: ConditionSummary, theirs: ConditionSummary) -> float | None:
-    small, large = ours.mean("weight_bytes"), theirs.mean("weight_bytes")
+def _share(quantized: ConditionSummary, counterpart: ConditionSummary) -> float | None:
+    small, large = quantized.mean("weight_bytes"), counterpart.mean("weight_bytes")
     return small / large if small is not None and large else None
 
 
@@ -150,21 +150,25 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
     ]
     if not tables:
         return None
-    shared = sorted(set.intersection(*(set(ours) & set(theirs) for ours, theirs in tables)) - {SEEDLESS})
+    shared = sorted(
+        set.intersection(*(set(quantized) & set(counterparts) for quantized, counterparts in tables)) - {SEEDLESS}
+    )
     if not shared:
         return None
-    ours, theirs = (np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1))
+    quantized, counterparts = (
+        np.array([np.mean([pair[side][s] for pair in tables]) for s in shared]) for side in (0, 1)
+    )
     errors = _item_errors(metric, gaps) if len(shared) > 1 else None
     d = difference(
-        ours,
-        theirs,
+        quantized,
+        counterparts,
         errors,
         min((g.difference.items for g in gaps if g.difference.items), default=None) if errors else None,
     )
     low, high = d.interval or (None, None)
     margin = margin_of(metric, verdicts.rules)
     same = d.p_equivalent(margin) if margin is not None else None
-    lost = sum(g.broken for g in gaps), sum({g.unquantized_counterpart: g.counterpart_broken for g in gaps}.values())
+    broken = sum(g.broken for g in gaps), sum({g.unquantized_counterpart: g.counterpart_broken for g in gaps}.values())
     return Comparison(
         metric,
         kind,
@@ -179,7 +183,7 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
         margin,
         same,
         d.pairs > 1,
-        *lost,
+        *broken,
         *at_most(metric, d),
     )
 
@@ -187,18 +191,18 @@ def _pooled(metric: str, kind: str, gaps: Sequence[Gap], verdicts: Verdicts) -> 
 def _item_errors(metric: str, gaps: Sequence[Gap]) -> tuple[float, float] | None:
     """The most that the pooled error can be; a pair whose items are unknown or never differ is taken for one like the
     others."""
-    known = [g.difference.item_errors for g in gaps if g.difference.item_errors]
-    if described(metric).unit != "share" or not known:
+    errors = [g.difference.item_errors for g in gaps if g.difference.item_errors]
+    if described(metric).unit != "share" or not errors:
         return None
-    return float(np.mean([k[0] for k in known])), float(np.mean([k[1] for k in known]))
+    return float(np.mean([k[0] for k in errors])), float(np.mean([k[1] for k in errors]))
 
 
-def _as_told(t: TypeGap, verdicts: Verdicts) -> TypeGap:
+def _with_own_verdict(t: TypeGap, verdicts: Verdicts) -> TypeGap:
     """One comparison has one verdict, in whatever family it stood first."""
     if t.pooled is None or len(t.gaps) != 1:
         return t
     (gap,) = t.gaps
-    same = verdicts.told(t.pooled.metric, gap.condition, gap.unquantized_counterpart)
+    same = verdicts.own(t.pooled.metric, gap.condition, gap.unquantized_counterpart)
     return (
         t
         if same is None

@@ -94,17 +94,21 @@ def rank_curves(
     groups: Sequence[Replicates], summaries: Sequence[ConditionSummary], verdicts: Verdicts, metric: str
 ) -> tuple[RankCurve, ...]:
     """A curve for each family that has the metric at two ranks or more, in the study's order."""
-    known = {s.condition: s for s in summaries}
-    made = []
-    for members in families(groups, known):
+    by_condition = {s.condition: s for s in summaries}
+    curves = []
+    for members in families(groups, by_condition):
         points = []
         for g in members:
-            s, rank = known[g.condition], g.setting.method.rank
-            if rank is not None and (found := s.statistics.get(metric)) is not None:
-                points.append(RankPoint(rank, g.condition, found.mean, found.ci_half_width, found.n, s.comparable))
+            s, rank = by_condition[g.condition], g.setting.method.rank
+            if rank is not None and (statistic := s.statistics.get(metric)) is not None:
+                points.append(
+                    RankPoint(rank, g.condition, statistic.mean, statistic.ci_half_width, statistic.n, s.comparable)
+                )
         if len(points) > 1:
-            made.append(_curve(metric, _name(members, known), tuple(sorted(points, key=lambda p: p.rank)), verdicts))
-    return tuple(made)
+            curves.append(
+                _curve(metric, _name(members, by_condition), tuple(sorted(points, key=lambda p: p.rank)), verdicts)
+            )
+    return tuple(curves)
 
 
 def _name(members: Sequence[Replicates], summaries: Mapping[str, ConditionSummary]) -> str:
@@ -120,16 +124,18 @@ def _curve(metric: str, family: str, points: tuple[RankPoint, ...], verdicts: Ve
     tables = {p.rank: verdicts.pairing.seeds(metric, p.condition) for p in points}
     best = _best(points, described(metric).better)
     able = [p for p in points if p.whole]  # survivors would bend the curve
-    found: Fit | str = "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
+    fitted: Fit | str = (
+        "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
+    )
     if best is not None:
         shared = sorted(set.intersection(*(set(tables[p.rank]) for p in able)))
-        found = saturating(
+        fitted = saturating(
             np.array([p.rank for p in able], dtype=np.float64),
             np.array([[tables[p.rank][s] for s in shared] for p in able], dtype=np.float64).reshape(len(able), -1),
             described(metric).better == "lower",
             [p.ci_half_width for p in able],
         )
-    fit, why = (None, found) if isinstance(found, str) else (found, "")
+    fit, why = (None, fitted) if isinstance(fitted, str) else (fitted, "")
     return RankCurve(
         metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why
     )
@@ -154,7 +160,7 @@ def _knee(
     if best is None:
         return SmallestSufficientRank(None, margin, why="no rank finished whole")
     if best.n < 2:
-        return SmallestSufficientRank(None, margin, why="with one seed it is unknown how far a repetition would land")
+        return SmallestSufficientRank(None, margin, why="with one seed the noise between seeds is unknown")
     passed: list[RankDifference] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)

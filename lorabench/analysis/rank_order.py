@@ -20,23 +20,24 @@ import numpy as np
 from scipy import special, stats
 
 EXACT_UP_TO = 9  # 362,880 orders: 0.1 s
-_DRAWN = 19_999
+_SHUFFLES = 19_999
 _SAME = 1e-9  # of rho: orders that are as extreme but for rounding
 
 
-def spearman(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
+def spearman(left: Sequence[float], right: Sequence[float]) -> tuple[float, float] | None:
     """rho and its p; None for fewer than three pairs, or where all values of a side are equal."""
-    n = len(ours)
-    if n < 3 or len(set(ours)) < 2 or len(set(theirs)) < 2:
+    n = len(left)
+    if n < 3 or len(set(left)) < 2 or len(set(right)) < 2:
         return None
-    a, b = (_standard(side) for side in (ours, theirs))
+    a, b = (_standard(side) for side in (left, right))
     rho = float(np.clip(a @ b, -1, 1))
-    if n > EXACT_UP_TO and min(len(set(ours)), len(set(theirs))) < n:
-        drawn = np.random.default_rng(n).permuted(np.tile(b, (_DRAWN, 1)), axis=1)
-        return rho, (1 + int(np.count_nonzero(np.abs(drawn @ a) >= abs(rho) - _SAME))) / (1 + _DRAWN)
+    if n > EXACT_UP_TO and min(len(set(left)), len(set(right))) < n:
+        shuffled = np.random.default_rng(n).permuted(np.tile(b, (_SHUFFLES, 1)), axis=1)
+        return rho, (1 + int(np.count_nonzero(np.abs(shuffled @ a) >= abs(rho) - _SAME))) / (1 + _SHUFFLES)
     if n > EXACT_UP_TO:
-        left = max(1 - rho**2, 1e-300)
-        return rho, max(2 * float(special.stdtr(n - 2, -abs(rho) * math.sqrt((n - 2) / left))), 2 / math.factorial(n))
+        unexplained = max(1 - rho**2, 1e-300)
+        p = 2 * float(special.stdtr(n - 2, -abs(rho) * math.sqrt((n - 2) / unexplained)))
+        return rho, max(p, 2 / math.factorial(n))
     as_extreme = sum(int(np.count_nonzero(np.abs(a[block] @ b) >= abs(rho) - _SAME)) for block in _orders(n))
     return rho, as_extreme / math.factorial(n)
 

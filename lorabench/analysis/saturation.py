@@ -28,7 +28,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from scipy import optimize, special
 
 from lorabench.analysis.difference import CONFIDENCE, SAME
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 FEWEST = 4  # ranks that a curve of three parameters is fitted to
 MISFIT = 0.01  # p below which a curve does not fit, or is not monotone
 _EXPONENTS = (0.02, 8.0)
@@ -119,11 +119,11 @@ def _noise(values: Array, halves: Sequence[float | None]) -> _Noise:
         freedom = (k - 1) * (n - 1)
         s = math.sqrt(float(np.sum(residual**2)) / freedom)
         shift = float(special.stdtrit(n - 1, _TAIL)) * float(np.std(values.mean(axis=0), ddof=1)) / math.sqrt(n)
-        known = s > SAME * float(np.max(np.abs(values)))
-        return _Noise(np.full(k, s / math.sqrt(n)) if known else None, freedom, shift, "seeds" if known else None)
+        varies = s > SAME * float(np.max(np.abs(values)))
+        return _Noise(np.full(k, s / math.sqrt(n)) if varies else None, freedom, shift, "seeds" if varies else None)
     errors = np.array([0.0 if h is None else h for h in halves]) / float(special.ndtri(_TAIL))
-    known = len(errors) == k and bool(np.all(errors > 0))
-    return _Noise(errors if known else None, math.inf, 0.0, "items" if known else None)
+    varies = len(errors) == k and bool(np.all(errors > 0))
+    return _Noise(errors if varies else None, math.inf, 0.0, "items" if varies else None)
 
 
 def _unsuited(ranks: Array, means: Array, noise: _Noise, falls: bool) -> str:
@@ -209,11 +209,11 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
 
 def _start(x: Array, means: Array, sign: float) -> tuple[float, float, float]:
     """The best of a grid of exponents, for each of which c and a follow by linear least squares."""
-    made = []
+    fits = []
     for b in np.geomspace(2 * _EXPONENTS[0], _EXPONENTS[1] / 2, 40):
         basis = np.stack([np.ones_like(x), sign * np.exp(-b * x)], axis=1)
         (c, a), *_ = np.linalg.lstsq(basis, means)
-        made.append(
+        fits.append(
             (
                 float(np.sum((basis @ (c, a) - means) ** 2)) if a > 0 else math.inf,
                 float(c),
@@ -221,4 +221,4 @@ def _start(x: Array, means: Array, sign: float) -> tuple[float, float, float]:
                 float(b),
             )
         )
-    return min(made)[1:]
+    return min(fits)[1:]

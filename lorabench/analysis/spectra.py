@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,11 @@ from lorabench.record.whole_files import stamp
 
 Side = Literal["left", "right"]
 Measure = Callable[[Spectrum], float | None]
-Middle = Callable[[list[float]], Any]
+Middle = Callable[[list[float]], float | np.floating]
 Array = NDArray[np.float64]
 SMALLEST = 1e-6  # of the largest singular value: below is float32 rounding
 MOST_VALUES = 512  # of a decay; what a figure can show
-_HELD = 2048  # files of spectra that stay read: 30 kB each for rank 16 in a model of 224 matrices
+_MOST_FILES = 2048  # files of spectra that stay read: 30 kB each for rank 16 in a model of 224 matrices
 
 
 def spectra(path: Path) -> tuple[Spectrum, ...]:
@@ -56,7 +56,7 @@ def directions(path: Path) -> Mapping[str, Directions]:
         return {}
 
 
-@lru_cache(maxsize=_HELD)
+@lru_cache(maxsize=_MOST_FILES)
 def _spectra(path: Path, written: tuple[int, int]) -> tuple[Spectrum, ...]:
     try:
         return load_spectra(path)
@@ -64,7 +64,7 @@ def _spectra(path: Path, written: tuple[int, int]) -> tuple[Spectrum, ...]:
         return ()
 
 
-@lru_cache(maxsize=_HELD)
+@lru_cache(maxsize=_MOST_FILES)
 def _truncations(path: Path, written: tuple[int, int]) -> tuple[Truncation, ...]:
     try:
         return load_truncations(path)
@@ -103,16 +103,16 @@ class Fields:
 
 def fields(cells: Sequence[Sequence[Spectrum]], measure: Measure) -> Fields:
     """A measure of each module, averaged over cells."""
-    found: dict[tuple[int | None, str], list[float]] = {}
+    values: dict[tuple[int | None, str], list[float]] = {}
     at = places(s.module for cell in cells for s in cell)
     for s in (s for cell in cells for s in cell):
         if (value := measure(s)) is not None:
-            found.setdefault(at[s.module], []).append(float(value))
-    layers = sorted({n for n, _ in found}, key=lambda n: (n is None, n or 0))
-    types = tuple(dict.fromkeys(kind for n, kind in found if n is not None)) + tuple(
-        kind for n, kind in found if n is None
+            values.setdefault(at[s.module], []).append(float(value))
+    layers = sorted({n for n, _ in values}, key=lambda n: (n is None, n or 0))
+    types = tuple(dict.fromkeys(kind for n, kind in values if n is not None)) + tuple(
+        kind for n, kind in values if n is None
     )
-    rows = tuple(tuple(float(np.mean(v)) if (v := found.get((n, kind))) else None for n in layers) for kind in types)
+    rows = tuple(tuple(float(np.mean(v)) if (v := values.get((n, kind))) else None for n in layers) for kind in types)
     return Fields(tuple(layers), types, rows)
 
 
@@ -129,9 +129,9 @@ def mean_decay(decays: Sequence[Array]) -> Array:
     longest = min(max((len(d) for d in decays), default=0), MOST_VALUES)
     total, number = np.zeros(longest), np.zeros(longest)
     for decay in decays:
-        kept = decay[:longest]
-        total[: len(kept)] += kept
-        number[: len(kept)] += 1
+        shown = decay[:longest]
+        total[: len(shown)] += shown
+        number[: len(shown)] += 1
     mean = total / np.maximum(number, 1)
     return mean[: int(np.argmax(mean < SMALLEST))] if bool((mean < SMALLEST).any()) else mean
 
@@ -142,10 +142,10 @@ def type_decays(cells: Sequence[Sequence[Spectrum]]) -> dict[str, Array]:
     at = places(s.module for cell in cells for s in cell)
     for s in (s for cell in cells for s in cell):
         kinds.setdefault(at[s.module][1], []).append(s)
-    return {kind: mean for kind, found in kinds.items() if len(mean := mean_decay(decays(found)))}
+    return {kind: mean for kind, members in kinds.items() if len(mean := mean_decay(decays(members)))}
 
 
-def orthonormal(columns: NDArray[Any]) -> Array:
+def orthonormal(columns: NDArray[np.floating]) -> Array:
     """Orthonormal columns whose first k span what the first k stored ones do (float16 leaves them so to 1e-3); it stops
     before a zero column."""
     plain = np.asarray(columns, dtype=np.float64)
@@ -155,7 +155,7 @@ def orthonormal(columns: NDArray[Any]) -> Array:
     return np.asarray(np.linalg.qr(plain[:, :keep]).Q)
 
 
-def similarity(first: NDArray[Any], second: NDArray[Any]) -> Array:
+def similarity(first: Array, second: Array) -> Array:
     """phi(i, j) for every i, j of orthonormal columns: entry [i - 1, j - 1]."""
     overlap = np.square(first.T @ second).cumsum(axis=0).cumsum(axis=1)
     i, j = np.indices(overlap.shape) + 1

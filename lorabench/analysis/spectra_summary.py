@@ -56,48 +56,48 @@ class SpectraSummary:
 
 def summarise(spectra: Iterable[Spectrum]) -> SpectraSummary:
     """Of at least one module."""
-    known = tuple(spectra)
-    at = places(s.module for s in known)
+    modules = tuple(spectra)
+    at = places(s.module for s in modules)
     layers = sorted({layer for layer, _ in at.values() if layer is not None})
     types = list(dict.fromkeys(kind for _, kind in at.values()))
     return SpectraSummary(
-        tuple(group(str(n), [s for s in known if at[s.module][0] == n]) for n in layers),
-        tuple(group(t, [s for s in known if at[s.module][1] == t]) for t in types),
-        group("all", known),
+        tuple(group(str(n), [s for s in modules if at[s.module][0] == n]) for n in layers),
+        tuple(group(t, [s for s in modules if at[s.module][1] == t]) for t in types),
+        group("all", modules),
     )
 
 
 def group(name: str, members: Iterable[Spectrum]) -> Group:
     """One group of at least one module."""
-    known = tuple(members)
-    together = np.sort(np.concatenate([s.singular_values for s in known]))[::-1]
-    missed = float(np.linalg.norm([s.missed for s in known]))
+    modules = tuple(members)
+    together = np.sort(np.concatenate([s.singular_values for s in modules]))[::-1]
+    missed = float(np.linalg.norm([s.missed for s in modules]))
     norm = float(np.hypot(np.linalg.norm(together), missed))
-    bases = [s.alignment.base_norm for s in known if s.alignment]
-    repairs = [(s.repair, s.frobenius_norm) for s in known if s.repair]
+    bases = [s.alignment.base_norm for s in modules if s.alignment]
+    repairs = [(s.repair, s.frobenius_norm) for s in modules if s.repair]
     error = sum(r.error_norm**2 for r, _ in repairs)
 
     def mean(of: Callable[[Spectrum], float]) -> float:
-        return statistics.fmean(of(s) for s in known)
+        return statistics.fmean(of(s) for s in modules)
 
     def some(
         of: Callable[[Spectrum], float | None], combine: Callable[[list[float]], float] = statistics.fmean
     ) -> float | None:
-        found = [v for s in known if (v := of(s)) is not None]
-        return combine(found) if found else None
+        values = [v for s in modules if (v := of(s)) is not None]
+        return combine(values) if values else None
 
     towards = sum(r.cosine * r.error_norm * change for r, change in repairs)  # the scalar products add up
     changed = sum(change**2 for _, change in repairs)
     return Group(
         name=name,
-        modules=len(known),
+        modules=len(modules),
         frobenius_norm=norm,
-        relative_norm=norm / base if len(bases) == len(known) and (base := float(np.linalg.norm(bases))) else None,
+        relative_norm=norm / base if len(bases) == len(modules) and (base := float(np.linalg.norm(bases))) else None,
         stable_rank=mean(lambda s: s.stable_rank),
         entropy_rank=mean(lambda s: s.entropy_rank),
         participation_ratio=mean(lambda s: s.participation_ratio),
         numerical_rank=mean(lambda s: s.numerical_rank),
-        energy_rank={f"{q:g}": statistics.fmean(s.energy_rank(q) for s in known) for q in SHARES},
+        energy_rank={f"{q:g}": statistics.fmean(s.energy_rank(q) for s in modules) for q in SHARES},
         directions={f"{q:g}": energy_rank(together, q, missed) for q in SHARES},
         rank_utilisation=some(lambda s: s.rank_utilisation),
         amplification=some(lambda s: s.amplification, statistics.median),

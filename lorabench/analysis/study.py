@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -52,7 +51,7 @@ class StudyAnalysis:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """The rows of cells.csv: record.wide of all results, with the choice of each learning rate."""
-        return wide(self.results.values(), chosen(self.planned, self.results))
+        return wide(self.results.values(), chosen(self.planned, self.results, self.tunings))
 
     @cached_property
     def tunings(self) -> tuple[Tuning, ...]:
@@ -77,7 +76,7 @@ class StudyAnalysis:
         return metrics(self.data)
 
     @cached_property
-    def wanted(self) -> str:
+    def requested_metric(self) -> str:
         """The metric that the study asks for, measured or not."""
         return deciding_metric(self.study.comparison, (g.setting.task for g in self.planned), self.metrics)
 
@@ -85,8 +84,8 @@ class StudyAnalysis:
     def metric(self) -> str:
         """What the answer is about: the study's own, the held-out loss where that was not measured or has no better and
         worse."""
-        able = self.wanted in self.metrics and metric(self.wanted).better != "none"
-        return self.wanted if able else "eval_loss"
+        able = self.requested_metric in self.metrics and metric(self.requested_metric).better != "none"
+        return self.requested_metric if able else "eval_loss"
 
     @cached_property
     def summaries(self) -> tuple[ConditionSummary, ...]:
@@ -149,7 +148,7 @@ class StudyAnalysis:
         """What people call them."""
         return tuple(self.label(g.condition) for g in groups)
 
-    def declared(self, condition: str) -> Mapping[str, Any]:
+    def declared(self, condition: str) -> Mapping[str, dict[str, object]]:
         """A condition's setting as plain data."""
         return self.group(condition).declared
 
@@ -198,6 +197,6 @@ def analyse(store: Store) -> StudyAnalysis:
     """Reads a store's study and results. StoreError where its plan cannot be read; results that cannot be are left
     out."""
     planned = replicates(store.plan())
-    found = {r.cell.id: r for r in store.results()}
-    results = MappingProxyType({i: found[i] for g in planned for i in g.ids if i in found})
+    by_id = {r.cell.id: r for r in store.results()}
+    results = MappingProxyType({i: by_id[i] for g in planned for i in g.ids if i in by_id})
     return StudyAnalysis(store.folder, store.study(), planned, results)

@@ -16,7 +16,6 @@ import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.intervals import half_of
-from lorabench.record.frames import wide
 from lorabench.record.result import CellResult
 from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 
@@ -24,10 +23,10 @@ METRIC = "validation_loss"
 
 
 @dataclass(frozen=True)
-class Tried:
+class LearningRateResult:
     """One rate of a condition's grid."""
 
-    rate: float
+    learning_rate: float
     losses: tuple[float, ...]
     """validation loss of each finished cell"""
     broken: int
@@ -36,6 +35,7 @@ class Tried:
 
     @property
     def mean(self) -> float | None:
+        """Mean validation loss over seeds, in nats; None where no cell finished."""
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
@@ -49,7 +49,7 @@ class Tuning:
     """How a condition came to its rate."""
 
     condition: str
-    tried: tuple[Tried, ...]
+    results: tuple[LearningRateResult, ...]
     """by rising rate"""
     chosen: float | None
     """None where no cell finished"""
@@ -57,58 +57,63 @@ class Tuning:
     @property
     def edge(self) -> bool:
         """Whether the chosen rate ends the grid, so that a better one may lie outside."""
-        return self.chosen in (self.tried[0].rate, self.tried[-1].rate)
+        return self.chosen in (self.results[0].learning_rate, self.results[-1].learning_rate)
 
 
 def tunings(groups: Sequence[Replicates], data: pd.DataFrame) -> tuple[Tuning, ...]:
     """A Tuning of each condition whose rate is tuned; `data` is record.wide(results)."""
-    known = data.set_index("cell")
-    outcome = known["outcome"].to_dict()
-    loss = known[METRIC].dropna().astype("float64").to_dict() if METRIC in known else {}
-    made = []
+    by_cell = data.set_index("cell")
+    outcome = by_cell["outcome"].to_dict()
+    loss = by_cell[METRIC].dropna().astype("float64").to_dict() if METRIC in by_cell else {}
+    rows = []
     for group in groups:
         grid = group.setting.tuned_over
         if not grid:
             continue
-        tried = []
-        for rate in grid:
-            ids = [i for cell, i in zip(group.cells, group.ids, strict=True) if cell.training.rate == rate]
+        results = []
+        for learning_rate in grid:
+            ids = [
+                i
+                for cell, i in zip(group.cells, group.ids, strict=True)
+                if cell.training.fixed_learning_rate == learning_rate
+            ]
             losses = tuple(loss[i] for i in ids if outcome.get(i) == "finished" and i in loss)
             broken = sum(outcome.get(i) in ("diverged", "out_of_memory", "failed") for i in ids)
-            tried.append(Tried(rate, losses, broken, len(ids) - len(losses) - broken))
-        made.append(Tuning(group.condition, tuple(tried), _chosen(tried)))
-    return tuple(made)
+            results.append(LearningRateResult(learning_rate, losses, broken, len(ids) - len(losses) - broken))
+        rows.append(Tuning(group.condition, tuple(results), _chosen(results)))
+    return tuple(rows)
 
 
-def _chosen(tried: Sequence[Tried]) -> float | None:
-    if not any(t.losses for t in tried):
+def _chosen(results: Sequence[LearningRateResult]) -> float | None:
+    if not any(t.losses for t in results):
         return None
-    return best_learning_rate({t.rate: RateRecord(t.losses, t.broken) for t in tried})
+    return best_learning_rate({t.learning_rate: RateRecord(t.losses, t.broken) for t in results})
 
 
-def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
+def chosen(
+    planned: Sequence[Replicates], results: Mapping[str, CellResult], tuned: Sequence[Tuning]
+) -> dict[str, bool]:
     """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is
     open (a planned cell has no result, none finished) is left out."""
-    tuned = [g for g in planned if g.setting.tuned_over and all(i in results for i in g.ids)]
-    rates = {
-        t.condition: t.chosen
-        for t in tunings(tuned, wide(results[i] for g in tuned for i in g.ids))
-        if t.chosen is not None
-    }
+    learning_rates = {t.condition: t.chosen for t in tuned if t.chosen is not None}
     return {
-        i: cell.training.rate == rates[g.condition]
-        for g in tuned
-        if g.condition in rates
+        i: cell.training.fixed_learning_rate == learning_rates[g.condition]
+        for g in planned
+        if g.condition in learning_rates and all(i in results for i in g.ids)
         for cell, i in zip(g.cells, g.ids, strict=True)
     }
 
 
-def chosen_cells(groups: Sequence[Replicates], found: Sequence[Tuning]) -> tuple[Replicates, ...]:
+def chosen_cells(groups: Sequence[Replicates], tuned: Sequence[Tuning]) -> tuple[Replicates, ...]:
     """The conditions with the cells at their chosen rates; one without a choice keeps all of its cells."""
-    rates = {t.condition: t.chosen for t in found if t.chosen is not None}
-    made = []
+    learning_rates = {t.condition: t.chosen for t in tuned if t.chosen is not None}
+    rows = []
     for group in groups:
-        rate = rates.get(group.condition)
-        kept = [(c, i) for c, i in zip(group.cells, group.ids, strict=True) if rate is None or c.training.rate == rate]
-        made.append(Replicates(group.condition, tuple(c for c, _ in kept), tuple(i for _, i in kept)))
-    return tuple(made)
+        learning_rate = learning_rates.get(group.condition)
+        members = [
+            (c, i)
+            for c, i in zip(group.cells, group.ids, strict=True)
+            if learning_rate is None or c.training.fixed_learning_rate == learning_rate
+        ]
+        rows.append(Replicates(group.condition, tuple(c for c, _ in members), tuple(i for _, i in members)))
+    return tuple(rows)

@@ -104,10 +104,10 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """The one word for this pair; a decisive difference that is within the margin all the same is equivalent."""
-        found = self.of_those_that_finished
-        if self.flattered or (self.reference_broken and found == "worse"):
+        verdict = self.of_those_that_finished
+        if self.flattered or (self.reference_broken and verdict == "worse"):
             return "not decisive"
-        return "non-inferior" if self.reference_broken and found == "equivalent" else found
+        return "non-inferior" if self.reference_broken and verdict == "equivalent" else verdict
 
     @property
     def flattered(self) -> bool:
@@ -154,15 +154,16 @@ def margin_of(metric: str, rules: ComparisonSpec) -> float | None:
     return {"nats": rules.loss_margin, "share": rules.accuracy_margin}.get(described(metric).unit)
 
 
-def adjusted(made: Sequence[Comparison]) -> tuple[Comparison, ...]:
+def adjusted(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons of one family and metric, corrected by Holm over it."""
     p, q = (
-        {i: v for i, c in enumerate(made) if (v := getattr(c, name)) is not None}
+        {i: v for i, c in enumerate(comparisons) if (v := getattr(c, name)) is not None}
         for name in ("p_value", "p_equivalent")
     )
     differ, same = (dict(zip(values, holm(list(values.values())), strict=True)) for values in (p, q))
     return tuple(
-        replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(made)) for i, c in enumerate(made)
+        replace(c, p_adjusted=differ.get(i), p_equivalent=same.get(i), family=len(comparisons))
+        for i, c in enumerate(comparisons)
     )
 
 
@@ -207,35 +208,35 @@ class Verdicts:
     """The Comparison of any two conditions of a study: the study's own where it has one, else of the pair alone or
     among others."""
 
-    def __init__(self, pairing: Pairing, rules: ComparisonSpec, told: Sequence[Comparison] = ()) -> None:
+    def __init__(self, pairing: Pairing, rules: ComparisonSpec, own: Sequence[Comparison] = ()) -> None:
         self.pairing, self.rules = pairing, rules
-        self._told = {(c.metric, c.condition, c.reference): c for c in told}
-        self._told |= {
+        self._own = {(c.metric, c.condition, c.reference): c for c in own}
+        self._own |= {
             (c.metric, c.reference, c.condition): c.mirrored()
-            for c in told
-            if (c.metric, c.reference, c.condition) not in self._told
+            for c in own
+            if (c.metric, c.reference, c.condition) not in self._own
         }
         self._alone: dict[tuple[str, str, str], Comparison | None] = {}
 
-    def told(self, metric: str, ours: str, theirs: str) -> Comparison | None:
+    def own(self, metric: str, condition: str, reference: str) -> Comparison | None:
         """What the study's own comparisons say of the pair, whichever stands first there."""
-        return self._told.get((metric, ours, theirs))
+        return self._own.get((metric, condition, reference))
 
-    def of(self, metric: str, ours: str, theirs: str) -> Comparison | None:
+    def of(self, metric: str, condition: str, reference: str) -> Comparison | None:
         """The pair's comparison; None where no seed allows one."""
-        key = (metric, ours, theirs)
-        if key in self._told:
-            return self._told[key]
+        key = (metric, condition, reference)
+        if key in self._own:
+            return self._own[key]
         if key not in self._alone:
-            found = compared(self.pairing, metric, ours, theirs, self.rules)
-            self._alone[key] = adjusted([found])[0] if found else None
+            comparison = compared(self.pairing, metric, condition, reference, self.rules)
+            self._alone[key] = adjusted([comparison])[0] if comparison else None
         return self._alone[key]
 
     def among(self, metric: str, pairs: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Comparison]:
         """Those of many pairs, which are corrected for each other where the study does not compare them itself."""
-        found = {(a, b): c for a, b in pairs if (c := compared(self.pairing, metric, a, b, self.rules)) is not None}
-        made = dict(zip(found, adjusted(list(found.values())), strict=True))
-        return {(a, b): self._told.get((metric, a, b), c) for (a, b), c in made.items()}
+        alone = {(a, b): c for a, b in pairs if (c := compared(self.pairing, metric, a, b, self.rules)) is not None}
+        corrected = dict(zip(alone, adjusted(list(alone.values())), strict=True))
+        return {(a, b): self._own.get((metric, a, b), c) for (a, b), c in corrected.items()}
 
 
 def candidates(summaries: Sequence[ConditionSummary], metric: str) -> tuple[ConditionSummary, ...]:

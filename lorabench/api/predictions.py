@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorabench.advice.types import Priority, Recommendation
@@ -64,7 +64,7 @@ def estimate(
     """
     from lorabench.workflows import estimate as workflow
 
-    settings: dict[str, dict[str, Any]] = {
+    settings: dict[str, dict[str, object]] = {
         "model": {"name": model, "dtype": dtype},
         "quantization": {"name": quantization, "double_quant": double_quant},
         "method": {"name": method, "rank": rank, "target_modules": _modules(target_modules)},
@@ -77,8 +77,8 @@ def estimate(
             "autocast": autocast,
         },
     }
-    given = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
-    return workflow.estimate({part: fields for part, fields in given.items() if fields}, gpu)
+    declared = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
+    return workflow.estimate({part: fields for part, fields in declared.items() if fields}, gpu)
 
 
 def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = ()) -> StudyPlan:
@@ -131,7 +131,7 @@ def recommend(
         studies: results directories to learn from; quality is from the literature where there is none.
         task: kind of task, as studies name it.
         priority: accuracy, memory or speed.
-        tolerated_loss: how much worse than the best is as good, in the unit of the studies' metric.
+        tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
     Returns:
         Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
     Raises:

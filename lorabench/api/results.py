@@ -35,7 +35,7 @@ def run(
     skip_infeasible: bool = False,
     progress: Progress | None = None,
 ) -> StudyResults:
-    """Runs what a study wants and has not yet, writes its tables and report, and returns its results.
+    """Runs the cells that a study still lacks, writes its tables and report, and returns its results.
 
     Args:
         study: a Study, or the path of a study file.
@@ -85,7 +85,7 @@ def open_results(folder: str | Path) -> StudyResults:
     Returns:
         StudyResults, which reads what the directory holds at the time of asking.
     Raises:
-        LorabenchError: the folder is no results directory.
+        LorabenchError: the folder is not a results directory.
     Example:
         >>> import lorabench as lb
         >>> from lorabench.record.archive import opened  # a study in one file, as it ships
@@ -191,18 +191,18 @@ class StudyResults:
         return StudyResults(self.store, self.study)
 
     def frame(self) -> pd.DataFrame:
-        """Tidy: a row per cell and metric. Where rates were tuned, average `frame[frame.chosen]`: other rows are of
-        rates that were rejected."""
+        """Tidy: a row per cell and metric. Where learning rates were tuned, average `frame[frame.chosen]`: other
+        rows are of learning rates that were rejected."""
         from lorabench.analysis.study import analyse
         from lorabench.analysis.tuning import chosen
         from lorabench.record.frames import frame
 
         analysis = analyse(self.store)
-        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results))
+        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results, analysis.tunings))
 
     def wide(self) -> pd.DataFrame:
-        """A row per cell, as in cells.csv. Where rates were tuned, average `wide[wide.chosen]`: other rows are of rates
-        that were rejected."""
+        """A row per cell, as in cells.csv. Where learning rates were tuned, average `wide[wide.chosen]`: other rows are
+        of learning rates that were rejected."""
         return cells_frame(self.store)
 
     def conditions(self) -> pd.DataFrame:
@@ -223,5 +223,5 @@ class StudyResults:
         return StudyTable(study_table(self.store))
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Writes the HTML report anew; returns its path."""
+        """Rewrites the HTML report; returns its path."""
         return write_report(self.store, Path(path) if path else self.store.folder / "report.html")

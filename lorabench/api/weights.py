@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.errors import LorabenchError
+
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
     from lorabench.workflows.spectrum_results import QuantizationErrors, TruncatedAdapter
@@ -28,7 +30,7 @@ def spectrum(
         compare: a second one, whose subspaces are held beside it by phi(i, j) of Hu et al. 2021 (arXiv:2106.09685),
             section 7.2.
         alpha: lora_alpha of a file without configuration.
-        directory: results directory in which ids and labels are looked up; all under reports/ and runs/ where absent.
+        directory: results directory in which ids and labels are looked up; paths alone are taken where it is absent.
     Returns:
         Examined: modules in `.spectra` and `.frame()`, groups in `.summary`.
     Raises:
@@ -75,7 +77,7 @@ def truncate(
         alpha: lora_alpha, over what the files say.
         directory: as for spectrum.
     Returns:
-        Truncation: folder, ranks by module, parameters, energy kept.
+        TruncatedAdapter: folder, ranks by module, parameters, energy kept.
     Raises:
         LorabenchError: it is no adapter, or rank and energy are not what is allowed.
     Example:
@@ -134,6 +136,15 @@ def quantization_error(
 
 
 def _finder(directory: str | Path | None) -> Callable[[str], Path]:
+    if directory is None:
+        return _refuse_name
     from lorabench.workflows.spectrum import cell_finder
 
-    return cell_finder(None if directory is None else str(directory))
+    return cell_finder(str(directory))
+
+
+def _refuse_name(name: str) -> Path:
+    raise LorabenchError(
+        f"there is no file or folder {name}; a cell's id or a condition's label is looked up in a results directory:"
+        " name it with directory="
+    )

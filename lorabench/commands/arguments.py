@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TypedDict
 
 MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
 
@@ -23,16 +23,24 @@ class Renamed(argparse.Action):
         print(f"note: {option_string} is now --{self.dest.replace('_', '-')}: {self.metavar}", file=sys.stderr)
 
 
-OLD_NAME: dict[str, Any] = {"action": Renamed, "help": argparse.SUPPRESS}
+class _OldName(TypedDict):
+    """Arguments of add_argument that all old names share."""
+
+    action: type[argparse.Action]
+    help: str
+
+
+OLD_NAME: _OldName = {"action": Renamed, "help": argparse.SUPPRESS}
 
 
 def whole_number(text: str) -> int:
+    """ "2,048" is 2048; ArgumentTypeError below 1 and for other words."""
     try:
         number = int(text.replace(",", "").replace("_", ""))
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on; write it out, such as 2048")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, such as 2048")
     return number
 
 
@@ -45,7 +53,7 @@ def amount(text: str) -> int:
     try:
         return round(float(number.replace(",", "").replace("_", "")) * scale)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount; write it as 20000, 20K or 6M") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount; write it as 20000, 20K or 6M") from None
 
 
 def modules(text: str | None) -> str | tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench import plugins
 from lorabench.config.architectures import architectures, near_names, search
@@ -26,10 +26,10 @@ _FIELDS = (
 """transformers' words for layers, hidden size, heads, vocabulary and context, which differ between families"""
 
 
-def models(wanted: str = "") -> str:
+def models(words: str = "") -> str:
     """The shipped models, and with words the presets that hold them; LorabenchError with near names where none does."""
-    shipped = [name for name in shipped_models() if all(w in name for w in wanted.lower().split())]
-    if not wanted.strip():
+    shipped = [name for name in shipped_models() if all(w in name for w in words.lower().split())]
+    if not words.strip():
         return "\n".join(
             [
                 *_shipped(shipped),
@@ -43,16 +43,16 @@ def models(wanted: str = "") -> str:
                 ),
             ]
         )
-    found = search(wanted)
-    if not found and not shipped:
-        near = near_names(wanted)
+    matches = search(words)
+    if not matches and not shipped:
+        near = near_names(words)
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
             else f"families: {', '.join(sorted({str(a.config.get('model_type')) for a in architectures().values()}))};"
         )
         raise LorabenchError(
-            f"no shipped model and no preset matches '{' '.join(wanted.split())}'; {hint} any other model is named by"
+            f"no shipped model and no preset matches '{' '.join(words.split())}'; {hint} any other model is named by"
             " its directory or hub id"
         )
     return "\n".join(
@@ -62,10 +62,10 @@ def models(wanted: str = "") -> str:
                 [
                     "",
                 ]
-                if shipped and found
+                if shipped and matches
                 else []
             ),
-            *_presets(found),
+            *_presets(matches),
         ]
     )
 
@@ -76,21 +76,21 @@ def _shipped(names: list[str]) -> list[str]:
         folder = shipped_models()[name]
         card = folder / "pretraining.json"
         facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-        said = [
+        notes = [
             f"{facts['parameters']:>9,} parameters" if "parameters" in facts else "",
             size(sum(f.stat().st_size for f in folder.glob("*.safetensors"))),
         ]
         if "held_out_bits_per_byte" in facts:
-            said.append(f"{facts['held_out_bits_per_byte']:.3f} bits per byte held out")
-        rows.append(f"{name:<22}  {', '.join(s for s in said if s)}")
+            notes.append(f"{facts['held_out_bits_per_byte']:.3f} bits per byte held out")
+        rows.append(f"{name:<22}  {', '.join(s for s in notes if s)}")
     return rows
 
 
-def _presets(found: tuple[Architecture, ...]) -> list[str]:
-    if not found:
+def _presets(presets: tuple[Architecture, ...]) -> list[str]:
+    if not presets:
         return []
     rows = [("preset", "parameters", "layers", "hidden", "heads", "vocabulary", "context", "also called")]
-    for a in found:
+    for a in presets:
         published = "" if a.published_parameters is None else count(a.published_parameters)
         fields = [
             next((f"{a.config[k]:,}" for k in names if isinstance(a.config.get(k), int)), "") for names in _FIELDS
@@ -113,7 +113,7 @@ def _presets(found: tuple[Architecture, ...]) -> list[str]:
         *lines,
         "",
         (
-            f"{plural(len(found), 'preset')}: sizes as published, no weights; for lorabench estimate, plan, recommend"
+            f"{plural(len(presets), 'preset')}: sizes as published, no weights; for lorabench estimate, plan, recommend"
             " and parameters"
         ),
     ]
@@ -124,7 +124,7 @@ def gpus() -> str:
     rows = [("gpu", "sold as", "usable", "", "bandwidth", "bf16")]
     for name, card in known_gpus().items():
         bandwidth = f"{card.bandwidth / 1e9:,.0f} GB/s" if card.bandwidth else ""
-        rate = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s{'' if card.bf16 else ' (fp16)'}" if card.bf16_flops else ""
+        flops = f"{card.bf16_flops / 1e12:,.0f} TFLOP/s{'' if card.bf16 else ' (fp16)'}" if card.bf16_flops else ""
         rows.append(
             (
                 name,
@@ -132,7 +132,7 @@ def gpus() -> str:
                 f"{card.memory_bytes / 2**30:.1f} GiB",
                 size(card.memory_bytes),
                 bandwidth,
-                rate,
+                flops,
             )
         )
     lines = aligned(rows)
@@ -182,7 +182,7 @@ def schema() -> str:
 
     plain = Study.model_json_schema(by_alias=True)
     definitions = plain.setdefault("$defs", {})
-    tasks: list[dict[str, Any]] = [{"enum": list(plugins.names("tasks"))}]
+    tasks: list[dict[str, object]] = [{"enum": list(plugins.names("tasks"))}]
     for name in plugins.names("tasks"):
         own = plugins.load("tasks", name).Options.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
         definitions.update(own.pop("$defs", {}))

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 PACKAGES = (
     "torch",
@@ -39,12 +38,12 @@ def report() -> str:
     with tempfile.TemporaryDirectory() as folder:
         running = {name: _begin(name, Path(folder)) for name in PROBES}
         rows = [*_system(), *_packages()]
-        found = {name: _finish(name, process, Path(folder)) for name, process in running.items()}
+        findings = {name: _finish(name, process, Path(folder)) for name, process in running.items()}
     rows += [
-        ("device", found["torch"]),
-        ("nf4 training", found["nf4"]),
-        ("int8 training", found["int8"]),
-        ("hub", found["hub"]),
+        ("device", findings["torch"]),
+        ("nf4 training", findings["nf4"]),
+        ("int8 training", findings["int8"]),
+        ("hub", findings["hub"]),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {line}" for name, text in rows for line in text.splitlines() or [""])
@@ -137,29 +136,29 @@ def _devices() -> str:
 def _quantized(name: str) -> str:
     import torch
 
-    layers: Any = importlib.import_module("bitsandbytes.nn")  # untyped
+    layers = importlib.import_module("bitsandbytes.nn")
     place = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "nf4":
         layer = layers.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32)
     else:
         layer = layers.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
     layer = layer.to(place)
-    seen = torch.randn(4, 64, device=place, requires_grad=True)
-    layer(seen).square().sum().backward()
-    if seen.grad is None or not bool(torch.isfinite(seen.grad).all()):
+    inputs = torch.randn(4, 64, device=place, requires_grad=True)
+    layer(inputs).square().sum().backward()
+    if inputs.grad is None or not bool(torch.isfinite(inputs.grad).all()):
         return f"does not work on {place}: the gradient is not finite"
-    told = f"works on {place}: forward and backward through a frozen {name} layer"
+    finding = f"works on {place}: forward and backward through a frozen {name} layer"
     if name == "nf4" and place == "cpu" and importlib.import_module("bitsandbytes.functional").has_avx512bf16():
-        told += (
+        finding += (
             "\nbitsandbytes has another 4-bit kernel for this processor (AVX-512 BF16); lorabench does not use it, so"
-            " that losses are those of other processors"
+            " that losses agree with those of other processors"
         )
-    return told
+    return finding
 
 
 def _hub() -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return "not asked: HF_HUB_OFFLINE is set; shipped models, local directories and cached hub models work"
+        return "not checked: HF_HUB_OFFLINE is set; shipped models, local directories and cached hub models work"
     import urllib.error
     import urllib.request
 

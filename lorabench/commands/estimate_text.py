@@ -39,7 +39,7 @@ def estimate(words: dict[str, dict[str, object]], gpu: str | None, as_json: bool
 
 def as_text(
     setting: TrainConfig,
-    made: Estimate,
+    memory: Estimate,
     card: Gpu | None,
     left: Unreached | None = None,
     mended: Remedies | None = None,
@@ -47,7 +47,7 @@ def as_text(
     """The estimate as a small table with bars."""
     from lorabench.workflows.estimate import is_stored
 
-    step, method = made.step, setting.method
+    step, method = memory.step, setting.method
     rank = f" rank {method.rank}" if method.rank is not None else ""
     kind = (
         setting.quantization.name
@@ -66,26 +66,27 @@ def as_text(
         ),
         "",
     ]
-    widest = max(made.bytes.values())
-    for name, value in made.bytes.items():
+    widest = max(memory.bytes.values())
+    for name, value in memory.bytes.items():
         if value:
             bar = "#" * round(24 * value / widest)
             lines.append(f"  {name.replace('_', ' '):<19}{size(value):>9}  {bar:<24}  {_MEANING[name]}")
     lines += [
         "",
         (
-            f"  {'peak':<19}{size(made.peak_bytes):>9}  between {size(made.low_bytes)} and {size(made.high_bytes)},"
-            f" reached in: {step.peak_at}"
+            f"  {'peak':<19}{size(memory.peak_bytes):>9}  between {size(memory.low_bytes)} and"
+            f" {size(memory.high_bytes)}, reached in: {step.peak_at}"
         ),
     ]
     if card is not None:
-        lines += ["", _verdict(made, card), *(_remedy_lines(mended, setting) if mended else ())]
-    if told := unreached_text(left, setting):
-        lines += ["", f"note: {told}"]
+        lines += ["", _verdict(memory, card), *(_remedy_lines(mended, setting) if mended else ())]
+    if sentence := unreached_text(left, setting):
+        lines += ["", f"note: {sentence}"]
     return "\n".join(lines)
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
+    """The sentence on weights that are neither quantised nor adapted; empty where there are none."""
     return (
         left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
         if left
@@ -93,23 +94,23 @@ def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     )
 
 
-def _verdict(made: Estimate, card: Gpu) -> str:
-    room = f"{card.name} ({card.capacity})"
-    if made.fits:
+def _verdict(memory: Estimate, card: Gpu) -> str:
+    card_text = f"{card.name} ({card.capacity})"
+    if memory.fits:
         most = (
-            f"up to micro-batch size {made.largest_batch_size:,} at this length, or {made.largest_sequence_length:,}"
-            " tokens at this micro-batch size"
+            f"up to micro-batch size {memory.largest_batch_size:,} at this length, or"
+            f" {memory.largest_sequence_length:,} tokens at this micro-batch size"
         )
-        return f"fits on {room}; {most}"
-    if made.peak_bytes <= card.memory_bytes:
-        return f"may not fit on {room}: the high end is above it"
-    other = f"; micro-batch size {made.largest_batch_size:,} would" if made.largest_batch_size else ""
+        return f"fits on {card_text}; {most}"
+    if memory.peak_bytes <= card.memory_bytes:
+        return f"may not fit on {card_text}: the high end is above it"
+    other = f"; micro-batch size {memory.largest_batch_size:,} would" if memory.largest_batch_size else ""
     shorter = (
-        f"{' or' if other else ';'} {made.largest_sequence_length:,} tokens at this micro-batch size would"
-        if made.largest_sequence_length
+        f"{' or' if other else ';'} {memory.largest_sequence_length:,} tokens at this micro-batch size would"
+        if memory.largest_sequence_length
         else ""
     )
-    return f"does not fit on {room}{other}{shorter}"
+    return f"does not fit on {card_text}{other}{shorter}"
 
 
 def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
@@ -136,7 +137,7 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
         return lines
     assert mended.least is not None
     lines = [
-        f"nothing tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
+        f"nothing that was tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
         f" {mended.least.flags or 'the setting as it is'}"
     ]
     lines.append(
@@ -147,11 +148,11 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
     return lines
 
 
-def kept_method(found: Remedies, setting: TrainConfig, changes: str) -> str:
+def kept_method(remedies: Remedies, setting: TrainConfig, changes: str) -> str:
     """What the method itself would need, where only another one fits."""
-    assert found.least is not None
+    assert remedies.least is not None
     method = "full fine-tuning" if setting.method.name == "full" else setting.method.name
     return (
-        f"{method} needs {size(found.least.high_bytes)} at least{f', with {changes}' if changes else ''}:"
-        f" {f'a larger card ({found.card})' if found.card else 'no known card holds that'}"
+        f"{method} needs {size(remedies.least.high_bytes)} at least{f', with {changes}' if changes else ''}:"
+        f" {f'a larger card ({remedies.card})' if remedies.card else 'no known card holds that'}"
     )

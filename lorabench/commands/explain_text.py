@@ -40,9 +40,10 @@ def explain_condition(named: NamedCells) -> str:
     ]
     tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
-        tried = ", ".join(f"{t.rate:g}" for t in tuning.tried)
+        candidates = ", ".join(f"{t.learning_rate:g}" for t in tuning.results)
         parts.append(
-            f"learning rate {tuning.chosen:g}, chosen by validation loss from {tried}; the metrics are of its cells"
+            f"learning rate {tuning.chosen:g}, chosen by validation loss from {candidates}; the metrics are those"
+            " of its cells"
         )
     parts.append(
         block(
@@ -53,9 +54,13 @@ def explain_condition(named: NamedCells) -> str:
     readings = []
     for name, statistic in summary.statistics.items():
         unit = metric(name).unit
-        half = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
+        half_width = f" ± {in_unit(statistic.ci_half_width, unit)}" if statistic.ci_half_width is not None else ""
         readings.append(
-            (name, f"{in_unit(statistic.mean, unit)}{half} over {plural(statistic.n, 'seed')}   {metric(name).meaning}")
+            (
+                name,
+                f"{in_unit(statistic.mean, unit)}{half_width} over {plural(statistic.n, 'seed')}"
+                f"   {metric(name).meaning}",
+            )
         )
     parts.append(
         block("metrics, means with the half-width of their 95 % intervals", readings)
@@ -64,7 +69,7 @@ def explain_condition(named: NamedCells) -> str:
     )
     parts.append("cells")
     parts += [f"  {row}" for row in cell_rows(store, named.cells, describe_cells(store.plan()))]
-    parts.append(f"all that is known of one: lorabench explain {named.cells[0].id} --in {store.folder}")
+    parts.append(f"everything about one of them: lorabench explain {named.cells[0].id} --in {store.folder}")
     return "\n".join(parts)
 
 

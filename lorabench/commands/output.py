@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from lorabench.report.table_model import Table
 
 
-def left_out(store: Store) -> int:
+def say_unreadable(store: Store) -> int:
     """Tells of results that cannot be read, which tables and reports leave out."""
-    told = store.unreadable()
-    for sentence in told:
+    sentences = store.unreadable()
+    for sentence in sentences:
         say(f"left out: {sentence}", 1)
-    return 1 if told else 0
+    return 1 if sentences else 0
 
 
-def drawn(table: Table, form: str | None = None) -> str:
+def table_text(table: Table, form: str | None = None) -> str:
     """A table as text for the terminal, or in an exporter's form."""
     if form is not None:
         return str(plugins.load("exporters", form).export(table))

@@ -14,7 +14,7 @@ from lorabench.commands import catalogue, doctor, predict, recommend, results, r
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
 ] = (
-    ("run", "run what a study wants and has not yet; then its table and report", run.run, run.add_run_options),
+    ("run", "run the cells that a study still lacks, then write its table and report", run.run, run.add_run_options),
     (
         "evaluate",
         "repeat evaluations and analyses that failed or are missing, from the saved weights and without training",
@@ -28,10 +28,10 @@ COMMANDS: tuple[
         results.table,
         results.add_table_options,
     ),
-    ("report", "write the HTML report anew", results.report, results.add_report_options),
+    ("report", "rewrite the HTML report", results.report, results.add_report_options),
     (
         "explain",
-        "all that is known of a cell: settings, readings, files, environment; of a condition: its metrics and cells",
+        "everything about a cell: settings, readings, files, environment; of a condition: its metrics and cells",
         results.explain,
         results.add_explain_options,
     ),
@@ -86,14 +86,14 @@ COMMANDS: tuple[
     ),
     (
         "tasks",
-        "the tasks there are, or all that one of them reads: its files, layouts and options",
+        "all tasks, or everything that one of them reads: its files, layouts and options",
         catalogue.plugin_list,
         catalogue.add_tasks_options,
     ),
-    ("methods", "the methods there are", catalogue.plugin_list, None),
-    ("quantizations", "the quantizations there are", catalogue.plugin_list, None),
-    ("executors", "the executors there are", catalogue.plugin_list, None),
-    ("emitters", "the emitters there are", catalogue.plugin_list, None),
+    ("methods", "all methods", catalogue.plugin_list, None),
+    ("quantizations", "all quantizations", catalogue.plugin_list, None),
+    ("executors", "all executors", catalogue.plugin_list, None),
+    ("emitters", "all emitters", catalogue.plugin_list, None),
     ("schema", "JSON Schema of the study file, for editors", catalogue.schema, None),
     ("doctor", "device, memory, versions, and what works here", doctor.doctor, None),
 )
@@ -104,14 +104,15 @@ class Parser(argparse.ArgumentParser):
     """One sentence and exit code 2, with the nearest name where a word is unknown."""
 
     def error(self, message: str) -> NoReturn:
+        """Prints the sentence, with the nearest name where a word is unknown, and exits with code 2."""
         words = [*self._commands(), *(o for a in self._all_actions() for o in a.option_strings)]
-        seen = message.rpartition(": ")[2].partition(" (")[
+        value = message.rpartition(": ")[2].partition(" (")[
             0
         ]  # "argument COMMAND: invalid choice: 'rnu' (choose from ...)"
         wrong = next(
             (
                 w
-                for w in seen.replace("'", " ").replace("=", " ").split()
+                for w in value.replace("'", " ").replace("=", " ").split()
                 if w not in words and (near := _near(w, words))
             ),
             None,

@@ -74,7 +74,7 @@ def plan(source: Source, gpu: str, as_json: bool) -> str:
             *filter(None, (total, planned.time_basis)),
             *notes,
             (
-                "memory and time of training are predicted, none is measured; an evaluation with many sequences at once"
+                "memory and training time are predicted, not measured; an evaluation with many sequences at once"
                 " (evaluation.batch_size) may need more memory"
             ),
         ]
@@ -96,19 +96,23 @@ def _plan_remedies(
         if setting not in mended:
             more += 1
             continue
-        found = mended[setting]
-        if found.fitting:
-            one = found.fitting[0]
-            kept = f"; {kept_method(found, setting, found.least.keys)}" if found.least is not None else ""
-            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most){kept}")
-        else:
-            assert found.least is not None
-            lines.append(
-                f"  {word}: nothing tried; {size(found.least.high_bytes)} at least with"
-                f" {found.least.keys or 'the setting as it is'};"
-                f" {f'the smallest known card for that is {found.card}' if found.card else 'no known card holds that'}"
+        remedies = mended[setting]
+        if remedies.fitting:
+            one = remedies.fitting[0]
+            unchanged_method = (
+                f"; {kept_method(remedies, setting, remedies.least.keys)}" if remedies.least is not None else ""
             )
-    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate says it of each"] if more else []
+            lines.append(f"  {word}: {one.keys} ({size(one.high_bytes)} at most){unchanged_method}")
+        else:
+            assert remedies.least is not None
+            card_name = remedies.card
+            larger = f"the smallest known card for that is {card_name}" if card_name else "no known card holds that"
+            lines.append(
+                f"  {word}: nothing that was tried; it needs {size(remedies.least.high_bytes)} with"
+                f" {remedies.least.keys or 'the setting as it is'};"
+                f" {larger}"
+            )
+    more_line = [f"  and {plural(more, 'other condition')}: lorabench estimate shows it for each"] if more else []
     return ["to make them fit, write into the study or give with --set:", *lines, *more_line] if lines else []
 
 

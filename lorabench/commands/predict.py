@@ -55,7 +55,7 @@ def estimate(options: argparse.Namespace) -> int:
 
 def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
     """The settings of a command line as a study has them, only what was said."""
-    said: dict[str, dict[str, object]] = {
+    settings: dict[str, dict[str, object]] = {
         "model": {"name": options.model, "dtype": options.dtype},
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
         "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
@@ -67,8 +67,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
             }
         ),
     }
-    kept = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in said.items()}
-    return {part: fields for part, fields in kept.items() if fields}
+    declared = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
+    return {part: fields for part, fields in declared.items() if fields}
 
 
 def add_plan_options(c: argparse.ArgumentParser) -> None:

@@ -47,14 +47,14 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         help="results directories to learn from (default: reports/ and runs/, where their models are near in size)",
     )
     c.add_argument(
-        "--task", metavar="NAME", help="the kind of task, as studies name it: studies of another kind lie farther"
+        "--task", metavar="NAME", help="the kind of task, as studies name it: studies of another kind count less"
     )
     c.add_argument("--priority", metavar="WHAT", default="accuracy", help="accuracy, memory, speed (default: accuracy)")
     c.add_argument(
         "--tolerated-loss",
         metavar="X",
         type=float,
-        help="how much worse than the best is as good, in a study's metric (default: the study's margin)",
+        help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
     c.add_argument("--json", action="store_true")
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
@@ -75,7 +75,7 @@ def recommend(options: argparse.Namespace) -> int:
         raise LorabenchError("--emit writes files; say where with -o DIR")
     if options.entry is not None and not options.emit:
         raise LorabenchError(
-            "--entry says which recommendation is written, but nothing is; add --emit and one of"
+            "--entry chooses which recommendation is written, but nothing is; add --emit and one of"
             f" {', '.join(plugins.names('emitters'))}"
         )
     if options.output and not options.emit:

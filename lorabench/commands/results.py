@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import plugins, startup
-from lorabench.commands.output import drawn, emit, left_out
+from lorabench.commands.output import emit, say_unreadable, table_text
 from lorabench.errors import LorabenchError, StoreError
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ def add_table_options(c: argparse.ArgumentParser) -> None:
 def table(options: argparse.Namespace) -> int:
     """Prints or writes the table of conditions, or one of the literature."""
     if options.directory.endswith((".yaml", ".yml")):
-        emit(drawn(_paper(options.directory), options.format), options.output)
+        emit(table_text(_paper(options.directory), options.format), options.output)
         return 0
     from lorabench.record.store import Store
     from lorabench.report.tables import study_table
 
     store = Store.open(options.directory)
     with startup.uncollected():
-        emit(drawn(study_table(store), options.format), options.output)
-    return left_out(store)
+        emit(table_text(study_table(store), options.format), options.output)
+    return say_unreadable(store)
 
 
 def _paper(path: str) -> Table:
@@ -73,12 +73,14 @@ def add_report_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("directory", metavar="DIR")
     c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
     c.add_argument(
-        "--compare", metavar="OTHER_DIR", help="another results directory whose like conditions are held beside these"
+        "--compare",
+        metavar="OTHER_DIR",
+        help="another results directory, whose matching conditions are shown beside these",
     )
 
 
 def report(options: argparse.Namespace) -> int:
-    """Writes the HTML report anew."""
+    """Rewrites the HTML report."""
     from lorabench.api import write_report
     from lorabench.record.store import Store
 
@@ -90,7 +92,7 @@ def report(options: argparse.Namespace) -> int:
             print(write_report(store, path, other=other))
     except OSError as e:
         raise StoreError(f"{path} cannot be written ({e.strerror}); choose another file with -o FILE") from None
-    return left_out(store)
+    return say_unreadable(store)
 
 
 def add_explain_options(c: argparse.ArgumentParser) -> None:
@@ -108,7 +110,7 @@ def add_explain_options(c: argparse.ArgumentParser) -> None:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Prints all that is known of a cell, or of a condition."""
+    """Prints everything about a cell or a condition."""
     from lorabench.commands import explain_text
     from lorabench.workflows import cell_lookup
 

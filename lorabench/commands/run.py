@@ -6,7 +6,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from lorabench.commands.output import drawn, say
+from lorabench.commands.output import say, table_text
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -95,15 +95,15 @@ def _finish(plan: Plan, outcome: RunAnalysis) -> int:
     try:
         analysis = outcome.of(plan.store)
         print()
-        print(drawn(table_of(view_of(analysis))))
+        print(table_text(table_of(view_of(analysis))))
         paths = api.write_outputs(plan.store, analysis)
         print(f"\ntable:  {paths[0]}\nreport: {paths[1]}")
     except BrokenPipeError:
         raise
     except Exception as e:  # whatever it is, the results are on disk
         reason, folder = " ".join(str(e).split()) or "no message", plan.store.folder
-        told = f"the report could not be written ({type(e).__name__}: {reason})"
-        code = say(f"{told}; all results are in {folder}, try again with: lorabench report {folder}", 1)
+        message = f"the report could not be written ({type(e).__name__}: {reason})"
+        code = say(f"{message}; all results are in {folder}, try again with: lorabench report {folder}", 1)
     rows = status_text.unfinished(plan, outcome.of(plan.store).results)
     if rows:
         print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")

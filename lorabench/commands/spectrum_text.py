@@ -21,46 +21,46 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
-def spectrum_text(found: Examined) -> str:
+def spectrum_text(adapter: Examined) -> str:
     """The groups as an aligned table, notes below."""
-    from lorabench.report.adapter_summary import grid, lead, likeness_words
+    from lorabench.report.adapter_summary import grid, lead, similarity_words
     from lorabench.report.column_legend import legend
 
-    heads, rows = grid(found.summary)
+    heads, rows = grid(adapter.summary)
     lines = [
-        one_line(found.title),
-        *(f"  {name:<8} {one_line(value)}" for name, value in found.facts),
+        one_line(adapter.title),
+        *(f"  {name:<8} {one_line(value)}" for name, value in adapter.facts),
         "",
         *_columns([heads, *rows]),
         "",
-        lead(found.summary.model),
+        lead(adapter.summary.model),
     ]
-    if found.likeness is not None:
-        lines += ["", likeness_words(found.likeness)]
+    if adapter.similarity is not None:
+        lines += ["", similarity_words(adapter.similarity)]
     lines += ["", "columns:", *(f"  {line}" for line in legend(heads)), ""]
-    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in found.notes)]).rstrip()
+    return "\n".join([*lines, *(f"note: {one_line(n)}" for n in adapter.notes)]).rstrip()
 
 
-def spectrum_json(found: Examined) -> str:
+def spectrum_json(adapter: Examined) -> str:
     """Every module and every group; what is not known is left out."""
-    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    return json.dumps(adapter.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def write_page(found: Examined, path: str) -> Path:
+def write_page(adapter: Examined, path: str) -> Path:
     """Writes the page of spectrum; LorabenchError where it cannot."""
     from lorabench.report.adapter_page import examined_sections
 
-    return _write(path, found.title, f"{plural(len(found.spectra), 'module')}.", examined_sections(found))
+    return _write(path, adapter.title, f"{plural(len(adapter.spectra), 'module')}.", examined_sections(adapter))
 
 
-def _write(path: str, title: str, told: str, sections: tuple[Section, ...]) -> Path:
+def _write(path: str, title: str, subtitle: str, sections: tuple[Section, ...]) -> Path:
     from lorabench.record.whole_files import write_atomically
     from lorabench.report.page import sections_page
 
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, sections_page(title, told, sections))
+        write_atomically(target, sections_page(title, subtitle, sections))
     except OSError as e:
         raise LorabenchError(f"{path} cannot be written ({e.strerror}); choose another file with --html FILE") from None
     return target
@@ -70,8 +70,8 @@ def truncation_text(written: TruncatedAdapter) -> str:
     """What is left of an adapter that was cut, notes below."""
     ranks = sorted(r for r in written.ranks.values() if r)
     span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
-    lost = len(written.ranks) - len(ranks)
-    without = f", {plural(lost, 'module')} of {len(written.ranks)} left out" if lost else ""
+    emptied = len(written.ranks) - len(ranks)
+    without = f", {plural(emptied, 'module')} of {len(written.ranks)} left out" if emptied else ""
     size = f"{count(written.parameters)} of {count(written.parameters_before)} parameters"
     notes = [*written.notes]
     if written.parameters >= written.parameters_before:
@@ -79,11 +79,11 @@ def truncation_text(written: TruncatedAdapter) -> str:
     if written.left_out:
         more = " ..." if len(written.left_out) > 3 else ""
         notes.append(
-            "left out, since without adapter_config.json nobody knows what they mean: "
+            "left out, since their meaning is not known without adapter_config.json: "
             f"{', '.join(written.left_out[:3])}{more}"
         )
-    kept = f"{100 * written.kept_energy:.2f} % of the energy"
-    return "\n".join([f"{written.folder}: {span}{without}, {size}, {kept}", *(f"note: {one_line(n)}" for n in notes)])
+    energy = f"{100 * written.kept_energy:.2f} % of the energy"
+    return "\n".join([f"{written.folder}: {span}{without}, {size}, {energy}", *(f"note: {one_line(n)}" for n in notes)])
 
 
 def errors_text(result: QuantizationErrors) -> str:

@@ -48,21 +48,21 @@ def status(store: Store, every: bool = False) -> str:
 
     cells = store.plan()
     words = describe_cells(cells)
-    told, rows = [], []
+    outcomes, rows = [], []
     for cell in cells:
         word, reason = outcome_of(store, cell.id)
-        told.append(word)
+        outcomes.append(word)
         if word != "finished" or reason:
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
     repeatable = any(" failed: " in row for row in rows if row.startswith("finished"))
     if every:
         rows = cell_rows(store, cells, words)
-    counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(told).most_common())
+    counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(outcomes).most_common())
     lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
     lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
     if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
-    if {"missing", "failed", "skipped"} & set(told):
+    if {"missing", "failed", "skipped"} & set(outcomes):
         lines.append(
             f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out"
             f" {store.folder}"
@@ -107,17 +107,19 @@ def _left_behind(store: Store) -> list[str]:
     left = set(store.left_behind())
     if not left:
         return []
-    told = [
+    lines = [
         f"{plural(len(left), 'further result')} in {store.cells_folder} {'belongs' if len(left) == 1 else 'belong'} to"
-        " earlier forms of this study, which no table or report shows"
+        " earlier versions of this study; no table or report shows them"
     ]
-    told += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
-    return told
+    lines += [f"{change.at[:10]}: {change.words}" for change in store.earlier() if left & set(change.cells)]
+    return lines
 
 
-def outcome_of(store: Store, cell_id: str, known: CellResult | None = None) -> tuple[str, str]:
+def outcome_of(store: Store, cell_id: str, result: CellResult | None = None) -> tuple[str, str]:
+    """A cell's outcome (also running, missing, unreadable) and its reason with the path of its log, empty where
+    there is none; `result` is the cell's, where it was read already."""
     try:
-        result = known or store.get(cell_id)
+        result = result or store.get(cell_id)
     except StoreError as e:
         return "unreadable", f": {e}"
     if store.is_claimed(cell_id):
@@ -126,21 +128,22 @@ def outcome_of(store: Store, cell_id: str, known: CellResult | None = None) -> t
         return "missing", ""
     log = store.cells_folder / cell_id / "log.txt"
     where = f" (log: {log})" if log.exists() else ""
-    told = f": {reason_of(result)}{where}" if result.error else ""
+    reason = f": {reason_of(result)}{where}" if result.error else ""
     if result.outcome in ("failed", "out_of_memory") and result.is_trained:
-        told += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell_id}"
-    return result.outcome, told + _later(result, where)
+        reason += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell_id}"
+    return result.outcome, reason + _later_failures(result, where)
 
 
-def _later(result: CellResult, where: str) -> str:
+def _later_failures(result: CellResult, where: str) -> str:
     """What failed after the evaluation, which ends no cell."""
     from lorabench.runner.progress import AFTERWARDS
 
-    told = [f"{AFTERWARDS[f.phase or 'measure']} failed: {f.message}" for f in result.faults]
-    return f": {'; '.join(told)}{where}" if told else ""
+    failures = [f"{AFTERWARDS[f.phase or 'measure']} failed: {f.message}" for f in result.faults]
+    return f": {'; '.join(failures)}{where}" if failures else ""
 
 
 def reason_of(result: CellResult) -> str:
+    """Why a result that has an error did not finish, with the step."""
     error = result.error
     assert error is not None
     kind = "" if error.kind in error.message else f"{error.kind}: "
@@ -148,12 +151,12 @@ def reason_of(result: CellResult) -> str:
     return f"{kind}{error.message}{step}"
 
 
-def unfinished(plan: Plan, known: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
+def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool, str]]:
     """A line for each cell that has not finished, with its reason and log, and whether that may be: skipped as was
-    asked for, or diverged at a rate that was one of several to try."""
+    asked for, or diverged at a learning rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
-        word, reason = outcome_of(plan.store, cell.id, known.get(cell.id))
+        word, reason = outcome_of(plan.store, cell.id, results.get(cell.id))
         if word != "finished":
             rows.append(
                 (
@@ -165,6 +168,7 @@ def unfinished(plan: Plan, known: Mapping[str, CellResult]) -> list[tuple[bool, 
 
 
 def in_unit(value: float, unit: str) -> str:
+    """A metric's value with its unit: "1.23 GB", "0.1234 nats"."""
     if unit == "bytes":
         for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
             if value >= size:

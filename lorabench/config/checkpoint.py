@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.config.paths import model_directory, model_label
@@ -38,6 +38,8 @@ class CheckpointQuantization:
     """bnb_4bit_compute_dtype; auto for int8 and for what is none of ours"""
     skipped: tuple[str, ...] = ()
     """llm_int8_skip_modules: parts of modules' names that are stored unquantised"""
+    fields: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """quantization_config as it is written"""
 
     @property
     def readable(self) -> bool:
@@ -56,7 +58,7 @@ class CheckpointQuantization:
         return QuantizationSpec(name=self.form, double_quant=self.double_quant, compute_dtype=self.compute_dtype)
 
 
-def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization | None:
+def declared_quantization(config: Mapping[str, object]) -> CheckpointQuantization | None:
     """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it
     says is no object."""
     nested = [
@@ -64,12 +66,12 @@ def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization |
     ]
     for place in (config, *nested):
         for key in ("quantization_config", "compression_config"):
-            found = place.get(key)
-            if isinstance(found, Mapping) and found:
-                return _read(found)
-            if found:
+            section = place.get(key)
+            if isinstance(section, Mapping) and section:
+                return replace(_read(section), fields=section)
+            if section:
                 raise ModelError(
-                    f"{key} in config.json is {found!r}, not a JSON object; take the config.json that the checkpoint"
+                    f"{key} in config.json is {section!r}, not a JSON object; take the config.json that the checkpoint"
                     " was saved with"
                 )
         mlx = place.get("quantization")
@@ -78,20 +80,23 @@ def declared_quantization(config: Mapping[str, Any]) -> CheckpointQuantization |
     return None
 
 
-def _read(found: Mapping[str, Any]) -> CheckpointQuantization:
-    eight, four = (bool(found.get(f"load_in_{n}bit", found.get(f"_load_in_{n}bit"))) for n in (8, 4))
-    method = str(found.get("quant_method") or ("bitsandbytes" if eight or four else "an unnamed method"))
+def _read(section: Mapping[str, object]) -> CheckpointQuantization:
+    eight, four = (bool(section.get(f"load_in_{n}bit", section.get(f"_load_in_{n}bit"))) for n in (8, 4))
+    method = str(section.get("quant_method") or ("bitsandbytes" if eight or four else "an unnamed method"))
     if method != "bitsandbytes":
         return CheckpointQuantization(method, None)
-    skipped = tuple(str(name) for name in found.get("llm_int8_skip_modules") or ())
-    if eight and not four and not found.get("llm_int8_has_fp16_weight"):
+    names = section.get("llm_int8_skip_modules")
+    skipped = tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
+    if eight and not four and not section.get("llm_int8_has_fp16_weight"):
         return CheckpointQuantization(method, "int8", skipped=skipped)
-    form = str(found.get("bnb_4bit_quant_type", "fp4"))
+    form = str(section.get("bnb_4bit_quant_type", "fp4"))
     if eight or not four or form not in READABLE:
         return CheckpointQuantization(method, None, skipped=skipped)
-    compute = str(found.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
-    known = cast(Dtype, compute if compute in _DTYPES else "auto")
-    return CheckpointQuantization(method, form, bool(found.get("bnb_4bit_use_double_quant", False)), known, skipped)
+    compute = str(section.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+    compute_dtype = cast(Dtype, compute if compute in _DTYPES else "auto")
+    return CheckpointQuantization(
+        method, form, bool(section.get("bnb_4bit_use_double_quant", False)), compute_dtype, skipped
+    )
 
 
 def refusal(model: str, stored: CheckpointQuantization) -> str:
@@ -103,21 +108,21 @@ def refusal(model: str, stored: CheckpointQuantization) -> str:
     )
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a checkpoint's folder; ModelError where it is missing or no JSON object."""
+def read_config(folder: str | Path) -> dict[str, object]:
+    """config.json of a checkpoint's folder; ModelError where it is missing or not a JSON object."""
     path = Path(folder) / "config.json"
     try:
         refuse_pointer(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{folder} holds no config.json; a model is a transformers folder with config.json, tokenizer and weights"
         ) from None
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object; get it anew")
-    return found
+        raise ModelError(f"{path} is not readable JSON ({' '.join(str(e).split())[:120]}); download it again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} does not hold a JSON object; download it again")
+    return config
 
 
 def local_folder(model: str, revision: str | None = None) -> Path | None:
@@ -146,7 +151,7 @@ def stored_quantization(model: str, revision: str | None = None) -> CheckpointQu
     )
 
 
-def as_stored(model: ModelSpec, asked: QuantizationSpec) -> QuantizationSpec:
+def as_stored(model: ModelSpec, requested: QuantizationSpec) -> QuantizationSpec:
     """The quantisation by which a model's weights are held: the checkpoint's own where it has one, else the one that is
     asked for.
 
@@ -155,25 +160,27 @@ def as_stored(model: ModelSpec, asked: QuantizationSpec) -> QuantizationSpec:
     be read.
     """
     stored = stored_quantization(model.name, model.revision)
-    return asked if stored is None else matched(model.name, stored, asked)
+    return requested if stored is None else matched(model.name, stored, requested)
 
 
-def matched(model: str, stored: CheckpointQuantization, asked: QuantizationSpec) -> QuantizationSpec:
+def matched(model: str, stored: CheckpointQuantization, requested: QuantizationSpec) -> QuantizationSpec:
     """The same for a quantisation that is known."""
     if not stored.readable:
         raise ModelError(refusal(model, stored))
     own = stored.setting
-    if asked.name == "none":
+    if requested.name == "none":
         return own
-    if asked.name != own.name or (asked.double_quant and not own.double_quant):
-        wish = asked.name + (" with double quantisation" if asked.double_quant and asked.name != "int8" else "")
+    if requested.name != own.name or (requested.double_quant and not own.double_quant):
+        wish = requested.name + (
+            " with double quantisation" if requested.double_quant and requested.name != "int8" else ""
+        )
         raise ModelError(
-            f"{model_label(model)} is stored in {stored.words}, which cannot become {wish}: what its codes lost is"
-            f" gone; allowed: quantization {own.name}, or none, which means as stored; or take the unquantised"
-            " checkpoint"
+            f"{model_label(model)} is stored in {stored.words}, which cannot be turned into {wish}: the precision"
+            f" that its codes dropped is lost; allowed: quantization {own.name}, or none, which means as"
+            " stored; or take the unquantised checkpoint"
         )
     return (
         own
-        if asked.compute_dtype == "auto" or own.name == "int8"
-        else own.model_copy(update={"compute_dtype": asked.compute_dtype})
+        if requested.compute_dtype == "auto" or own.name == "int8"
+        else own.model_copy(update={"compute_dtype": requested.compute_dtype})
     )

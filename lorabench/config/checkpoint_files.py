@@ -38,9 +38,9 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
     for stem, suffix in KINDS:
         whole, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
         if whole.is_file():
-            return _present((whole,))
+            return _checked_files((whole,))
         if index.is_file():
-            return _present(_indexed(index))
+            return _checked_files(_files_of_index(index))
     raise ModelError(_without_weights(folder))
 
 
@@ -76,37 +76,37 @@ def refuse_pointer(file: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError as e:
-        raise ModelError(f"{file} cannot be read ({e.strerror}); mend its permissions") from None
+        raise ModelError(f"{file} cannot be read ({e.strerror}); fix its permissions") from None
     if start == _POINTER:
         raise ModelError(
-            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it anew"
+            f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it again"
         )
 
 
-def _present(files: Sequence[Path]) -> tuple[Path, ...]:
+def _checked_files(files: Sequence[Path]) -> tuple[Path, ...]:
     missing = [f.name for f in files if not f.is_file()]
     if missing:
-        raise ModelError(f"{files[0].parent} lacks {_some(missing)}, which its index names; download what is missing")
+        raise ModelError(f"{files[0].parent} lacks {_listed(missing)}, which its index names; download what is missing")
     for file in files:
         refuse_pointer(file)
     return tuple(files)
 
 
-def _indexed(index: Path) -> tuple[Path, ...]:
+def _files_of_index(index: Path) -> tuple[Path, ...]:
     refuse_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if any(Path(name).name != name for name in names):
-            raise ModelError(f"{index} names files outside its folder; get it anew")
+            raise ModelError(f"{index} names files outside its folder; download it again")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ModelError(f"{index} cannot be read ({' '.join(str(e).split())[:120]}); get it anew") from None
+        raise ModelError(f"{index} cannot be read ({' '.join(str(e).split())[:120]}); download it again") from None
     if not names:
-        raise ModelError(f"{index} names no file; get it anew")
+        raise ModelError(f"{index} lists no files; download it again")
     return tuple(index.parent / name for name in names)
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    damaged = f"{file} is no whole safetensors file (%s); it is damaged or cut off, get it anew"
+    damaged = f"{file} is not a complete safetensors file (%s); it is damaged or truncated, download it again"
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -115,15 +115,15 @@ def _header(file: Path) -> dict[str, Stored]:
             raise ModelError(damaged % f"{size:,} bytes without a header")
         try:
             entries = json.loads(stream.read(length))
-            found = {
+            tensors = {
                 n: Stored(str(e["dtype"]), tuple(e["shape"]), file) for n, e in entries.items() if n != "__metadata__"
             }
             end = max((e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise ModelError(damaged % "its header is not readable") from None
     if 8 + length + end != size:
-        raise ModelError(damaged % f"its header tells of {8 + length + end:,} bytes, the file has {size:,}")
-    return found
+        raise ModelError(damaged % f"its header describes {8 + length + end:,} bytes, the file has {size:,}")
+    return tensors
 
 
 def _without_weights(folder: Path) -> str:
@@ -137,17 +137,17 @@ def _without_weights(folder: Path) -> str:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
         return (
-            f"{folder} holds weights as GGUF ({_some(gguf)}), which cannot be trained on; give a transformers folder"
+            f"{folder} holds weights as GGUF ({_listed(gguf)}), which cannot be trained on; give a transformers folder"
             " with config.json and safetensors"
         )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
         return (
-            f"{folder} holds shards ({_some(shards)}) without the index that names them (model.safetensors.index.json);"
-            " download it"
+            f"{folder} holds shards ({_listed(shards)}) without the index that names them"
+            " (model.safetensors.index.json); download it"
         )
     if other := of(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"):
         return (
-            f"{folder} holds {_some(other)}, but no weights as transformers names them (model.safetensors,"
+            f"{folder} holds {_listed(other)}, but no weights as transformers names them (model.safetensors,"
             " pytorch_model.bin or their shards); convert it to a transformers folder"
         )
     return f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
@@ -166,5 +166,5 @@ def adapter_sentence(folder: Path) -> str:
     )
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def _listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

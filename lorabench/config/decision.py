@@ -4,8 +4,8 @@
     a name        that; classify/acc, as lm-eval called a classification's accuracy, means accuracy where that alone was
                   measured
 
-Learning rates are chosen by validation loss whatever it is: on some hundred rows a loss tells two rates apart that an
-accuracy does not.
+Learning rates are chosen by validation loss whatever it is: on some hundred rows a loss tells two learning rates
+apart that an accuracy does not.
 """
 
 from __future__ import annotations

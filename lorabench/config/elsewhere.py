@@ -19,7 +19,7 @@ _PRECISION = (
 _UNPACKED = "none, which also reads a checkpoint that bitsandbytes stored in int8, fp4 or nf4"
 _LOW_RANK, _FEWER = (
     "lora, rslora, dora and pissa train low-rank adapters of the same matrices",
-    "lora at a low rank trains few parameters, too",
+    "lora at a low rank, which also trains few parameters",
 )
 _START, _PROMPT = (
     "pissa, which also starts the adapter from the base's weights",
@@ -48,7 +48,7 @@ _CALLED: dict[str, dict[str, str]] = {
     "schedule": {
         **dict.fromkeys(("cosineannealing", "cosinedecay", "cosinewithwarmup"), "cosine"),
         **dict.fromkeys(("constantwithwarmup", "none"),
-            "constant (training.warmup is the share of steps in which the rate rises)"),
+            "constant (training.warmup is the share of steps in which the learning rate rises)"),
         **dict.fromkeys(("lineardecay", "linearwithwarmup"), "linear"),
     },
     "task": {
@@ -74,16 +74,16 @@ _ABSENT: dict[str, dict[str, str]] = {
         **dict.fromkeys(("olora", "eva", "corda", "milora", "loftq", "loraga"), _START),
         **dict.fromkeys(("prefixtuning", "prompttuning", "ptuning", "ptuningv2", "multitaskprompttuning",
             "adaptionprompt", "llamaadapter", "trainabletokens", "cpt"), _PROMPT),
-        **dict.fromkeys(("oft", "boft", "qoft"), "dora, which also treats length and direction of the weights apart"),
+        **dict.fromkeys(("oft", "boft", "qoft"), "dora, which also separates magnitude from direction"),
         **dict.fromkeys(("galore", "lisa", "lomo", "badam"),
-            "full with optimizer paged-adamw-8bit, which also spares optimizer state"),
+            "full with optimizer paged-adamw-8bit, which also saves optimizer memory"),
         "adapters": _LOW_RANK,
     },
     "optimizer": {
         **dict.fromkeys(("lion", "lion8bit", "pagedlion", "pagedlion8bit"),
-            "adamw-8bit, of which a parameter has two bytes of state"),
+            "adamw-8bit, with two bytes of optimizer state per parameter"),
         **dict.fromkeys(("adafactor", "came", "galore", "galoreadamw", "apollo", "adamini", "ademamix", "lomo",
-            "adalomo"), "adamw-8bit and paged-adamw-8bit, which also spare optimizer state"),
+            "adalomo"), "adamw-8bit and paged-adamw-8bit, which also save optimizer memory"),
         **dict.fromkeys(("muon", "shampoo", "soap", "sophia", "lamb", "adagrad", "rmsprop", "radam", "nadam", "prodigy",
             "schedulefree", "schedulefreeadamw", "adamax"), "adamw"),
     },
@@ -109,24 +109,24 @@ _PRECISIONS = {
 }
 
 
-def unknown_choice(kind: str, seen: object, allowed: Iterable[object]) -> str:
+def unknown_choice(kind: str, name: object, allowed: Iterable[object]) -> str:
     """The sentence for a name of a kind ("method", "quantization", "optimizer", "schedule", "task") that is not
     allowed.
 
     A word of another tool is answered by what it means here; any other by the nearest spelling.
     """
     names = [str(a) for a in allowed]
-    word = _squeezed(str(seen))
+    word = _squeezed(str(name))
     plain = {_squeezed(n): n for n in names}
     if kind == "quantization" and word in _PRECISIONS:
-        return f"'{seen}' is {_PRECISION.format(_PRECISIONS[word])}"
-    if word in plain and plain[word] != seen:
-        return f"{kind} '{seen}' is written {plain[word]}"
+        return f"'{name}' is {_PRECISION.format(_PRECISIONS[word])}"
+    if word in plain and plain[word] != name:
+        return f"{kind} '{name}' is written {plain[word]}"
     if called := _CALLED.get(kind, {}).get(word):
-        return f"{kind} '{seen}' is called otherwise here: {called}; allowed: {', '.join(names)}"
+        return f"{kind} '{name}' has another name here: {called}; allowed: {', '.join(names)}"
     if nearest := _ABSENT.get(kind, {}).get(word):
-        return f"{kind} '{seen}' is not built into lorabench; built are {', '.join(names)}; nearest: {nearest}"
-    return unknown(kind, seen, names)
+        return f"{kind} '{name}' is not built into lorabench; allowed: {', '.join(names)}; nearest: {nearest}"
+    return unknown(kind, name, names)
 
 
 def _squeezed(word: str) -> str:

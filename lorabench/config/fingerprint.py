@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from lorabench import plugins
 from lorabench.config import hub
@@ -22,7 +21,7 @@ from lorabench.config.checkpoint_files import stored_tensors
 from lorabench.config.frozen import Frozen
 from lorabench.config.paths import model_directory
 from lorabench.config.precision import is_large
-from lorabench.config.settings import ModelSpec
+from lorabench.config.settings import ModelSpec, TaskSpec
 from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 
@@ -33,35 +32,36 @@ SAMPLE_ABOVE = (
 BLOCK = 2**16
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Sorted keys, no spaces; floats as repr, so that 1e-3 and 0.001 are one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(cell: Cell, *, with_seed: bool) -> str:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned rate then
-    stands for the whole grid."""
-    plain = counted(cell)
+    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned learning
+    rate then stands for the whole grid."""
+    parts = counted(cell)
+    parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
+    if cell.tuned_over and not with_seed:
+        parts["training"]["learning_rate"] = {"tune": cell.tuned_over}
+    if not cell.analysis.truncation:
+        del parts["analysis"]  # the ids of cells that ask for none are as they were before there was any
+    plain: dict[str, object] = {**parts, "data": cell.fingerprints.data, "identity_version": IDENTITY_VERSION}
     if cell.tuned_over and with_seed:
         plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
-    elif cell.tuned_over:
-        plain["training"]["learning_rate"] = {"tune": cell.tuned_over}
-    plain["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
-    if not cell.analysis.truncation:
-        del plain["analysis"]  # the ids of cells that ask for none are as they were before there was any
     if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
         plain["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
-    plain["data"] = cell.fingerprints.data
-    plain["identity_version"] = IDENTITY_VERSION
     if with_seed:
         plain["seed"] = cell.seed
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:12]
 
 
-def counted(cell: Cell) -> dict[str, Any]:
+def counted(cell: Cell) -> dict[str, dict[str, object]]:
     """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they
     lead to counts."""
-    plain = cell.model_dump(mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"})
+    plain: dict[str, dict[str, object]] = cell.model_dump(
+        mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"}
+    )
     for part in ("training", "evaluation", "analysis", "task"):
         plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
     plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
@@ -71,7 +71,7 @@ def counted(cell: Cell) -> dict[str, Any]:
     return plain
 
 
-def path_fields(options: Any) -> frozenset[str]:
+def path_fields(options: TaskSpec) -> frozenset[str]:
     """The names of a task's options that are files."""
     return frozenset(plugins.load("tasks", options.name).PATH_FIELDS)
 
@@ -128,17 +128,17 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
 def model_files(directory: str) -> tuple[tuple[str, str], ...]:
     """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be
     read."""
-    found = []
+    hashes = []
     for file in sorted(Path(directory).iterdir()):
         counts = file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
         if counts and file.name not in ("generation_config.json", "pretraining.json"):
             try:
-                found.append((file.name, _hash_file(file)))
+                hashes.append((file.name, _hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
                 raise ModelError(
-                    f"{file} cannot be read ({e.strerror}); download the model anew, or mend its permissions"
+                    f"{file} cannot be read ({e.strerror}); download the model again, or fix its permissions"
                 ) from None
-    return tuple(found)
+    return tuple(hashes)
 
 
 @lru_cache(maxsize=256)
@@ -195,15 +195,15 @@ class References:
     """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own
     unquantised twin, say)."""
 
-    def __init__(self, plain: Iterable[dict[str, Any]]) -> None:
-        self._known = [(p, flattened(p)) for p in plain]
+    def __init__(self, plain: Iterable[dict[str, object]]) -> None:
+        self._references = [(p, flattened(p)) for p in plain]
 
-    def of(self, condition: dict[str, Any]) -> dict[str, Any]:
+    def of(self, condition: Mapping[str, object]) -> dict[str, object]:
         """The one that shares most settings with a condition, of the same model where there is one.
 
         LorabenchError where two share equally many: the reference must then name more.
         """
-        near = [k for k in self._known if k[0]["model"] == condition["model"]] or self._known
+        near = [k for k in self._references if k[0]["model"] == condition["model"]] or self._references
         leaves = flattened(condition)
         scored = sorted(
             ((sum(leaves.get(k) == v for k, v in flat.items()), i) for i, (_, flat) in enumerate(near)), reverse=True
@@ -212,15 +212,15 @@ class References:
             two = [near[i][1] for _, i in scored[:2]]
             differ = sorted(k for k, v in two[0].items() if two[1].get(k) != v)
             raise LorabenchError(
-                f"the reference matches several conditions that differ in {', '.join(differ)}; name one value of it in"
-                " the reference"
+                f"the reference matches several conditions that differ in {', '.join(differ)}; say in the"
+                " reference which value is meant"
             )
         return near[scored[0][1]][0]
 
 
-def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(plain: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested settings as one level: {"method.rank": 8}."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in plain.items():
         if isinstance(value, dict):
             flat.update(flattened(value, f"{prefix}{key}."))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
-def _no_bool(value: Any) -> Any:
+def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
@@ -18,11 +21,12 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
 
-def _on_one_line(schema: dict[str, Any]) -> None:
+def _on_one_line(schema: JsonDict) -> None:
     """Sentences of the JSON Schema without the line breaks of the source; paragraphs and examples stay."""
-    for part in (schema, *schema.get("properties", {}).values()):
-        if "\n\n" not in part.get("description", "\n\n"):
-            part["description"] = " ".join(part["description"].split())
+    properties = schema.get("properties")
+    for part in (schema, *(properties.values() if isinstance(properties, dict) else ())):
+        if isinstance(part, dict) and isinstance(text := part.get("description"), str) and "\n\n" not in text:
+            part["description"] = " ".join(text.split())
 
 
 class Frozen(BaseModel):
@@ -48,9 +52,9 @@ class NamedSetting(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _by_name(cls, data: Any) -> Any:
+    def _by_name(cls, data: object) -> object:
         return {"name": data} if isinstance(data, str) else data
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"anyOf": [{"type": "string"}, handler(core)]}

@@ -39,7 +39,7 @@ _VENDOR = re.compile(r"nvidia|amd|tesla|geforce|instinct|gpu|generation|graphics
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a card has; rates are absent where only a size was given."""
+    """What a card has; bandwidth and FLOP/s are absent where only a size was given."""
 
     name: str
     memory_bytes: int
@@ -100,19 +100,19 @@ def find_gpu(text: str) -> Gpu:
     shown = _short(text)
     if not shown:
         raise LorabenchError(
-            "no gpu is named; say a card such as rtx4090, a size such as 24GB, or cpu for this machine"
+            "no gpu is named; give a card such as rtx4090, a size such as 24GB, or cpu for this machine"
         )
     if shown.lower() == "cpu":
         import psutil
 
         return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
     if size := _SIZE.fullmatch(text.strip()):
-        return _of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
-    found = cards_named(text)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in found)}; say which")
+        return _card_of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
+    matches = cards_named(text)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise LorabenchError(f"gpu '{shown}' may be {' or '.join(c.name for c in matches)}; name one of them")
     several = _SEVERAL.fullmatch(text.strip())
     if several and (
         cards_named(one := several["card"] or several["first"]) or _SIZE.fullmatch(one)
@@ -121,17 +121,17 @@ def find_gpu(text: str) -> Gpu:
         if number == 1:
             return card
         raise LorabenchError(
-            f"gpu '{shown}' is {number} cards, but memory and time are predicted for one card so far; say --gpu"
-            f" {_short(card.name)}, which holds where each card has a copy of the whole model (data parallel); a model"
-            " that is split over cards cannot be predicted yet"
+            f"gpu '{shown}' is {number} cards, but memory and time are predicted for a single card; give --gpu"
+            f" {_short(card.name)}, which is right where each card has a copy of the whole model (data parallel); a"
+            " model that is sharded over cards cannot be predicted yet"
         )
     if _NUMBER.fullmatch(text.strip()):
         raise LorabenchError(
-            f"gpu '{shown}' is a number without a unit; say {shown if len(shown) < 5 else 24}GB for a size"
+            f"gpu '{shown}' is a number without a unit; give {shown if len(shown) < 5 else 24}GB for a size"
         )
     if _APPLE.fullmatch(re.sub(r"[^a-z0-9]", "", shown.lower())):
         raise LorabenchError(
-            f"gpu '{shown}' is not known: Apple's chips are not, since training here is on CUDA or on the CPU; say a"
+            f"gpu '{shown}' is not supported: training runs on CUDA or on the CPU, not on Apple's GPUs; give a"
             " size such as 24GB, or cpu for this machine"
         )
     near = f"; did you mean '{_nearest(shown)}'?" if _nearest(shown) else ";"
@@ -140,10 +140,10 @@ def find_gpu(text: str) -> Gpu:
     )
 
 
-def _of_size(name: str, gib: float, exact: bool) -> Gpu:
+def _card_of_size(name: str, gib: float, exact: bool) -> Gpu:
     if not 2**-30 <= gib <= MOST_GIB:  # a byte at least; infinite for 400 digits, and nan is neither
         raise LorabenchError(
-            f"a gpu of {_short(name)} cannot be meant; say a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB"
+            f"no gpu has {_short(name)} of memory; give a size above 0 and up to {MOST_GIB // 1024}TB, such as 24GB"
         )
     if exact:
         return Gpu(name, int(gib * 2**30))
@@ -163,10 +163,10 @@ def usable_bytes(nominal_gib: float) -> int:
     return min([at_least, *above])
 
 
-def _nearest(seen: str) -> str:
+def _nearest(text: str) -> str:
     """The card whose chip is spelled most alike; empty where none is."""
     chips = {_chip(c.name): c.name for c in gpus().values()}
-    near = difflib.get_close_matches(_chip(seen), list(chips), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(_chip(text), list(chips), n=1, cutoff=0.6)
     return chips[near[0]] if near else ""
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,6 +25,8 @@ from lorabench.config.validity import quantized_base_fault
 from lorabench.errors import LorabenchError, ModelError, StudyError, unknown
 
 MAX_CELLS = 100_000
+_Axes = Mapping[str, Sequence[object]]  # of a grid: dotted path to values
+_Changes = list[tuple[str, object]]  # (dotted path, value) over the base setting
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
@@ -49,21 +50,21 @@ def expand(study: Study) -> tuple[Cell, ...]:
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
         for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
-            for training, rates in _rates(condition.training):
+            for training, learning_rates in _tuned(condition.training):
                 fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
-                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=rates)
+                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=learning_rates)
                 cells.setdefault(cell.id, cell)
     return tuple(cells.values())
 
 
-def _rates(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
+def _tuned(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, ...]]]:
     """The training of each cell of a condition and seed: one, or one for each learning rate that it chooses from."""
     declared = training.learning_rate
     if not isinstance(declared, Tune):
         yield training, ()
         return
-    for rate in declared.tune:
-        yield training.model_copy(update={"learning_rate": rate}), declared.tune
+    for learning_rate in declared.tune:
+        yield training.model_copy(update={"learning_rate": learning_rate}), declared.tune
 
 
 def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
@@ -71,7 +72,7 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
     place = source or Source("study", {}, {}, Path.cwd())
     _check_axes(study, place)
     base = base_of(study)
-    found: dict[str, Condition] = {}
+    by_content: dict[str, Condition] = {}
     idle = set(range(len(study.exclude)))
     for changes, origin in _points(study.grid, ("grid",)):
         merged = _merged(base, changes)
@@ -79,40 +80,41 @@ def conditions(study: Study, source: Source | None = None) -> tuple[Condition, .
         idle -= set(hit)
         if not hit:
             condition = _make(base, changes, origin, place)
-            found.setdefault(condition.model_dump_json(), condition)
+            by_content.setdefault(condition.model_dump_json(), condition)
     for i, entry in enumerate(study.include):
         own = {k: v for k, v in entry.items() if k != "grid"}
         fixed = list(own.items())
-        for changes, origin in _points(entry.get("grid") or {}, ("include", i, "grid")):
+        for changes, origin in _points(_grid_of(entry, i, place), ("include", i, "grid")):
             origin = {**{k: ("include", i, k) for k, _ in fixed}, **origin}
             condition = _make(base, [*fixed, *changes], origin, place)
-            found.setdefault(condition.model_dump_json(), condition)
+            by_content.setdefault(condition.model_dump_json(), condition)
     if idle:
         first = min(idle)
         raise StudyError(
-            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; mend its"
-            " values, or leave it away"
+            f"{place.at(('exclude', first))}: exclude {study.exclude[first]} matches no condition of the grid; correct"
+            " its values, or remove it"
         )
-    if not found:
-        raise StudyError(f"{place.at(('exclude',))}: no condition is left; exclude leaves out the whole grid")
+    if not by_content:
+        raise StudyError(f"{place.at(('exclude',))}: exclude removes every condition of the grid; keep at least one")
     cells = len(study.seeds) * sum(
-        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1 for c in found.values()
+        len(c.training.learning_rate.tune) if isinstance(c.training.learning_rate, Tune) else 1
+        for c in by_content.values()
     )
     if cells > MAX_CELLS:
         raise StudyError(f"{place.at(('grid',))}: {cells:,} cells; at most {MAX_CELLS:,} are allowed in one study")
-    made = tuple(found.values())
-    _check_rates(made, place)
-    _check_reference(study, made, place)
-    return made
+    checked = tuple(by_content.values())
+    _check_learning_rates(checked, place)
+    _check_reference(study, checked, place)
+    return checked
 
 
-def base_of(study: Study) -> dict[str, Any]:
+def base_of(study: Study) -> dict[str, object]:
     """The study's base setting as plain data."""
     plain = study.model_dump(mode="json")
     return {name: plain[name] for name in SETTINGS if plain[name] is not None}
 
 
-def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str, Any]], dict[str, Route]]]:
+def _points(grid: _Axes, place: Route) -> Iterator[tuple[_Changes, dict[str, Route]]]:
     """Each point of a product as (axis, value) pairs, with the route in the file of each value."""
     axes = list(grid)
     for picks in itertools.product(*(range(len(grid[a])) for a in axes)):
@@ -122,7 +124,7 @@ def _points(grid: dict[str, Any], place: Route) -> Iterator[tuple[list[tuple[str
         )
 
 
-def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, Any]:
+def _merged(base: dict[str, object], changes: _Changes) -> dict[str, object]:
     plain = dict(base)
     for dotted, value in changes:
         lay(plain, dotted.split("."), value)
@@ -132,33 +134,32 @@ def _merged(base: dict[str, Any], changes: list[tuple[str, Any]]) -> dict[str, A
             and get(plain, "training.epochs") is not None
             and not _names(changes, "training.steps")
         ):
-            lay(
-                plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default
-            )  # epochs stand in place of the base's steps
+            # epochs replace the base's steps
+            lay(plain, ["training", "steps"], TrainingSpec.model_fields["steps"].default)
         elif "training.steps" in named and not _names(changes, "training.epochs"):
             lay(plain, ["training", "epochs"], None)
     return plain
 
 
-def _names(changes: list[tuple[str, Any]], field: str) -> bool:
+def _names(changes: _Changes, field: str) -> bool:
     return any(field in leaves({dotted: value}) for dotted, value in changes)
 
 
-def _make(base: dict[str, Any], changes: list[tuple[str, Any]], origin: dict[str, Route], place: Source) -> Condition:
+def _make(base: dict[str, object], changes: _Changes, origin: dict[str, Route], place: Source) -> Condition:
     """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
     try:
-        asked = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
-        held = as_stored(asked.model, asked.quantization)
-        if held.name != asked.quantization.name and (
-            fault := quantized_base_fault(asked.method.name, held.name, asked.model.name)
+        declared = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
+        stored = as_stored(declared.model, declared.quantization)
+        if stored.name != declared.quantization.name and (
+            fault := quantized_base_fault(declared.method.name, stored.name, declared.model.name)
         ):
             raise LorabenchError(fault)
-        return asked.model_copy(update={"quantization": held}).normalised()
+        return declared.model_copy(update={"quantization": stored}).normalised()
     except ValidationError as e:
         route, words = sentence(e, Condition)
         raise StudyError(f"{place.at(_origin(route, origin))}: {words}") from None
     except ModelError as e:
-        at = "model" if asked.quantization.name == "none" else "quantization"
+        at = "model" if declared.quantization.name == "none" else "quantization"
         raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
         last = next(iter(reversed(origin.values())), ("method",))
@@ -176,32 +177,27 @@ def _origin(route: Route, origin: dict[str, Route]) -> Route:
 
 def _check_axes(study: Study, place: Source) -> None:
     allowed = paths_of()
-    grids: list[tuple[Route, Any]] = [(("grid",), study.grid)]
+    grids: list[tuple[Route, _Axes]] = [(("grid",), study.grid)]
     for i, entry in enumerate(study.include):
         for key in entry:
             if key != "grid" and key not in allowed and not key.startswith("task."):
                 raise StudyError(
                     f"{place.at(('include', i, key))}: {unknown('key of include', key, ['grid', *allowed])}"
                 )
-        own = entry.get("grid", {})
-        if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
-            raise StudyError(
-                f"{place.at(('include', i, 'grid'))}: grid must map dotted names to lists of at least one value"
-            )
-        grids.append((("include", i, "grid"), own))
+        grids.append((("include", i, "grid"), _grid_of(entry, i, place)))
     for route, grid in grids:
         for axis in grid:
             if axis in ("seed", "seeds"):
                 raise StudyError(
-                    f"{place.at((*route, axis))}: seeds are no axis; write them at the top of the study, as seeds: [0,"
-                    " 1, 2]"
+                    f"{place.at((*route, axis))}: seeds are not an axis; write them at the top of the study, as seeds:"
+                    " [0, 1, 2]"
                 )
             if axis not in allowed and not axis.startswith("task."):
                 raise StudyError(f"{place.at((*route, axis))}: {unknown('axis', axis, allowed)}")
         if {"training.steps", "training.epochs"} <= {*grid}:
             raise StudyError(
-                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, and one"
-                " stands in place of the other; keep one of the two"
+                f"{place.at((*route, 'training.epochs'))}: training.steps and training.epochs are both axes, but one"
+                " replaces the other; keep one of the two"
             )
         _check_clashes(
             route,
@@ -216,7 +212,7 @@ def _check_axes(study: Study, place: Source) -> None:
         _check_clashes(
             ("include", i), [k for k in entry if k != "grid"], {k: [v] for k, v in entry.items() if k != "grid"}, place
         )
-    rules: list[tuple[Route, dict[str, Any]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
+    rules: list[tuple[Route, dict[str, object]]] = [(("exclude", i), rule) for i, rule in enumerate(study.exclude)]
     rules += [(("reference",), study.reference)] if study.reference else []
     rules += [
         (("published", i, "rows", j, "at"), row.at)
@@ -237,21 +233,31 @@ def _check_axes(study: Study, place: Source) -> None:
             raise StudyError(f"{place.name}: '{name}' is missing; a study needs it, or the axis '{name}' in its grid")
 
 
-def _check_clashes(route: Route, names: list[str], values: dict[str, Any], place: Source) -> None:
+def _grid_of(entry: Mapping[str, object], index: int, place: Source) -> _Axes:
+    """The grid of a study's include; StudyError where it is none."""
+    own = entry.get("grid", {})
+    if not isinstance(own, dict) or not all(isinstance(v, list | tuple) and v for v in own.values()):
+        raise StudyError(
+            f"{place.at(('include', index, 'grid'))}: grid must map dotted names to lists of at least one value"
+        )
+    return own
+
+
+def _check_clashes(route: Route, names: list[str], values: _Axes, place: Source) -> None:
     """Two axes that set the same field: one of them would be lost."""
     for short in names:
         for long in names:
             inside = long.removeprefix(short + ".")
             if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
                 raise StudyError(
-                    f"{place.at((*route, long))}: {long} is set by {short}, too; name it in one of the two"
+                    f"{place.at((*route, long))}: {long} is also set by {short}; name it in one of the two"
                 )
 
 
-def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
+def _check_learning_rates(expanded: tuple[Condition, ...], place: Source) -> None:
     """One cell cannot belong to two grids of learning rates."""
     grids: dict[str, Tune] = {}
-    for condition in made:
+    for condition in expanded:
         tuned = condition.training.learning_rate
         if isinstance(tuned, Tune):
             key = condition.model_copy(
@@ -261,28 +267,25 @@ def _check_rates(made: tuple[Condition, ...], place: Source) -> None:
                 one, other = (", ".join(f"{r:g}" for r in g.tune) for g in (grids[key], tuned))
                 raise StudyError(
                     f"{place.at(('grid',))}: one condition is tuned over two grids ({one}; {other}); give it a single"
-                    " grid with all rates"
+                    " grid with all learning rates"
                 )
             grids[key] = tuned
 
 
-def _check_reference(study: Study, made: tuple[Condition, ...], place: Source) -> None:
+def _check_reference(study: Study, expanded: tuple[Condition, ...], place: Source) -> None:
     if study.reference is None:
         return
-    plain = [c.model_dump(mode="json") for c in made]
+    plain = [c.model_dump(mode="json") for c in expanded]
     chosen = [p for p in plain if agrees(p, study.reference)]
     if not chosen:
-        asked = [
-            k
-            for k in leaves(study.reference)
-            if k not in ("method", "method.name", "quantization", "quantization.name")
-        ]
-        ways = sorted({"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *asked)) for p in plain})[
-            :12
-        ]
+        shown_anyway = ("method", "method.name", "quantization", "quantization.name")
+        fields = [k for k in leaves(study.reference) if k not in shown_anyway]
+        shown = sorted(
+            {"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *fields)) for p in plain}
+        )[:12]
         raise StudyError(
             f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has"
-            f" ({'/'.join(('method', 'quantization', *asked))}) {', '.join(ways)}; name one of them, or include it"
+            f" ({'/'.join(('method', 'quantization', *fields))}) {', '.join(shown)}; name one of them, or include it"
         )
     references = References(chosen)
     for condition in plain:

@@ -20,7 +20,7 @@ from lorabench.config.paths import find_model, model_directory, shipped_models
 from lorabench.errors import ModelError
 
 SECONDS = 5.0  # until a hub that does not answer counts as absent
-KEPT = 60.0  # seconds that an answer is taken for the present one: a worker lives for days, a network comes back
+ANSWER_SECONDS = 60.0  # that an answer is taken for the present one: a worker lives for days, a network comes back
 _ANSWER: list[tuple[float, bool]] = []
 _LOCK = threading.Lock()
 
@@ -37,13 +37,13 @@ def answers() -> bool:
     if switched_off():
         return False
     with _LOCK:
-        if not _ANSWER or time.monotonic() - _ANSWER[-1][0] > KEPT:
+        if not _ANSWER or time.monotonic() - _ANSWER[-1][0] > ANSWER_SECONDS:
             _ANSWER[:] = [(time.monotonic(), _ask())]
         return _ANSWER[-1][1]
 
 
 def _ask() -> bool:
-    seen: list[bool] = []
+    answered: list[bool] = []
 
     def ask() -> None:
         from huggingface_hub import constants, get_session
@@ -52,23 +52,23 @@ def _ask() -> bool:
             get_session().head(constants.ENDPOINT, timeout=SECONDS)
         except Exception:  # the client's own classes, which differ between its versions
             return
-        seen.append(True)
+        answered.append(True)
 
     one = threading.Thread(target=ask, daemon=True)
     one.start()
     one.join(SECONDS)
-    return bool(seen)
+    return bool(answered)
 
 
 @contextmanager
-def told_offline(wanted: bool = True) -> Iterator[None]:
-    """The hub's libraries told that there is no network where `wanted`, so that they look into the cache alone and try
-    nothing again."""
+def offline(disconnected: bool = True) -> Iterator[None]:
+    """Tells the hub's libraries, where `disconnected`, that there is no network: they look into the cache alone and
+    try nothing again."""
     from huggingface_hub import constants
 
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     before = [place.HF_HUB_OFFLINE for place in places]
-    if wanted:
+    if disconnected:
         for place in places:
             place.HF_HUB_OFFLINE = True
     try:
@@ -79,12 +79,12 @@ def told_offline(wanted: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def asked_for(model: str) -> Iterator[None]:
+def hub_access(model: str) -> Iterator[None]:
     """Around the loading of a model: nothing where it is a directory, offline where the hub does not answer."""
     if model_directory(model) is not None:
         yield
         return
-    with told_offline(not answers()):
+    with offline(not answers()):
         yield
 
 
@@ -105,20 +105,20 @@ def require_named(name: str) -> None:
     """The same for a name as it is typed, before anything slow is imported: nothing for presets, directories and what
     is no name of a model at all."""
     try:
-        found = find_model(name, {})
+        path = find_model(name, {})
     except ValueError:  # which is told where the setting is read
         return
-    if model_directory(found) is None and find_architecture(found) is None:
-        require(found)
+    if model_directory(path) is None and find_architecture(path) is None:
+        require(path)
 
 
 def absent(model: str, revision: str | None = None) -> str:
     """The sentence for a model that is not on this machine while the hub does not answer."""
     at = f" at revision {revision}" if revision else ""
-    known = find_architecture(model)
+    preset = find_architecture(model)
     near = near_names(model) or difflib.get_close_matches(model.lower(), shipped_models(), n=1)
-    if known:
-        shape = f"estimate, plan, recommend and parameters know it as the preset {known.name} and need no file"
+    if preset:
+        shape = f"estimate, plan, recommend and parameters know it as the preset {preset.name} and need no file"
     else:
         shape = (
             "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"
@@ -126,7 +126,7 @@ def absent(model: str, revision: str | None = None) -> str:
             + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
         )
     return (
-        f"{model}{at} cannot be loaded: it is no shipped model, no directory and not in the local cache, and"
+        f"{model}{at} cannot be loaded: it is not a shipped model, not a directory and not in the local cache, and"
         f" {why_not()}; give the path of a local copy as the model (in a study: --set model=/path/to/directory);"
         f" {shape} (lorabench models SEARCH lists them)"
     )

@@ -45,6 +45,7 @@ class Inputs(Frozen):
 
     @property
     def day(self) -> str:
+        """The date of reading: YYYY-MM-DD."""
         return self.read_at[:10]
 
 
@@ -81,11 +82,11 @@ def data_inputs(condition: Condition) -> tuple[Input, ...]:
         named.append(("evaluation.forgetting", evaluation.forgetting))
     if evaluation.include_path:
         named.append(("evaluation.include_path", evaluation.include_path))
-    found = [Input(field=field, path=path, hash=hash_path(path)[:16]) for field, path in named]
+    inputs = [Input(field=field, path=path, hash=hash_path(path)[:16]) for field, path in named]
     dataset = getattr(options, "dataset", None)
     if dataset:
-        found.append(Input(field="task.dataset", path=dataset, hash=str(getattr(options, "revision", None) or "main")))
-    return tuple(found)
+        inputs.append(Input(field="task.dataset", path=dataset, hash=str(getattr(options, "revision", None) or "main")))
+    return tuple(inputs)
 
 
 def moved(then: Iterable[Input], now: Iterable[Input]) -> tuple[Input, ...]:

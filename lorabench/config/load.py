@@ -7,14 +7,13 @@ matrices, target modules against its modules) is checked later, by the worker th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from lorabench import plugins
 from lorabench.config.explain import sentence
 from lorabench.config.grid import conditions
-from lorabench.config.paths import find_file, find_model
+from lorabench.config.paths import Context, find_file, find_model
 from lorabench.config.published_tables import is_paper
 from lorabench.config.source import Source, override, read_source
 from lorabench.config.study import Study
@@ -62,7 +61,7 @@ def read_study(source: Source) -> Study:
     return study.model_copy(update={"grid": grid, "include": include})
 
 
-def _absolute(dotted: str, value: Any, source: Source) -> Any:
+def _absolute(dotted: str, value: object, source: Source) -> object:
     """A value of an axis with its paths absolute, as those of the base setting are by validation."""
     if isinstance(value, dict):
         inside = "" if dotted == "grid" else f"{dotted}."
@@ -79,6 +78,6 @@ def _absolute(dotted: str, value: Any, source: Source) -> Any:
     return find_file(value, context(source)) or value if dotted in files else value
 
 
-def context(source: Source) -> dict[str, Any]:
+def context(source: Source) -> Context:
     """What validation needs beside the data: the folders that relative paths are looked up from."""
     return {"folders": (source.folder,)}

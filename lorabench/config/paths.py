@@ -6,8 +6,9 @@ as an absolute path, so that a stored study runs from anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
@@ -15,6 +16,8 @@ from lorabench.config.checkpoint_files import adapter_sentence
 
 SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
+Context = Mapping[str, Sequence[Path]]
+"""what validation needs beside the data: `folders` that relative paths are looked up from; none for a stored cell"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -45,22 +48,22 @@ def short_model(name: str) -> str:
     return model_label(name).removeprefix("lorabench/")
 
 
-def find_file(name: str, context: Any) -> str | None:
+def find_file(name: str, context: Context | None) -> str | None:
     """The absolute path of an existing file or folder, None where there is none."""
     path = _resolve(name, context)
     return str(path) if path else None
 
 
-def _resolve(name: str, context: Any) -> Path | None:
+def _resolve(name: str, context: Context | None) -> Path | None:
     folders = (context or {}).get("folders", ())
     for folder in (Path.cwd(), *folders):
-        path = (Path(folder) / Path(name).expanduser()).resolve()
+        path = (folder / Path(name).expanduser()).resolve()
         if path.exists():
             return path
     return None
 
 
-def find_model(name: str, context: Any) -> str:
+def find_model(name: str, context: Context | None) -> str:
     """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
     if context is None:  # a stored cell: what was found then may be elsewhere by now
         return name
@@ -79,10 +82,10 @@ def find_model(name: str, context: Any) -> str:
     if path and path.is_dir() and (path / "adapter_config.json").exists():
         raise ValueError(adapter_sentence(path))
     if path and looks_local:
-        seen = "holds no config.json" if path.is_dir() else "is a file"
+        reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
-            f"{name} {seen}; a local model is a transformers directory with config.json, tokenizer and safetensors"
-            " (GGUF and bare weight files are none)"
+            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors"
+            " (not GGUF, nor a weight file alone)"
         )
     if looks_local:
         raise ValueError(
@@ -97,7 +100,7 @@ def _find_file(name: str, info: ValidationInfo) -> str:
         return name
     path = _resolve(name, info.context)
     if path is None:
-        raise ValueError(f"there is no file or folder {name} (looked from {Path.cwd()} and from the study's folder)")
+        raise ValueError(f"there is no file or folder {name} (looked in {Path.cwd()} and in the study's folder)")
     return str(path)
 
 

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
 
 
-def agrees(plain: dict[str, Any], rule: Any) -> bool:
+def agrees(plain: Mapping[str, object], rule: Mapping[str, object]) -> bool:
     """Whether plain data has every value that a partial mapping (nested or dotted) names; a name stands for its
     mapping."""
     return all(_same(get(plain, key), value) for key, value in rule.items())
 
 
-def _same(seen: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(seen, dict) and all(_same(get(seen, k), v) for k, v in wanted.items())
-    if isinstance(seen, dict):
-        return bool(_same(seen.get("name"), wanted))
-    if isinstance(seen, list | tuple) and isinstance(wanted, list | tuple):
-        return sorted(map(str, seen)) == sorted(
-            map(str, wanted)
-        )  # target modules are kept in one order, whatever the study's
-    return bool(seen == wanted) or str(seen) == str(wanted)
+def _same(value: object, expected: object) -> bool:
+    if isinstance(expected, dict):
+        return isinstance(value, dict) and all(_same(get(value, k), v) for k, v in expected.items())
+    if isinstance(value, dict):
+        return _same(value.get("name"), expected)
+    if isinstance(value, list | tuple) and isinstance(expected, list | tuple):
+        # target modules are kept in one order, whatever the study's
+        return sorted(map(str, value)) == sorted(map(str, expected))
+    return bool(value == expected) or str(value) == str(expected)
 
 
-def get(plain: Any, dotted: str) -> Any:
+def get(plain: object, dotted: str) -> object:
+    """The value at a dotted name; None where a part of it is absent."""
     for part in dotted.split("."):
-        plain = plain.get(part) if isinstance(plain, dict) else None
+        plain = plain.get(part) if isinstance(plain, Mapping) else None
     return plain
 
 
-def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
+def lay(plain: dict[str, object], route: list[str], value: object) -> None:
     """Lays a value over plain data, in place; what is below is copied, so that the base stays as it was."""
     head, rest = route[0], route[1:]
     old = plain.get(head)
@@ -44,14 +43,16 @@ def lay(plain: dict[str, Any], route: list[str], value: Any) -> None:
         lay(plain, [head], {"name": value})
     elif isinstance(old, dict) and isinstance(value, dict):
         renamed = head in ("model", "task") and "name" in value and value["name"] != old.get("name")
-        plain[head] = {} if renamed else dict(old)
+        below = {} if renamed else dict(old)
+        plain[head] = below
         for key, inner in value.items():
-            lay(plain[head], key.split("."), inner)
+            lay(below, key.split("."), inner)
     else:
         plain[head] = value
 
 
-def leaves(rule: Any, prefix: str = "") -> Iterator[str]:
+def leaves(rule: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """The dotted names of a mapping's values: {"method": {"rank": 8}} has method.rank."""
     for key, value in rule.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -46,31 +46,31 @@ class Published:
     step: float
     """one unit of the last printed digit"""
 
-    def agreement(self, ours: float) -> str:
+    def agreement(self, computed: float) -> str:
         """How our value stands to the printed one, in words."""
         if self.relation in ("over", "under"):
-            return "holds" if (ours > self.value) == (self.relation == "over") else "does not hold"
-        if round(ours / self.step) == round(self.value / self.step):
+            return "holds" if (computed > self.value) == (self.relation == "over") else "does not hold"
+        if round(computed / self.step) == round(self.value / self.step):
             return "to the digit"
-        away = abs(ours / self.value - 1)
+        away = abs(computed / self.value - 1)
         if self.relation == "about":
             return "roughly" if away <= 0.1 else "differs"
-        if int(ours / self.step) == round(self.value / self.step):
+        if int(computed / self.step) == round(self.value / self.step):
             return "cut, not rounded"
         return next((f"within {percent} %" for percent in (1, 5) if away <= percent / 100), "differs")
 
 
 def published(text: str) -> Published:
     """Reads "4.7 M", "over 780 GB", "4.127"; ValueError for other words."""
-    found = _PRINTED.fullmatch(text.strip())
-    if found is None or found.group(4) not in _SCALES:
+    match = _PRINTED.fullmatch(text.strip())
+    if match is None or match.group(4) not in _SCALES:
         raise ValueError(
-            f"'{text}' is no published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
+            f"'{text}' is not a published value; write it as 4.7 M, over 780 GB or 4.127 (units:"
             f" {', '.join(filter(None, _SCALES))})"
         )
-    scale = _SCALES[found.group(4)]
+    scale = _SCALES[match.group(4)]
     return Published(
-        text, found.group(1) or "", float(found.group(2)) * scale, scale * 10.0 ** -len(found.group(3) or "")
+        text, match.group(1) or "", float(match.group(2)) * scale, scale * 10.0 ** -len(match.group(3) or "")
     )
 
 
@@ -130,13 +130,14 @@ def read_paper(source: Source) -> Paper:
     for key in data:
         if key not in (*_HEAD, *_BASE):
             raise StudyError(f"{source.at((key,))}: {unknown('key', key, [*_HEAD, *_BASE])}")
-    if not isinstance(data["rows"], list) or not data["rows"] or not all(isinstance(r, dict) for r in data["rows"]):
+    entries = data["rows"]
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise StudyError(f"{source.at(('rows',))}: rows must be a list of mappings, at least one")
     base = {key: data[key] for key in _BASE if key in data}
-    rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(data["rows"]))
+    rows = tuple(_row(base, entry, i, source) for i, entry in enumerate(entries))
     if len({UNITS.get(r.quantity, "bytes") for r in rows}) > 1:
         raise StudyError(
-            f"{source.at(('rows',))}: the rows' quantities have several units; put them into files of their own"
+            f"{source.at(('rows',))}: the rows' quantities have several units; give each unit a file of its own"
         )
     missing = [key for key in ("schema", "name", "question", "source") if not data.get(key)]
     if missing:
@@ -144,7 +145,7 @@ def read_paper(source: Source) -> Paper:
     return Paper(name=str(data["name"]), question=str(data["question"]), source=str(data["source"]), rows=rows)
 
 
-def _row(base: dict[str, Any], entry: dict[str, Any], index: int, source: Source) -> PaperRow:
+def _row(base: dict[str, object], entry: dict[str, object], index: int, source: Source) -> PaperRow:
     plain = dict(base)
     allowed = paths_of(PaperRow)
     for dotted, value in entry.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -57,7 +57,7 @@ class QuantizationSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _exists(cls, name: str) -> str:
+    def _is_plugin(cls, name: str) -> str:
         return _plugin("quantizations", name)
 
 
@@ -77,30 +77,30 @@ class MethodSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _exists(cls, name: str) -> str:
+    def _is_plugin(cls, name: str) -> str:
         return _plugin("methods", name)
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _some(cls, wanted: Any) -> Any:
-        if isinstance(wanted, list | tuple) and not wanted:
+    def _nonempty(cls, modules: object) -> object:
+        if isinstance(modules, list | tuple) and not modules:
             raise ValueError("the list is empty; name at least one module, or write all-linear")
-        return wanted
+        return modules
 
     @field_validator("target_modules")
     @classmethod
-    def _once(cls, wanted: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    def _canonical_modules(cls, modules: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         """One way to write a set of modules, so that the same ones are one condition."""
-        if wanted is None or isinstance(wanted, str):
-            return wanted if wanted in (None, *GROUPS) else (wanted,)
-        group = next((w for w in wanted if w in GROUPS), None)
+        if modules is None or isinstance(modules, str):
+            return modules if modules in (None, *GROUPS) else (modules,)
+        group = next((w for w in modules if w in GROUPS), None)
         if group is None:
-            return tuple(sorted(set(wanted)))
-        if len(wanted) == 1:
+            return tuple(sorted(set(modules)))
+        if len(modules) == 1:
             return group
         raise ValueError(
-            f"{group} stands for many modules and goes with no other name; write target_modules: {group}, or module"
-            " names alone"
+            f"{group} stands for many modules and cannot be combined with other names; write target_modules: {group},"
+            " or module names alone"
         )
 
 
@@ -112,19 +112,20 @@ class Tune(Frozen):
     seeds."""
 
     tune: tuple[Rate, ...]
-    """one cell for each rate and seed; what is reported comes from the test split, at the chosen rate"""
+    """one cell for each learning rate and seed; what is reported comes from the test split, at the chosen one"""
 
     @field_validator("tune")
     @classmethod
-    def _rising(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(rates)) < 2:
+    def _rising(cls, learning_rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(learning_rates)) < 2:
             raise ValueError(
-                "there is nothing to choose from; give two or more different rates, or one alone in place of the grid"
+                "there is nothing to choose from; give two or more different learning rates, or one alone in place of"
+                " the grid"
             )
-        return tuple(sorted(set(rates)))
+        return tuple(sorted(set(learning_rates)))
 
 
-def _one_or_tuned(value: Any) -> str:
+def _learning_rate_kind(value: object) -> str:
     return "Tune" if isinstance(value, dict | Tune) else "float"
 
 
@@ -147,13 +148,13 @@ class TrainingSpec(Frozen):
     sequence_length: Whole = Field(256, ge=2, le=10**7)
     """tokens of a training sequence at most"""
     learning_rate: Annotated[
-        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_one_or_tuned)
+        Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_learning_rate_kind)
     ] = 2e-4
     """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """course of the learning rate after warm-up; cosine and linear end at zero"""
     warmup: Number = Field(0.05, ge=0, lt=1)
-    """share of the steps in which the rate rises from zero"""
+    """share of the steps in which the learning rate rises from zero"""
     optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit", "sgd"] = "adamw"
     """8-bit and paged ones are bitsandbytes' own"""
     weight_decay: Number = Field(0.0, ge=0)
@@ -170,7 +171,7 @@ class TrainingSpec(Frozen):
     bfloat16: 6 bytes a parameter), twice while it is replaced"""
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainingSpec:
+    def _steps_or_epochs(self) -> TrainingSpec:
         if self.epochs is not None and self.steps != type(self).model_fields["steps"].default:
             raise ValueError(f"steps {self.steps} and epochs {self.epochs:g} are both given; keep one of the two")
         return self
@@ -188,8 +189,8 @@ class TrainingSpec(Frozen):
         return self.model_copy(update={"steps": math.ceil(self.epochs * each), "epochs": None})
 
     @property
-    def rate(self) -> float:
-        """The learning rate of a cell, which is one number: `expand` makes a cell for each rate of a grid."""
+    def fixed_learning_rate(self) -> float:
+        """The learning rate of a cell, which is one number: `expand` makes a cell for each of a grid."""
         assert not isinstance(self.learning_rate, Tune)
         return self.learning_rate
 
@@ -228,7 +229,7 @@ class EvaluationSpec(Frozen):
 
     @field_validator("forgetting", mode="before")
     @classmethod
-    def _word(cls, value: Any) -> Any:
+    def _none_as_word(cls, value: object) -> object:
         return "none" if value is None or value is False else value
 
 

@@ -1,15 +1,15 @@
 """A study file as text: YAML read safely, with the line of every value.
 
 `yaml.compose` gives the tree with its marks and `SafeLoader` builds plain values from it, so nothing is
-executed. Two differences from YAML 1.1: `1e-3` is a number, and a key that stands twice is an error.
+executed. Two differences from YAML 1.1: `1e-3` is a number, and a key that appears twice is an error.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -36,7 +36,7 @@ class Source:
     """The plain data of a study file, and where each part of it stands."""
 
     name: str
-    data: dict[str, Any]
+    data: dict[str, object]
     lines: dict[Route, int] = field(repr=False)
     folder: Path
 
@@ -64,7 +64,7 @@ def read_source(path: str | Path) -> Source:
             f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file"
         ) from None
     if len(raw) > MAX_BYTES:
-        raise StudyError(f"{path}: {len(raw):,} bytes are more than a study file may have ({MAX_BYTES:,})")
+        raise StudyError(f"{path}: the study file has {len(raw):,} bytes; at most {MAX_BYTES:,} are allowed")
     try:
         return parse_source(raw.decode("utf-8"), str(path), path.resolve().parent)
     except UnicodeDecodeError as e:
@@ -93,9 +93,9 @@ def parse_source(text: str, name: str, folder: Path) -> Source:
         reason = " ".join(str(e).split()) or "too deeply nested"
         raise StudyError(f"{name}: not valid YAML: {reason}") from None
     if not isinstance(data, dict):
-        seen = "nothing" if data is None else type(data).__name__
+        kind = "nothing" if data is None else type(data).__name__
         raise StudyError(
-            f"{name}: a study file is a mapping of keys to values, this holds {seen}; start with 'schema: 1'"
+            f"{name}: a study file is a mapping of keys to values, this holds {kind}; start with 'schema: 1'"
         )
     return Source(name, data, lines, folder)
 
@@ -109,7 +109,7 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
         for i, item in enumerate(node.value):
             _walk(item, (*route, i), lines, name)
     elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
@@ -117,14 +117,14 @@ def _walk(node: yaml.Node, route: Route, lines: dict[Route, int], name: str) -> 
                     f"{name}:{key.start_mark.line + 1}: the key {shown!r} is not a word; put keys that look like"
                     " numbers or truth values in quotes"
                 )
-            if key.value in seen:
-                raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")
-            seen.add(key.value)
+            if key.value in keys:
+                raise StudyError(f"{name}:{key.start_mark.line + 1}: the key '{key.value}' appears twice; keep one")
+            keys.add(key.value)
             lines[(*route, key.value)] = key.start_mark.line + 1
             _walk(value, (*route, key.value), lines, name)
 
 
-def parse_override(text: str) -> tuple[Route, Any]:
+def parse_override(text: str) -> tuple[tuple[str, ...], object]:
     """ "training.steps=50" as route and value, the value read as YAML."""
     key, equals, value = text.partition("=")
     route = tuple(part for part in key.strip().split("."))
@@ -138,17 +138,17 @@ def parse_override(text: str) -> tuple[Route, Any]:
 
 def override(source: Source, settings: tuple[str, ...]) -> Source:
     """The source with each KEY=VALUE set over it, in order; a key of the grid is replaced there."""
-    data, lines = _copy(source.data), dict(source.lines)
+    data, lines = _copied(source.data), dict(source.lines)
     for text in settings:
         route, value = parse_override(text)
-        dotted = ".".join(map(str, route))
+        dotted = ".".join(route)
         grid = data.get("grid")
         if isinstance(grid, dict) and dotted in grid:
             raise StudyError(
                 f"--set {text}: {dotted} is an axis of the grid; set grid.{dotted} to a list, or edit the file"
             )
         if route[0] == "grid" and len(route) > 1:
-            route = ("grid", ".".join(map(str, route[1:])))
+            route = ("grid", ".".join(route[1:]))
         place = data
         for i, part in enumerate(route[:-1]):
             below = place.get(part)
@@ -157,23 +157,24 @@ def override(source: Source, settings: tuple[str, ...]) -> Source:
             if below is None:
                 below = place[part] = {}
             if not isinstance(below, dict):
-                raise StudyError(
-                    f"--set {text}: {'.'.join(map(str, route[: i + 1]))} is {below!r}, which has no fields to set"
-                )
+                raise StudyError(f"--set {text}: {'.'.join(route[: i + 1])} is {below!r}, which has no fields to set")
             place = below
         place[route[-1]] = value
-        if value is not None and route in (
-            ("training", "steps"),
-            ("training", "epochs"),
-        ):  # one stands in place of the other
+        # one replaces the other
+        if value is not None and route in (("training", "steps"), ("training", "epochs")):
             place.pop("epochs" if route[-1] == "steps" else "steps", None)
-        for known in [k for k in lines if k[: len(route)] == route]:
-            del lines[known]
+        for replaced in [k for k in lines if k[: len(route)] == route]:
+            del lines[replaced]
         lines[route] = 0  # 0: from the command line
     return Source(source.name, data, lines, source.folder)
 
 
-def _copy(value: Any) -> Any:
+def _copied(plain: Mapping[str, object]) -> dict[str, object]:
+    """The same in new mappings and lists, also where YAML's aliases share one."""
+    return {key: _copied_value(value) for key, value in plain.items()}
+
+
+def _copied_value(value: object) -> object:
     if isinstance(value, dict):
-        return {k: _copy(v) for k, v in value.items()}
-    return [_copy(v) for v in value] if isinstance(value, list) else value
+        return _copied(value)
+    return [_copied_value(v) for v in value] if isinstance(value, list) else value

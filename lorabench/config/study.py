@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
@@ -31,7 +31,7 @@ from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
 
-def _task_options(data: Any, info: ValidationInfo) -> Any:
+def _task_options(data: object, info: ValidationInfo) -> object:
     """The task plug-in's own Options, so that its fields are checked like all others."""
     if isinstance(data, TaskSpec):
         return data
@@ -72,8 +72,8 @@ class Condition(Frozen):
         unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in method.FIELDS}
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
-                raise LorabenchError(f"method {self.method.name} needs a value of method.{field}, not null")
-        changes: dict[str, Any] = {"method": self.method.model_copy(update=unused)}
+                raise LorabenchError(f"method {self.method.name} needs a value for method.{field}, not null")
+        changes: dict[str, object] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(
                 update={"double_quant": False, "compute_dtype": "auto"}
@@ -117,11 +117,11 @@ class Cell(Condition):
     seed: int
     fingerprints: Fingerprints
     tuned_over: tuple[float, ...] = ()
-    """the grid that its condition chooses the learning rate from; empty where the rate was given"""
+    """the grid that its condition chooses the learning rate from; empty where the learning rate was given"""
 
     @property
     def condition(self) -> Condition:
-        """As the study declares it, with the grid of rates in place of the cell's own."""
+        """As the study declares it, with the grid of learning rates in place of the cell's own."""
         declared = Condition(**{name: getattr(self, name) for name in Condition.model_fields})
         if not self.tuned_over:
             return declared
@@ -144,7 +144,7 @@ class Cell(Condition):
 
         return digest(self, with_seed=False)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """A copy, which is another cell and has ids of its own."""
         copied = super().model_copy(update=update, deep=deep)
         for name in ("id", "condition_id"):
@@ -155,7 +155,7 @@ class Cell(Condition):
 class PublishedValue(Frozen):
     """One number of a paper's table."""
 
-    at: dict[str, Any] = Field(min_length=1)
+    at: dict[str, object] = Field(min_length=1)
     """the conditions that it stands beside: all that agree with the given fields"""
     value: Annotated[str, BeforeValidator(str)] = Field(min_length=1, max_length=40)
     """as printed, quoted where the last digit is a zero"""
@@ -191,15 +191,15 @@ class Study(Frozen):
     method: MethodSpec = MethodSpec()
     task: AnyTask | None = None
     training: TrainingSpec = TrainingSpec()
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
+    grid: dict[str, Annotated[tuple[object, ...], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
     """axes: a dotted path such as method.rank, and its values; left out where nothing varies"""
-    include: tuple[dict[str, Any], ...] = ()
+    include: tuple[dict[str, object], ...] = ()
     """conditions beside the product: changes to the base setting, and a grid of their own where they need one"""
-    exclude: tuple[dict[str, Any], ...] = ()
+    exclude: tuple[dict[str, object], ...] = ()
     """conditions of the product that are left out: all that agree with the given fields"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """one replicate of every condition for each"""
-    reference: dict[str, Any] | None = None
+    reference: dict[str, object] | None = None
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()

@@ -79,7 +79,7 @@ def load_config(model: ModelSpec) -> Any:
 
     stored_quantization(model.name, model.revision)  # what it says must be readable: transformers has no word for it
     hub.require(model.name, model.revision)
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         return AutoConfig.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -95,7 +95,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     if directory is not None:
         refuse_missing(directory)
     hub.require(model.name, model.revision)
-    with explained(model, TOKENIZER, (Exception,)), hub.asked_for(model.name):  # tokenizers raises no kind of its own
+    with explained(model, TOKENIZER, (Exception,)), hub.hub_access(model.name):  # tokenizers raises no kind of its own
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -132,7 +132,7 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     folder = _fetched(spec)
     built: Any = meta_model(spec)  # the hints of from_pretrained forget output_loading_info
     names = fitting_names(built, folder, stored)
-    with explained(spec), quiet(), loadable(folder), hub.asked_for(spec.name):
+    with explained(spec), quiet(), loadable(folder), hub.hub_access(spec.name):
         if all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
@@ -165,18 +165,18 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
     condition says.
     """
-    name, asked = condition.model.name, condition.quantization
+    name, requested = condition.model.name, condition.quantization
     stored = stored_form(condition.model)
     if stored is None:
         return None
-    held = matched(name, stored, asked)
+    own_form = matched(name, stored, requested)
     if (
-        held.name != asked.name or held.double_quant != asked.double_quant
+        own_form.name != requested.name or own_form.double_quant != requested.double_quant
     ):  # a hub model's configuration was not at hand when the study was read
-        double = ", double_quant: true" if held.double_quant else ""
+        double = ", double_quant: true" if own_form.double_quant else ""
         raise ModelError(
             f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
-            f"{held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{own_form.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
         )
     return stored
 
@@ -189,7 +189,7 @@ def _fetched(model: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    with explained(model), hub.asked_for(model.name):
+    with explained(model), hub.hub_access(model.name):
         for patterns in (["*.json", "*.py", "model.safetensors", "model-*-of-*.safetensors"], ["pytorch_model*"]):
             try:
                 folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=patterns))
@@ -201,10 +201,10 @@ def _fetched(model: ModelSpec) -> Path:
 
 
 def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -> None:
-    held = {
+    stored_tensors = {
         name: quantization_state(p) or [p] for name, p in model.named_parameters()
     }  # codes may be packed into a float dtype
-    bad = [name for name, tensors in held.items() if not all(is_finite(t) for t in tensors)]
+    bad = [name for name, tensors in stored_tensors.items() if not all(is_finite(t) for t in tensors)]
     if bad:
         raise ModelError(infinite(model_label(spec.name), bad, str(dtype).removeprefix("torch.")))
 

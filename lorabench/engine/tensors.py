@@ -1,16 +1,14 @@
 """Tensors of a checkpoint's files as they lie: what headers say of them, and whether a stored number is finite.
 
-safetensors are described by their headers alone (spec.checkpoint_files). Pickled files (.bin) are read with
-weights_only=True, which
-refuses everything that is no tensor, and are mapped, so that what is not asked for is not read.
+safetensors are described by their headers alone (config.checkpoint_files), pickled files (.bin) by spectra.tensor_file:
+their tensors are mapped, so that what is not asked for is not read. Neither looks into what a training script wraps
+around its tensors, since transformers does not either.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors import safe_open
 
 from lorabench.config.checkpoint_files import Stored, stored_tensors, weight_files
 from lorabench.errors import ModelError
+from lorabench.spectra.tensor_file import read_pickled
 
 Described = Mapping[str, Stored | torch.Tensor]
 """name to what is known of a tensor: from the header of safetensors, or its shape on the meta device"""
@@ -28,28 +27,7 @@ def described(files: tuple[Path, ...]) -> Described:
     """Name to Stored of safetensors, to a tensor of the meta device of pickled files."""
     if files[0].suffix == ".safetensors":
         return dict(stored_tensors(files))
-    return {n: t for f in files for n, t in read_pickled(f, "meta").items()}
-
-
-def read_pickled(file: Path, where: str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of a .bin file, mapped and not read; on the device "meta" their shapes alone. ModelError where it
-    holds anything that would have to be run.
-    """
-    try:
-        found = torch.load(
-            file, weights_only=True, map_location=where, mmap=zipfile.is_zipfile(file) and where == "cpu"
-        )
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{file} is damaged, or holds more than tensors, and reading it would run code that stands in it; "
-            "take safetensors"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
-        raise ModelError(f"{file} is no whole file of tensors; it is damaged or cut off, get it anew") from None
-    tensors = {str(n): t for n, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}
-    if not tensors:
-        raise ModelError(f"{file} holds no named tensors at its top; save the model with save_pretrained")
-    return tensors
+    return {n: t for f in files for n, t in read_pickled(f, "meta", unwrap=False).items()}
 
 
 def refuse_infinite(folder: Path) -> None:
@@ -62,7 +40,7 @@ def refuse_infinite(folder: Path) -> None:
                 opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
                 names, read = list(opened.keys()), opened.get_tensor
             else:
-                tensors = read_pickled(file)
+                tensors = read_pickled(file, unwrap=False)
                 names, read = list(tensors), tensors.__getitem__
             if bad := [n for n in names if not is_finite(read(n))]:
                 raise ModelError(infinite(folder, bad))

@@ -24,7 +24,7 @@ WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before a
 
 @dataclass(frozen=True)
 class Need:
-    """Of an optimizer step."""
+    """What one optimizer step of a setting takes on the card: bytes and seconds."""
 
     step: StepProfile
     peak_bytes: int
@@ -44,7 +44,7 @@ class CardPlanner:
     _workers: TraceWorkers | None = None
 
     def need(self, setting: TrainConfig) -> Need:
-        """What a setting takes."""
+        """What an optimizer step of a setting takes; ModelError where it cannot be traced."""
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
@@ -78,7 +78,7 @@ class CardPlanner:
             self.traced.update(self._workers.trace(untraced, course))
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the tracing processes."""
         if self._workers is not None:
             self._workers.close()
             self._workers = None

@@ -43,7 +43,11 @@ class Estimate:
 def estimate(
     setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, steps: Reuse | None = None
 ) -> Estimate:
-    """Predicts a setting's memory, and with a GPU what fits on it; `steps` keeps what was traced."""
+    """Predicts the memory of a setting's training step in bytes, and with a GPU what fits on it.
+
+    `positions` is the longest sequence that the model takes, `steps` keeps what was traced. ModelError where the step
+    cannot be traced.
+    """
     setting = on_card(setting, gpu)
     steps = Reuse() if steps is None else steps
     steps.extend(setting)

@@ -46,7 +46,7 @@ class ModelShape:
 
     @cached_property
     def parameters(self) -> int:
-        """Of the whole model."""
+        """Number of parameters of the whole model."""
         return sum(p.numel() for p in self.model.parameters())
 
     @cached_property

@@ -35,7 +35,7 @@ SLOW_LAUNCH = 12e-6  # with Python, autograd and PEFT around it
 
 @dataclass(frozen=True)
 class Seconds:
-    """A range of seconds."""
+    """A range of seconds, from the least to the most that is expected."""
 
     least: float
     most: float

@@ -112,7 +112,7 @@ def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
 
 
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
-    """The same, moment by moment."""
+    """The traced step of a setting, moment by moment; as of predict_step."""
     config = setting.shape.config
     text = config.get_text_config()
     layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)

@@ -39,7 +39,10 @@ class Trace:
 
 
 def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | None) -> Trace:
-    """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated."""
+    """Follows one step of a model on the meta device; its last micro-batch where gradients are accumulated.
+
+    The inputs are (batch_size, sequence_length) token ids without padding; `autocast` is the dtype of mixed precision.
+    """
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
     shape = (training.batch_size, training.sequence_length)

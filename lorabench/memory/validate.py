@@ -86,8 +86,8 @@ def check(setting: TrainConfig) -> None:
     preset = find_architecture(setting.model.name)
     if preset is not None and preset.parameters_only:
         raise LorabenchError(
-            f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot be"
-            " predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+            f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot"
+            " be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )
     if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):
         raise LorabenchError(fault)

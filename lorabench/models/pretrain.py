@@ -22,7 +22,6 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -66,10 +65,10 @@ def read_books(folder: Path) -> tuple[list[str], list[str]]:
     if not files:
         raise SystemExit(f"no .txt files in {folder}; --data takes a folder of plain text files")
     train = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name not in HELD_OUT]
-    held = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name in HELD_OUT]
-    if not held:
+    held_out = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.name in HELD_OUT]
+    if not held_out:
         raise SystemExit(f"none of the held-out files {HELD_OUT} is in {folder}; they are needed for evaluation")
-    return train, held
+    return train, held_out
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -118,16 +117,16 @@ def build(size: Size, layers: int | None = None) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def stacked(half: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
+def stacked(shallow: LlamaForCausalLM, size: Size) -> LlamaForCausalLM:
     """A model of twice the layers: 0 1 become 0 0 1 1."""
-    layers = 2 * len(half.model.layers)
+    layers = 2 * len(shallow.model.layers)
     whole = build(size, layers)
-    state = {k: v for k, v in half.state_dict().items() if ".layers." not in k}
+    state = {k: v for k, v in shallow.state_dict().items() if ".layers." not in k}
     for i in range(layers):
         prefix = f"model.layers.{i // 2}."
         state |= {
             f"model.layers.{i}.{k.removeprefix(prefix)}": v
-            for k, v in half.state_dict().items()
+            for k, v in shallow.state_dict().items()
             if k.startswith(prefix)
         }
     whole.load_state_dict(state)
@@ -159,22 +158,23 @@ def held_out_bits_per_byte(model: LlamaForCausalLM, ids: torch.Tensor, n_bytes: 
 
 
 def sequence_length_at(share: float, stages: tuple[tuple[float, int], ...]) -> int:
+    """Tokens of a training window once this share (0 to below 1) of the tokens was trained on."""
     return next(length for until, length in stages if share < until)
 
 
 def pretrain(
     data: Path, name: str, out: Path, tokens: int | None = None, threads: int | None = None, again: bool = False
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Trains one size from its first token (again: from the finished model in `out`), or on from its checkpoint there.
 
     Writes a transformers directory with `pretraining.json`, whose counts are those of all cycles.
     """
     size = SIZES[name]
     budget = tokens or size.tokens
-    before: dict[str, Any] = (
-        json.loads((out / "pretraining.json").read_text()) if again else {"tokens": 0, "seconds": 0, "cycles": []}
-    )
+    tokens_before, seconds_before, cycles = 0, 0.0, []
     if again:
+        former = json.loads((out / "pretraining.json").read_text())
+        tokens_before, seconds_before, cycles = former["tokens"], former["seconds"], former["cycles"]
         size = replace(size, tokens=budget, learning_rate=AGAIN_LEARNING_RATE * size.learning_rate, stack_at=())
     stages = STAGES_AGAIN if again else STAGES
     if threads:
@@ -183,8 +183,8 @@ def pretrain(
     train_texts, held_texts = read_books(data)
     out.mkdir(parents=True, exist_ok=True)
     shipped = FOLDER / "tiny-300k"
-    made = (shipped / "tokenizer.json").exists()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(shipped) if made else train_tokenizer(train_texts)
+    has_tokenizer = (shipped / "tokenizer.json").exists()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shipped) if has_tokenizer else train_tokenizer(train_texts)
     tokenizer.save_pretrained(out)
     train_ids, held_ids = encode(tokenizer, train_texts), encode(tokenizer, held_texts)
     held_bytes = sum(len(t.encode()) for t in held_texts)
@@ -214,7 +214,7 @@ def pretrain(
             optimizer = make_optimizer(model, size)
         length = sequence_length_at(step / steps, stages)
         generator = torch.Generator().manual_seed(
-            before["tokens"] // TOKENS_PER_STEP + step
+            tokens_before // TOKENS_PER_STEP + step
         )  # a resumed run draws what an undisturbed one draws
         starts = torch.randint(0, len(train_ids) - length, (TOKENS_PER_STEP // length,), generator=generator)
         labels = torch.stack([train_ids[s : s + length] for s in starts]).long().to(device)
@@ -248,18 +248,18 @@ def pretrain(
     parameters = sum(p.numel() for p in model.parameters())
     model = model.to("cpu").to(torch.bfloat16)
     model.save_pretrained(out)
-    seen = before["tokens"] + steps * TOKENS_PER_STEP
+    tokens_trained = tokens_before + steps * TOKENS_PER_STEP
     facts = {
         "name": f"tiny-{name}",
         "parameters": parameters,
-        "tokens": seen,
-        "tokens_per_parameter": round(seen / parameters, 1),
+        "tokens": tokens_trained,
+        "tokens_per_parameter": round(tokens_trained / parameters, 1),
         "held_out_bits_per_byte": round(held_out_bits_per_byte(model.float(), held_ids, held_bytes), 4),
         "held_out_files": list(HELD_OUT),
-        "seconds": round(before["seconds"] + seconds + time.perf_counter() - began),
+        "seconds": round(seconds_before + seconds + time.perf_counter() - began),
         "device": device,
         "torch": torch.__version__,
-        "cycles": [*before["cycles"], asdict(size)],
+        "cycles": [*cycles, asdict(size)],
     }
     (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
@@ -268,6 +268,7 @@ def pretrain(
 
 
 def main() -> None:
+    """The command python -m lorabench.models.pretrain."""
     parser = argparse.ArgumentParser(prog="python -m lorabench.models.pretrain", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of plain text files")
     parser.add_argument("--size", choices=SIZES, required=True)

@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lorabench.errors import StoreError
 from lorabench.record.store import Store
@@ -28,15 +27,13 @@ FILE = "results.json.gz"
 def pack(store: Store, folder: str | Path) -> Path:
     """Writes a store's archive into a folder; StoreError where the store cannot be read."""
     store.plan()  # says what is wrong with it, if anything is
-    plain: dict[str, Any] = {
-        "schema": 1,
-        "plan": json.loads((store.folder / "plan.json").read_text(encoding="utf-8")),
-        "results": {},
-    }
+    results: dict[str, object] = {}
     for cell in store.plan():
         path = store.cells_folder / cell.id / "result.json"
         if path.is_file():
-            plain["results"][cell.id] = json.loads(path.read_text(encoding="utf-8"))
+            results[cell.id] = json.loads(path.read_text(encoding="utf-8"))
+    plan = json.loads((store.folder / "plan.json").read_text(encoding="utf-8"))
+    plain = {"schema": 1, "plan": plan, "results": results}
     target = Path(folder) / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(gzip.compress(json.dumps(plain, separators=(",", ":")).encode(), mtime=0))
@@ -65,11 +62,11 @@ def unpack(path: Path, target: Path) -> None:
                 f"{path} has schema {plain['schema']!r}; this version of lorabench reads 1: install the version that"
                 " wrote it"
             )
-        results: dict[str, Any] = plain["results"]
+        results = plain["results"]
         (target / "plan.json").write_text(json.dumps(plain["plan"]), encoding="utf-8")
         for cell_id, result in results.items():
             if not cell_id.isalnum():  # a file's name, from a file that anyone may have made
-                raise ValueError(f"{cell_id!r} is no cell's id")
+                raise ValueError(f"{cell_id!r} is not a cell's id")
             folder = target / "cells" / cell_id
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
@@ -85,5 +82,5 @@ def unpack(path: Path, target: Path) -> None:
         AttributeError,
     ) as e:
         raise StoreError(
-            f"{path} cannot be read ({' '.join(str(e).split())[:200]}); take it from its source again"
+            f"{path} cannot be read ({' '.join(str(e).split())[:200]}); get it from its source again"
         ) from None

@@ -42,7 +42,7 @@ class SplitFacts(Frozen):
     """training.sequence_length at which 95 % of the rows are whole"""
 
     @property
-    def kept(self) -> int:
+    def rows(self) -> int:
         """Rows that became examples."""
         return self.read - self.dropped
 

@@ -1,9 +1,9 @@
 """Results as pandas frames: `frame` is tidy (a row per cell and metric), `wide` a row per cell (cells.csv).
 
-Where learning rates were tuned each rate is a cell with a row of its own. `chosen` says which count: true at the rate
-that was chosen for the condition, false at its others, empty while the choice is open (a cell of the condition has no
-result yet, or none finished); true where nothing was tuned. Average over `data[data.chosen]`: over all rows a mean
-holds the rates that were rejected.
+Where learning rates were tuned, each is a cell with a row of its own. `chosen` says which count: true at the learning
+rate that was chosen for the condition, false at its others, empty while the choice is open (a cell of the condition
+has no result yet, or none finished); true where nothing was tuned. Average over `data[data.chosen]`: a mean over all
+rows includes the learning rates that were rejected.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ METRICS = (
 )  # fmt: skip
 
 
-def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
+def settings(cell: Cell, steps: int | None) -> dict[str, object]:
     """The columns that say what a cell is; None where a setting does not apply. steps are those that its epochs came
     to."""
     targets = cell.method.target_modules
@@ -50,7 +50,7 @@ def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
         "quantization": cell.quantization.name,
         "double_quant": cell.quantization.double_quant,
         "target_modules": targets if targets is None or isinstance(targets, str) else ",".join(targets),
-        "learning_rate": cell.training.rate if trains else None,
+        "learning_rate": cell.training.fixed_learning_rate if trains else None,
         "steps": steps,
         "epochs": cell.training.epochs,
         "batch_size": cell.training.batch_size,
@@ -59,20 +59,20 @@ def settings(cell: Cell, steps: int | None) -> dict[str, Any]:
     }
 
 
-def _of(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, Any]:
+def _cell_columns(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, object]:
     own = settings(result.cell, result.steps)
-    return {**own, "outcome": result.outcome, "chosen": chosen.get(own["cell"]) if result.cell.tuned_over else True}
+    return {**own, "outcome": result.outcome, "chosen": chosen.get(result.cell.id) if result.cell.tuned_over else True}
 
 
 def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
     """Tidy: a row per cell and metric, with the cell's settings, value, stderr and count; `chosen` is by cell id, of
-    those whose rate is tuned.
+    those whose learning rate is tuned.
 
     A cell without readings (a failed one) has one row whose metric is absent.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for result in results:
-        own = _of(result, chosen)
+        own = _cell_columns(result, chosen)
         rows.extend(
             {**own, "metric": r.metric, "value": r.value, "stderr": r.stderr, "count": r.count} for r in result.readings
         )
@@ -83,11 +83,11 @@ def frame(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingPro
 
 def wide(results: Iterable[CellResult], chosen: Mapping[str, bool] = MappingProxyType({})) -> pd.DataFrame:
     """A row per cell: settings, every metric, and `<metric>_stderr` for lm-eval's and the evaluation loss; `chosen` is
-    by cell id, of those whose rate is tuned."""
-    rows: list[dict[str, Any]] = []
+    by cell id, of those whose learning rate is tuned."""
+    rows: list[dict[str, object]] = []
     extra: dict[str, None] = {}  # further columns, in the order of their first appearance
     for result in results:
-        row = _of(result, chosen)
+        row = _cell_columns(result, chosen)
         for reading in result.readings:
             row[reading.metric] = reading.value
             extra.setdefault(reading.metric)

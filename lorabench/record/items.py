@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.floating[Any]]
+Vector = NDArray[np.floating[Any]]  # numpy's own name for any precision
 FILE = "items.safetensors"
 
 
@@ -58,9 +58,9 @@ def load_items(path: str | Path) -> dict[str, Items]:
     except (OSError, SafetensorError):
         return {}
     names = [k.removesuffix(".sums") for k in arrays if k.endswith(".sums")]
-    found = {n: Items(arrays[f"{n}.sums"], arrays.get(f"{n}.weights")) for n in sorted(names)}
+    items = {n: Items(arrays[f"{n}.sums"], arrays.get(f"{n}.weights")) for n in sorted(names)}
     return {
         n: i
-        for n, i in found.items()
+        for n, i in items.items()
         if i.sums.ndim == 1 and len(i.sums) and (i.weights is None or i.weights.shape == i.sums.shape)
     }

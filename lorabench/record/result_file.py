@@ -32,4 +32,5 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
 
 
 def first_line(error: Exception) -> str:
+    """An error's first line, or the name of its class where it says nothing."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ Values = NDArray[np.float64]
 def stable_rank(values: Values, missed: float = 0.0) -> float:
     """sum sigma^2 / sigma_1^2; between 1 and the rank. `missed` is the root of the sum of sigma^2 that are not
     listed."""
-    return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _some(values) else 0.0
+    return float(np.sum(np.square(values / values[0])) + (missed / values[0]) ** 2) if _is_nonzero(values) else 0.0
 
 
 def entropy_rank(values: Values) -> float:
     """exp of the Shannon entropy of sigma / sum sigma; between 1 and the rank."""
-    if not _some(values):
+    if not _is_nonzero(values):
         return 0.0
     p = values / values.sum()
     p = p[p > 0]
@@ -52,7 +52,7 @@ def entropy_rank(values: Values) -> float:
 
 def participation_ratio(values: Values) -> float:
     """(sum sigma^2)^2 / sum sigma^4; between 1 and the rank."""
-    if not _some(values):
+    if not _is_nonzero(values):
         return 0.0
     squares = np.square(values / values[0])
     return float(squares.sum() ** 2 / np.square(squares).sum())
@@ -61,19 +61,19 @@ def participation_ratio(values: Values) -> float:
 def energy_rank(values: Values, share: float, missed: float = 0.0) -> int:
     """Least k whose k largest sigma^2 hold a share of all; in 0 ... n, and n + 1 where those that are not listed are
     needed, too."""
-    return _least(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _some(values) else 0
+    return _least_count(np.square(values / values[0]), share, (missed / values[0]) ** 2) if _is_nonzero(values) else 0
 
 
 def nuclear_rank(values: Values, share: float) -> int:
     """The same of sigma instead of sigma^2."""
-    return _least(values / values[0], share) if _some(values) else 0
+    return _least_count(values / values[0], share) if _is_nonzero(values) else 0
 
 
-def _some(values: Values) -> bool:
+def _is_nonzero(values: Values) -> bool:
     return len(values) > 0 and bool(values[0] > 0)
 
 
-def _least(parts: Values, share: float, rest: float = 0.0) -> int:
+def _least_count(parts: Values, share: float, rest: float = 0.0) -> int:
     sums = np.cumsum(parts)
     return (
         int(np.searchsorted(sums, share * (sums[-1] + rest) * (1 - 1e-12))) + 1
@@ -160,9 +160,11 @@ class Spectrum:
     def amplification(self) -> float | None:
         """||delta_w||_F / ||U^T W V||_F, the amplification factor of LoRA section 7.3, of a dense change both in its
         first directions; None for a zero change."""
-        found = self.alignment
+        alignment = self.alignment
         return (
-            found.change_norm / found.projected_norm if found and found.projected_norm and found.change_norm else None
+            alignment.change_norm / alignment.projected_norm
+            if alignment and alignment.projected_norm and alignment.change_norm
+            else None
         )
 
     @property
@@ -181,14 +183,17 @@ class Spectrum:
 
     @property
     def stable_rank(self) -> float:
+        """sum sigma^2 / sigma_1^2 (Rudelson and Vershynin 2007); 0 for a change of zero."""
         return stable_rank(self.measured, self.missed)
 
     @property
     def entropy_rank(self) -> float:
+        """exp of the entropy of sigma / sum sigma (Roy and Vetterli 2007); 0 for a change of zero."""
         return entropy_rank(self.measured)
 
     @property
     def participation_ratio(self) -> float:
+        """1 / sum e_i^2 of the energies (Gao et al. 2017); 0 for a change of zero."""
         return participation_ratio(self.measured)
 
     @property
@@ -215,12 +220,12 @@ def place(module: str) -> tuple[int | None, str]:
 def places(modules: Iterable[str]) -> dict[str, tuple[int | None, str]]:
     """(layer, type) of every name; where layers stand in several places (encoder and decoder), the type begins with the
     place."""
-    known = list(modules)
-    found = {m: place(m) for m in known}
-    fronts = {m: _front(m) for m in known if found[m][0] is not None}
+    names = list(modules)
+    positions = {m: place(m) for m in names}
+    fronts = {m: _front(m) for m in names if positions[m][0] is not None}
     if len(set(fronts.values())) < 2:
-        return found
-    return {m: (layer, f"{fronts[m]}.{kind}" if m in fronts else kind) for m, (layer, kind) in found.items()}
+        return positions
+    return {m: (layer, f"{fronts[m]}.{kind}" if m in fronts else kind) for m, (layer, kind) in positions.items()}
 
 
 def _front(module: str) -> str:
@@ -235,21 +240,21 @@ def by_layer(module: str) -> list[int | str]:
 
 
 _FACTS = ("in_features", "out_features", "rank", "noise", "missed")
-_PARTS: Mapping[str, Any] = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
+_PARTS = {"alignment": Alignment, "intruders": Intruders, "repair": Repair}
 
 
 def save_spectra(path: str | Path, spectra: Iterable[Spectrum]) -> None:
     """Writes spectra.safetensors: a float32 vector a module, all else as JSON in the file's metadata."""
     from safetensors.numpy import save_file
 
-    kept = list(spectra)
+    listed = list(spectra)
     facts = {
         s.module: (
             {f: getattr(s, f) for f in _FACTS} | {p: asdict(v) for p in _PARTS if (v := getattr(s, p)) is not None}
         )
-        for s in kept
+        for s in listed
     }
-    values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in kept}
+    values = {s.module: np.ascontiguousarray(s.singular_values, dtype=np.float32) for s in listed}
     save_file(values, path, metadata={"schema": "1", "modules": json.dumps(facts)})
 
 
@@ -260,13 +265,13 @@ def load_spectra(path: str | Path) -> tuple[Spectrum, ...]:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("modules", "{}"))
-            found = [
+            spectra = [
                 _spectrum(name, np.asarray(file.get_tensor(name), dtype=np.float64).ravel(), facts.get(name, {}))
                 for name in file.keys()  # noqa: SIM118
             ]
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); run the cell again") from None
-    return tuple(sorted((s for s in found if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))
+    return tuple(sorted((s for s in spectra if np.isfinite(s.singular_values).all()), key=lambda s: by_layer(s.module)))
 
 
 def _spectrum(name: str, values: Values, facts: dict[str, Any]) -> Spectrum:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -59,7 +59,7 @@ class Store:
         self.cells_folder = self.folder / "cells"
         self.claims_folder = self.folder / "claims"
         self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
-        self._sound: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
+        self._read_stamps: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -70,7 +70,7 @@ class Store:
             hint = (
                 f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
             )
-            raise StoreError(f"{folder} is no results directory (it has no plan.json){hint}")
+            raise StoreError(f"{folder} is not a results directory (it has no plan.json){hint}")
         return store
 
     def exists(self) -> bool:
@@ -99,8 +99,8 @@ class Store:
         plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
-        if known := [e.model_dump(mode="json") for e in earlier]:
-            plan["earlier"] = known
+        if changes := [e.model_dump(mode="json") for e in earlier]:
+            plan["earlier"] = changes
         write_atomically(self.folder / "plan.json", _dump(plan))
 
     def inputs(self) -> Inputs | None:
@@ -121,13 +121,14 @@ class Store:
             return absent
 
     def left_behind(self) -> tuple[str, ...]:
-        """Ids of results in cells/ that the plan does not ask for: of earlier forms of the study, shown in no table."""
-        wanted = {c.id for c in self.plan()}
+        """Ids of results in cells/ that the plan does not ask for, of earlier versions of the study; no table shows
+        them."""
+        planned = {c.id for c in self.plan()}
         return tuple(
             sorted(
                 p.parent.name
                 for p in self.cells_folder.glob("*/result.json")
-                if p.parent.name not in wanted and "." not in p.parent.name
+                if p.parent.name not in planned and "." not in p.parent.name
             )
         )
 
@@ -147,7 +148,7 @@ class Store:
             state = path.stat()
             written = (state.st_mtime_ns, state.st_size, state.st_ino)
             if self._known is None or self._known[0] != written:
-                plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                plan = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
                     raise StoreError(
                         f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the"
@@ -156,33 +157,33 @@ class Store:
                 self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
-            raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to write it anew") from None
+            raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to rewrite it") from None
 
     # results
 
     def results(self) -> tuple[CellResult, ...]:
         """The results of the wanted cells that have one which can be read, in the study's order."""
-        found = []
+        results = []
         for cell in self.plan():
             read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
             result = self.readable(cell.id, cell)
             if result is not None and read_at is not None:
-                found.append(result)
-                self._sound[cell.id] = read_at
-        return tuple(found)
+                results.append(result)
+                self._read_stamps[cell.id] = read_at
+        return tuple(results)
 
     def unreadable(self) -> tuple[str, ...]:
         """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
-        told = []
+        sentences = []
         for cell in self.plan():
             try:
-                if cell.id not in self._sound or self._sound[cell.id] != stamp(
+                if cell.id not in self._read_stamps or self._read_stamps[cell.id] != stamp(
                     f"{self.cells_folder}/{cell.id}/result.json"
                 ):
                     self.get(cell.id, cell)
             except StoreError as e:
-                told.append(str(e))
-        return tuple(told)
+                sentences.append(str(e))
+        return tuple(sentences)
 
     def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read."""

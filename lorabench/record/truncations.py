@@ -12,27 +12,26 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorabench.errors import StoreError
+from lorabench.record.items import Vector
 from lorabench.record.result import Reading
 
 DIRECTIONS = 8  # singular vectors of a module that are kept: 0.3 MB a 4096 x 4096 change
 Allocation = Literal["uniform", "energy"]
 """how a truncated change spreads its rank: the same k everywhere, or as many parameters, where the energy is"""
-Vectors = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Directions:
     """The first singular vectors of one module's change."""
 
-    left: Vectors
+    left: Vector
     """(out, k): U, of what it writes"""
-    right: Vectors
+    right: Vector
     """(in, k): V, of what it reads"""
 
 
@@ -92,7 +91,7 @@ def save_truncations(path: str | Path, truncations: Iterable[Truncation]) -> Non
 
 def load_truncations(path: str | Path) -> tuple[Truncation, ...]:
     """Reads it, uniform ones first, by rising rank; StoreError where the file cannot be read."""
-    found: dict[tuple[str, int], tuple[dict[str, str], list[Reading]]] = {}
+    groups: dict[tuple[str, int], tuple[dict[str, str], list[Reading]]] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
             rows = csv.DictReader(stream)
@@ -106,11 +105,11 @@ def load_truncations(path: str | Path) -> tuple[Truncation, ...]:
                     (int(row["count"]) if row["count"] else None),
                 )
                 reading = Reading(metric=row["metric"], value=float(row["value"]), stderr=stderr, count=count)
-                found.setdefault((row["allocation"], int(row["rank"])), (row, []))[1].append(reading)
-        made = [
+                groups.setdefault((row["allocation"], int(row["rank"])), (row, []))[1].append(reading)
+        truncations = [
             Truncation(cast(Allocation, name), rank, int(row["parameters"]), float(row["kept_energy"]), tuple(readings))
-            for (name, rank), (row, readings) in found.items()
+            for (name, rank), (row, readings) in groups.items()
         ]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise StoreError(f"{path} cannot be read ({' '.join(str(e).split())[:200]}); run the cell again") from None
-    return tuple(sorted(made, key=lambda t: (t.allocation != "uniform", t.rank)))
+    return tuple(sorted(truncations, key=lambda t: (t.allocation != "uniform", t.rank)))

@@ -20,16 +20,16 @@ class RateRecord:
     """cells that ran and did not finish"""
 
 
-def best_learning_rate(tried: Mapping[float, RateRecord]) -> float:
-    """Of the rates with most finished cells those with fewest broken ones, of these the lowest mean validation loss,
-    then the lower rate.
+def best_learning_rate(records: Mapping[float, RateRecord]) -> float:
+    """The learning rate with most finished cells; among equals that with fewest broken cells, then with the lowest mean
+    validation loss, then the lower one.
 
-    Fewer seeds, or survivors alone, are no fair mean. `tried` has at least one rate.
+    Fewer seeds, or survivors alone, are no fair mean. `records` has at least one learning rate.
     """
 
-    def key(rate: float) -> tuple[float, ...]:
-        record = tried[rate]
+    def key(learning_rate: float) -> tuple[float, ...]:
+        record = records[learning_rate]
         mean = float(np.mean(record.losses)) if record.losses else math.inf
-        return -len(record.losses), record.broken, mean, rate
+        return -len(record.losses), record.broken, mean, learning_rate
 
-    return min(tried, key=key)
+    return min(records, key=key)

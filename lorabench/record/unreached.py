@@ -25,7 +25,7 @@ class Unreached(Frozen):
 
         size: its bytes in words.
         """
-        left = [word for word, asked in (("quantised", quantised), ("adapted", adapted)) if asked]
+        left = [word for word, requested in (("quantised", quantised), ("adapted", adapted)) if requested]
         if not left:
             return ""
         experts = any("expert" in name for name in self.names)

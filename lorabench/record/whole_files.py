@@ -32,6 +32,7 @@ def stamp(path: str | Path) -> tuple[int, int] | None:
 
 
 def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -40,5 +41,6 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
+    """The same for all that is below a folder, the folder last."""
     for path in (*folder.rglob("*"), folder):
         sync(path)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lorabench.analysis.spectra import fields, type_decays
 from lorabench.record.spectrum import Spectrum
-from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, likeness_words, share
+from lorabench.report.adapter_summary import Examined, SubspaceSimilarity, grid, last, lead, share, similarity_words
 from lorabench.report.blocks import Block, Facts, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
 from lorabench.report.drawing import Axis, Drawing, Line
@@ -15,20 +15,24 @@ from lorabench.report.heatmaps import HeatMap, Plane, draw_heat
 from lorabench.report.style import palette
 
 
-def examined_sections(found: Examined) -> tuple[Section, ...]:
-    """The page's sections."""
-    first: list[Block] = [Text(lead(found.summary.model), "lead"), Facts(found.facts)]
-    if found.notes:
-        first.append(Points(found.notes))
-    made = [Section("What it learned", tuple(first)), Section("Singular values", (_decay(found), *_heat(found)))]
-    if found.likeness is not None:
-        made.append(Section("Beside the other", _alike(found.likeness)))
-    heads, rows = grid(found.summary)
-    modules = tuple(_module_row(s) for s in found.spectra)
+def examined_sections(examined: Examined) -> tuple[Section, ...]:
+    """The page's sections: what was learned, its singular values, the comparison with another one where that was asked
+    for, and a table of groups and of modules."""
+    first: list[Block] = [Text(lead(examined.summary.model), "lead"), Facts(examined.facts)]
+    if examined.notes:
+        first.append(Points(examined.notes))
+    sections = [
+        Section("What it learned", tuple(first)),
+        Section("Singular values", (_decay(examined), *_energy_rank_map(examined))),
+    ]
+    if examined.similarity is not None:
+        sections.append(Section("Compared with the other", _similarity_blocks(examined.similarity)))
+    heads, rows = grid(examined.summary)
+    modules = tuple(_module_row(s) for s in examined.spectra)
     every = ("module", "norm", "stable rank", "entropy rank", "k(0.9)", "k(0.99)", "numerical rank", "utilisation")
-    made.append(Section("Summed up", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
-    made.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
-    return tuple(made)
+    sections.append(Section("Summary", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+    sections.append(Section("Every module", (Grid(every, modules), Points(legend(every), "What the columns mean"))))
+    return tuple(sections)
 
 
 def _module_row(s: Spectrum) -> tuple[str, ...]:
@@ -44,8 +48,8 @@ def _module_row(s: Spectrum) -> tuple[str, ...]:
     )
 
 
-def _decay(found: Examined) -> Figure:
-    means = type_decays([found.spectra])
+def _decay(examined: Examined) -> Figure:
+    means = type_decays([examined.spectra])
     lines = tuple(
         Line(name, style, tuple(float(i + 1) for i in range(len(mean))), tuple(map(float, mean)))
         for (name, mean), style in zip(means.items(), palette(len(means)), strict=True)
@@ -59,19 +63,19 @@ def _decay(found: Examined) -> Figure:
     return Figure("decay", draw(drawing), "decay by module type", caption, words)
 
 
-def _heat(found: Examined) -> tuple[Figure, ...]:
-    info = fields([found.spectra], lambda s: float(s.energy_rank(0.9)))
-    if len([n for n in info.layers if n is not None]) < 2:
+def _energy_rank_map(examined: Examined) -> tuple[Figure, ...]:
+    field_means = fields([examined.spectra], lambda s: float(s.energy_rank(0.9)))
+    if len([n for n in field_means.layers if n is not None]) < 2:
         return ()
-    columns = tuple("none" if n is None else str(n) for n in info.layers)
-    plane = Plane(found.title, columns, info.types, info.values)
+    columns = tuple("none" if n is None else str(n) for n in field_means.layers)
+    plane = Plane(examined.title, columns, field_means.types, field_means.values)
     caption = (
-        "Least number of singular directions that hold 90 % of the energy of a change. Look for layers and modules that"
-        " need more than the others: a rank there is worth more."
+        "Smallest number of singular directions that hold 90 % of the energy of a change. Look for layers and modules"
+        " that need more than the others: rank is worth more there."
     )
     words = tuple(
         f"{kind}: " + ", ".join(f"layer {n} {v:.0f}" for n, v in zip(columns, row, strict=True) if v is not None)
-        for kind, row in zip(info.types, info.values, strict=True)
+        for kind, row in zip(field_means.types, field_means.values, strict=True)
     )
     return (
         Figure(
@@ -84,11 +88,11 @@ def _heat(found: Examined) -> tuple[Figure, ...]:
     )
 
 
-def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
-    blocks: list[Block] = [Text(likeness_words(found))]
-    for side, table, random, told in (
-        ("right", found.right, found.random_right, "what is read"),
-        ("left", found.left, found.random_left, "what is written"),
+def _similarity_blocks(similarity: SubspaceSimilarity) -> tuple[Block, ...]:
+    blocks: list[Block] = [Text(similarity_words(similarity))]
+    for side, table, random, role in (
+        ("right", similarity.right, similarity.random_right, "what is read"),
+        ("left", similarity.left, similarity.random_left, "what is written"),
     ):
         if not table.size:
             continue
@@ -97,8 +101,8 @@ def _alike(found: SubspaceSimilarity) -> tuple[Block, ...]:
             side, names[1], names[0], tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in table)
         )
         caption = (
-            f"phi(i, j) of the first i and j {side} singular vectors ({told}), mean over modules: 1 where the smaller"
-            f" subspace lies in the larger, {last(random):.3f} expected of random ones where all directions are taken."
+            f"phi(i, j) of the first i and j {side} singular vectors ({role}), mean over modules: 1 where the smaller"
+            f" subspace lies in the larger, {last(random):.3f} expected of random ones with all directions."
         )
         words = tuple(f"phi({i + 1}, {i + 1}) = {table[i, i]:.3f}" for i in range(min(table.shape)))
         blocks.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SubspaceSimilarity:
-    """Mean phi(i, j) over the modules that two changes share, and what random subspaces of those sizes are expected to
-    have."""
+    """Mean phi(i, j) = ||U1_i^T U2_j||_F^2 / min(i, j) over the modules that two changes share (Hu et al. 2022, LoRA,
+    equation 4), and what random subspaces of those sizes are expected to have.
+
+    Of each side a table: row i - 1 and column j - 1 hold phi(i, j), NaN where no module has so many directions.
+    """
 
     other: str
     modules: int
@@ -36,14 +39,14 @@ class SubspaceSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """All that is shown."""
+    """What `lorabench spectrum` shows of one adapter, cell or checkpoint."""
 
     title: str
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     spectra: tuple[Spectrum, ...]
     summary: SpectraSummary
-    likeness: SubspaceSimilarity | None = None
+    similarity: SubspaceSimilarity | None = None
     trained: Trained | None = None
     """of an adapter's file: what was trained beside the factors"""
 
@@ -71,9 +74,9 @@ class Examined:
 
         return pd.DataFrame([row(s) for s in self.spectra])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What `lorabench spectrum --json` prints: every module and every group; what is not known is left out."""
-        plain: dict[str, Any] = {
+        plain: dict[str, object] = {
             "source": dict(self.facts)["source"],
             "base": dict(self.facts)["base"],
             "notes": list(self.notes),
@@ -90,13 +93,13 @@ class Examined:
                 "elsewhere": dict(counts.elsewhere),
                 "saved_along": dict(counts.saved_along),
             }
-        if (alike := self.likeness) is not None:
+        if (similarity := self.similarity) is not None:
             plain["similarity"] = {
-                "other": alike.other,
-                "modules": alike.modules,
-                "shared": alike.shared,
+                "other": similarity.other,
+                "modules": similarity.modules,
+                "shared": similarity.shared,
                 **{
-                    side: [[None if v != v else v for v in row] for row in getattr(alike, side).tolist()]
+                    side: [[None if v != v else v for v in row] for row in getattr(similarity, side).tolist()]
                     for side in ("right", "left", "random_right", "random_left")
                 },
             }
@@ -109,8 +112,8 @@ class Examined:
         )
 
 
-def _module_dict(s: Spectrum) -> dict[str, Any]:
-    plain: dict[str, Any] = {
+def _module_dict(s: Spectrum) -> dict[str, object]:
+    plain: dict[str, object] = {
         "module": s.module,
         "in_features": s.in_features,
         "out_features": s.out_features,
@@ -134,45 +137,47 @@ def _module_dict(s: Spectrum) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if v is not None}
 
 
-def _group_dict(group: Group) -> dict[str, Any]:
+def _group_dict(group: Group) -> dict[str, object]:
     return {k: v for k, v in asdict(group).items() if v is not None}
 
 
 def lead(model: Group) -> str:
-    """The whole in two sentences."""
+    """The means over all modules in two sentences; one where nothing was learned."""
     if not model.frobenius_norm:
         return "The change is zero: nothing was learned."
-    said = (
+    words = (
         f"On average {model.energy_rank['0.9']:.3g} singular directions of a matrix hold 90 % of the energy of its"
         f" change, {model.energy_rank['0.99']:.3g} hold 99 %."
     )
     if model.rank_utilisation is not None:
-        said += f" By entropy {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
-    return said
+        words += f" By entropy rank, {formatting.percent(100 * model.rank_utilisation)} of the rank is used."
+    return words
 
 
-def trained_words(found: Trained) -> str:
+def trained_words(counts: Trained) -> str:
     """How many numbers were trained and where, on one line."""
-    if not found.outside:
-        return f"{formatting.count(found.adapters)} numbers, all of them in the adapters"
+    if not counts.outside:
+        return f"{formatting.count(counts.adapters)} numbers, all of them in the adapters"
     return (
-        f"{formatting.count(found.total)} numbers: {formatting.count(found.adapters)} in the adapters,"
-        f" {_listed(found.elsewhere)}"
+        f"{formatting.count(counts.total)} numbers: {formatting.count(counts.adapters)} in the adapters,"
+        f" {_listed(counts.elsewhere)}"
     )
 
 
-def trained_notes(found: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
+def trained_notes(counts: Trained, fate: str = "no value here shows them") -> tuple[str, ...]:
     """What no singular value shows: what was trained beside the factors, and what is in the file without having been
     trained."""
-    told = []
-    if found.outside:
-        told.append(
-            f"{formatting.count(found.outside)} of {formatting.count(found.total)} trained numbers are outside of the"
-            f" adapters, and {fate}: {_listed(found.elsewhere)}"
+    notes = []
+    if counts.outside:
+        notes.append(
+            f"{formatting.count(counts.outside)} of {formatting.count(counts.total)} trained numbers are outside the"
+            f" adapters, and {fate}: {_listed(counts.elsewhere)}"
         )
-    if found.saved_along:
-        told.append(f"saved along and, as far as the configuration tells, not trained: {_listed(found.saved_along)}")
-    return tuple(told)
+    if counts.saved_along:
+        notes.append(
+            f"saved with the adapter and, as far as the configuration tells, not trained: {_listed(counts.saved_along)}"
+        )
+    return tuple(notes)
 
 
 def _listed(parts: Mapping[str, int]) -> str:
@@ -183,7 +188,8 @@ def _listed(parts: Mapping[str, int]) -> str:
 
 
 def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Heads and rows of the groups; columns that no group has are left out."""
+    """Heads and rows of the groups as texts: module types, layers unless `layers` is False, all; columns that no group
+    has are left out."""
     groups = (*summary.types, *(summary.layers if layers else ()), summary.model)
     names = (*(g.name for g in summary.types), *(f"layer {g.name}" for g in (summary.layers if layers else ())), "all")
     columns: list[tuple[str, list[str]]] = [
@@ -195,15 +201,15 @@ def grid(summary: SpectraSummary, layers: bool = True) -> tuple[tuple[str, ...],
         ("entropy rank", [f"{g.entropy_rank:.2f}" for g in groups]),
         *((f"k({q})", [f"{g.energy_rank[q]:.1f}" for g in groups]) for q in ("0.5", "0.9", "0.99")),
         ("utilisation", [share(g.rank_utilisation) for g in groups]),
-        ("amplification", [_number(g.amplification) for g in groups]),
-        ("intruders", [_number(g.intruders) for g in groups]),
+        ("amplification", [three_digits(g.amplification) for g in groups]),
+        ("intruders", [three_digits(g.intruders) for g in groups]),
         ("their energy", [share(g.intruder_energy) for g in groups]),
-        ("repair cosine", [_number(g.repair_cosine) for g in groups]),
+        ("repair cosine", [three_digits(g.repair_cosine) for g in groups]),
         ("repaired", [share(g.repaired_share) for g in groups]),
         ("at best", [share(g.best_share) for g in groups]),
     ]
-    kept = [(head, fields) for head, fields in columns if set(fields) != {formatting.DASH}]
-    return tuple(h for h, _ in kept), tuple(zip(*(f for _, f in kept), strict=True))
+    filled = [(head, fields) for head, fields in columns if set(fields) != {formatting.DASH}]
+    return tuple(h for h, _ in filled), tuple(zip(*(f for _, f in filled), strict=True))
 
 
 def share(value: float | None) -> str:
@@ -213,26 +219,26 @@ def share(value: float | None) -> str:
     return f"{'−' if value < 0 else ''}{formatting.percent(abs(100 * value))}"
 
 
-def _number(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
+    """ "0.123", with a true minus sign; a dash where there is none."""
     return formatting.DASH if value is None else f"{value:.3g}".replace("-", "−")
 
 
-def likeness_words(found: SubspaceSimilarity) -> str:
-    """One sentence on each side."""
-    if not found.left.size:
-        return (
-            f"In each of the {formatting.plural(found.shared, 'module')} that both adapt, one of the two changes is"
-            " zero: there is nothing to compare."
-        )
+def similarity_words(similarity: SubspaceSimilarity) -> str:
+    """Both sides against random subspaces: phi of the first directions, and of all."""
+    if not similarity.left.size:
+        shared = formatting.plural(similarity.shared, "module")
+        return f"In each of the {shared} that both adapt, one of the two changes is zero: there is nothing to compare."
     sides = (
-        ("what is read (right)", found.right, found.random_right),
-        ("what is written (left)", found.left, found.random_left),
+        ("what is read (right)", similarity.right, similarity.random_right),
+        ("what is written (left)", similarity.left, similarity.random_left),
     )
-    told = "; ".join(
+    words = "; ".join(
         f"{name}: phi(1, 1) = {t[0, 0]:.3f} (random {r[0, 0]:.3f}), all directions {last(t):.3f} (random {last(r):.3f})"
         for name, t, r in sides
     )
-    return f"Beside {found.other}, mean over {formatting.plural(found.modules, 'module')}. {told[0].upper()}{told[1:]}."
+    modules = formatting.plural(similarity.modules, "module")
+    return f"Compared with {similarity.other}, mean over {modules}. {words[0].upper()}{words[1:]}."
 
 
 def last(table: NDArray[np.float64]) -> float:

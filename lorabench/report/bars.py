@@ -8,7 +8,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -67,9 +66,9 @@ def draw_bars(info: Bars) -> go.Figure:
     """The figure of stacked bars."""
     places = _distinct(info.labels)
     names = [_in_lines(label) for label in info.labels]
-    wanted = len(places) * (_EACH_OF_TWO if any("<br>" in n for n in names) else _EACH)
-    height = max(_LEAST, wanted + _AROUND)
-    thick = 0.66 * min(1.0, wanted / (height - _AROUND))  # few bars do not swell to fill the plot
+    bars_height = len(places) * (_EACH_OF_TWO if any("<br>" in n for n in names) else _EACH)
+    height = max(_LEAST, bars_height + _AROUND)
+    thick = 0.66 * min(1.0, bars_height / (height - _AROUND))  # few bars do not swell to fill the plot
     figure = go.Figure()
     for part in info.parts:
         figure.add_trace(go.Bar(**_bar(part, places, thick)))
@@ -111,8 +110,8 @@ def draw_bars(info: Bars) -> go.Figure:
     return figure
 
 
-def _bar(part: BarPart, places: Sequence[str], thick: float) -> dict[str, Any]:
-    marker: dict[str, Any] = {"color": part.colour, "line": {"width": 0}}
+def _bar(part: BarPart, places: Sequence[str], thick: float) -> dict[str, object]:
+    marker: dict[str, object] = {"color": part.colour, "line": {"width": 0}}
     if part.hatched:
         marker["pattern"] = {
             "shape": "/",
@@ -134,20 +133,20 @@ def _bar(part: BarPart, places: Sequence[str], thick: float) -> dict[str, Any]:
     }
 
 
-def _marks(info: Bars, places: Sequence[str]) -> dict[str, Any]:
-    seen = [
+def _marks(info: Bars, places: Sequence[str]) -> dict[str, object]:
+    marked = [
         (place, mark, words)
         for place, mark, words in zip(places, info.marks, info.hover, strict=True)
         if mark is not None
     ]
     return {
-        "x": [mark for _, mark, _ in seen],
-        "y": [place for place, _, _ in seen],
+        "x": [mark for _, mark, _ in marked],
+        "y": [place for place, _, _ in marked],
         "mode": "markers",
         "cliponaxis": False,
         "name": safe(info.marked),
         "marker": {"symbol": "diamond", "size": 11, "color": _FILL, "line": {"color": _EDGE, "width": 1.5}},
-        "hovertext": [safe(words) for _, _, words in seen],
+        "hovertext": [safe(words) for _, _, words in marked],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
 

@@ -6,9 +6,12 @@ A name out of a study (a model called <script>) can therefore not become markup,
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lorabench.report.table_model import Table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,7 @@ class Figure:
 
     name: str
     """id in the page"""
-    plot: Any
-    """plotly.graph_objects.Figure"""
+    plot: go.Figure
     title: str
     caption: str
     alternative: tuple[str, ...]
@@ -141,10 +143,10 @@ class Panel:
     """memory sizes at which the study's options part: name, bytes"""
     cards: tuple[tuple[str, int], ...]
     """known cards: name, usable bytes"""
-    contests: tuple[ChoiceGroup, ...]
+    groups: tuple[ChoiceGroup, ...]
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, object]:
         """What the script reads."""
         return asdict(self)
 

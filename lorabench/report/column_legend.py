@@ -16,15 +16,15 @@ MEANINGS = {
         "exp of the entropy of the singular values as shares of their sum, often called effective rank (Roy and"
         " Vetterli 2007, EUSIPCO)"
     ),
-    "numerical rank": "singular values above what rounding of the stored numbers can make",
+    "numerical rank": "number of singular values above the rounding error of the stored numbers",
     "k(q)": (
-        "least number of singular directions that hold a share q of the energy (of the squared singular values): k(0.9)"
-        " holds 90 %"
+        "smallest number of singular directions that hold a share q of the energy (of the squared singular values):"
+        " k(0.9) holds 90 %"
     ),
     "utilisation": "entropy rank / the rank that the change can have, an adapter's own",
     "amplification": (
         "norm of the change / norm of the base weight within the change's own directions: large where it strengthens"
-        " what the base hardly had (Hu et al. 2022, LoRA, section 7.3)"
+        " what the base hardly has (Hu et al. 2022, LoRA, section 7.3)"
     ),
     "intruders": (
         "singular vectors of the changed weight, among its leading ones, that resemble none of the base's (Shuttleworth"
@@ -39,9 +39,9 @@ MEANINGS = {
         "cosine between the change and the negative error of quantisation: 1 undoes it, 0 has nothing to do with it"
     ),
     "repaired": (
-        "share of the squared error of quantisation that adding the change takes off; below zero where it adds to it"
+        "share of the squared error of quantisation that adding the change removes; negative where it adds to the error"
     ),
-    "at best": "the most that any change of that rank could take off (Eckart and Young 1936)",
+    "at best": "the most that any change of that rank could remove (Eckart and Young 1936)",
 }
 """by the head of a column; k(q) stands for all shares q"""
 

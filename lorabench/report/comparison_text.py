@@ -10,13 +10,13 @@ from lorabench.record.metrics import Metric, metric
 def size(c: Comparison) -> str:
     """ "0.034 nats" """
     m = metric(c.metric)
-    return f"{formatting.number(abs(c.difference), m.unit)} {_unit(m.unit)}".strip()
+    return f"{formatting.number(abs(c.difference), m.unit)} {difference_unit(m.unit)}".strip()
 
 
 def signed(c: Comparison) -> str:
     """ "+0.034 nats" """
     m = metric(c.metric)
-    return f"{formatting.difference(c.difference, m.unit)} {_unit(m.unit)}".strip()
+    return f"{formatting.difference(c.difference, m.unit)} {difference_unit(m.unit)}".strip()
 
 
 def margin(c: Comparison) -> str:
@@ -27,7 +27,7 @@ def margin(c: Comparison) -> str:
 def amount(value: float, m: Metric) -> str:
     """ "0.02 nats"; "1 point" """
     shown = 100 * value if m.unit == "share" else value
-    return f"{shown:g} {'point' if m.unit == 'share' and shown == 1 else _unit(m.unit)}".strip()
+    return f"{shown:g} {'point' if m.unit == 'share' and shown == 1 else difference_unit(m.unit)}".strip()
 
 
 def interval(c: Comparison, *, of_size: bool = False) -> str:
@@ -53,25 +53,21 @@ def verdict(c: Comparison) -> str:
     if not c.repeated:
         return "not decisive (one seed)"
     if c.flattered:
-        return (
-            f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish and those that did"
-            " flatter it"
-        )
+        return f"not decisive, since {formatting.plural(c.broken, 'cell')} of it did not finish, which flatters it"
     if c.of_those_that_finished == "worse":
-        return (
-            f"not decisive, since {formatting.plural(c.reference_broken, 'cell')} of the reference did not finish and"
-            " those that did flatter it"
-        )
+        broken = formatting.plural(c.reference_broken, "cell")
+        return f"not decisive, since {broken} of the reference did not finish, which flatters it"
     return "not decisive among so many comparisons" if c.p_value is not None and c.p_value < LEVEL else "not decisive"
 
 
 def bound(c: Comparison) -> str:
-    """ "one-sided 95 % bound 0.013" """
-    return (
-        "no noise is known"
-        if c.worse_at_most is None
-        else f"one-sided 95 % bound {formatting.number(c.worse_at_most, metric(c.metric).unit)}"
-    )
+    """ "one-sided 95 % bound 0.013", of how much worse than the reference it is."""
+    return one_sided_bound(c.worse_at_most, metric(c.metric))
+
+
+def one_sided_bound(value: float | None, m: Metric) -> str:
+    """The same of a value in the metric's unit; None where no noise is known."""
+    return "the noise is unknown" if value is None else f"one-sided 95 % bound {formatting.number(value, m.unit)}"
 
 
 def seeds(c: Comparison) -> str:
@@ -79,5 +75,6 @@ def seeds(c: Comparison) -> str:
     return "untrained" if c.repeated and c.pairs == 1 else formatting.plural(c.pairs, "seed")
 
 
-def _unit(unit: str) -> str:
+def difference_unit(unit: str) -> str:
+    """What stands behind a difference: points where the values are shares, nothing behind a ratio."""
     return {"share": "points", "ratio": ""}.get(unit, unit)

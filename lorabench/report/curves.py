@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
-from lorabench.report.figures import menu, safe
+from lorabench.report.figures import Restyle, menu, safe
 from lorabench.report.style import GREY, palette
 
 PANELS = ("loss", "grad_norm", "learning_rate")
@@ -38,11 +37,11 @@ class ConditionCurves:
     """gradients above this norm are scaled down to it"""
 
 
-def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
+def draw_curves(conditions: Sequence[ConditionCurves]) -> go.Figure:
     """The figure of the first condition with a menu for the others; a seed keeps its colour in all."""
-    seeds = sorted({s.seed for c in given for s in c.seeds})
+    seeds = sorted({s.seed for c in conditions for s in c.seeds})
     figure = go.Figure()
-    first = _restyled(given[0], seeds)
+    first = _restyled(conditions[0], seeds)
     at = 0
     for seed, style in zip(seeds, palette(len(seeds)), strict=True):
         for i, _ in enumerate(PANELS):
@@ -72,7 +71,7 @@ def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
             hovertemplate="%{y:.4g}<extra>%{fullData.name}</extra>",
         )
     )
-    axes: dict[str, Any] = {}
+    axes: dict[str, dict[str, object]] = {}
     for i, (title, domain) in enumerate(zip(_TITLES, _DOMAINS, strict=True)):
         axes["yaxis" + ("" if not i else str(i + 1))] = {
             "title": {"text": title},
@@ -94,8 +93,8 @@ def draw_curves(given: Sequence[ConditionCurves]) -> go.Figure:
         xaxis={"title": {"text": "optimizer step"}, "automargin": True, "zeroline": False, "anchor": "y3"},
         **axes,
     )
-    if len(given) > 1:
-        figure.update_layout(**menu([safe(c.label) for c in given], [_restyled(c, seeds) for c in given], 0))
+    if len(conditions) > 1:
+        figure.update_layout(**menu([safe(c.label) for c in conditions], [_restyled(c, seeds) for c in conditions], 0))
     return figure
 
 
@@ -103,17 +102,19 @@ def _axis_of(panel: int) -> str:
     return "y" if not panel else f"y{panel + 1}"
 
 
-def _restyled(condition: ConditionCurves, seeds: Sequence[int]) -> dict[str, list[Any]]:
+def _restyled(condition: ConditionCurves, seeds: Sequence[int]) -> Restyle:
     """The points of each trace, in the order they are drawn in."""
     by_seed = {s.seed: s for s in condition.seeds}
     x: list[list[float]] = []
     y: list[list[float | None]] = []
     for seed in seeds:
-        found = by_seed.get(seed)
+        curves = by_seed.get(seed)
         for i, _ in enumerate(PANELS):
-            known = found is not None and any(v is not None for v in found.values[i])
-            x.append(list(found.step) if found and known else [])
-            y.append([None if v is None else float(f"{v:.4g}") for v in found.values[i]] if found and known else [])
+            drawable = curves is not None and any(v is not None for v in curves.values[i])
+            x.append(list(curves.step) if curves and drawable else [])
+            y.append(
+                [None if v is None else float(f"{v:.4g}") for v in curves.values[i]] if curves and drawable else []
+            )
     steps = [s for c in condition.seeds for s in c.step]
     x.append([min(steps), max(steps)] if steps else [])
     y.append([condition.clip, condition.clip] if steps else [])

@@ -17,16 +17,19 @@ import pandas as pd
 
 from lorabench.analysis.aggregate import ConditionSummary, Outcomes
 from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.study import StudyAnalysis
 from lorabench.analysis.verdict import Comparison
 from lorabench.config.fingerprint import flattened
 from lorabench.record.frames import settings
 from lorabench.record.metrics import PREDICTED_PARTS, metric
-from lorabench.report.table_model import Column, Table, Value, column_name, heading, shown
+from lorabench.report.table_model import Column, Table, Value, column_name, heading, mean_value, shown
 from lorabench.report.terminal import as_text
 from lorabench.report.view import View
 
 _OF_A_CELL = ("cell", "seed", "learning_rate")
 _WHOLE = ("rank", "seeds", "steps", "batch_size", "sequence_length", *(f.name for f in fields(Outcomes)))
+_NUMBERS = ("_mean", "_std", "_ci_low", "_ci_high", "_difference", "_difference_ci_low", "_difference_ci_high", "_p")
+_PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")  # units of metrics that have their mean alone
 _PARTS = ("std", "low", "high")
 
 
@@ -51,9 +54,10 @@ def conditions(view: View) -> pd.DataFrame:
     <metric>_verdict                       better, equivalent, non-inferior, worse or not decisive (analysis.verdict
                                            says what each needs)
     """
-    told = tuple(dict.fromkeys(c.metric for c in view.analysis.comparisons))
-    further = _further(view)
-    rows = [_row(view, g, s, further, told) for g, s in zip(view.analysis.groups, view.analysis.summaries, strict=True)]
+    analysis = view.analysis
+    compared = tuple(dict.fromkeys(c.metric for c in analysis.comparisons))
+    further = _further(analysis)
+    rows = [_row(analysis, g, s, further, compared) for g, s in zip(analysis.groups, analysis.summaries, strict=True)]
     data = pd.DataFrame(rows)
     for name in data.columns:
         if name in _WHOLE or name.endswith("_n"):
@@ -61,21 +65,15 @@ def conditions(view: View) -> pd.DataFrame:
         elif name == "tuned":
             data[name] = data[name].astype("boolean")
         elif name in ("learning_rate", "alpha") or any(
-            name == f"{m}{end}" for m in (*view.analysis.metrics, *told) for end in _NUMBERS
+            name == f"{m}{end}" for m in (*analysis.metrics, *compared) for end in _NUMBERS
         ):
             data[name] = data[name].astype("float64")
     return data
 
 
-_NUMBERS = ("_mean", "_std", "_ci_low", "_ci_high", "_difference", "_difference_ci_low", "_difference_ci_high", "_p")
-
-
-_PLAIN = ("count", "percent", "bytes", "seconds", "tokens/s")
-
-
-def _further(view: View) -> tuple[str, ...]:
+def _further(analysis: StudyAnalysis) -> tuple[str, ...]:
     """Dotted fields that differ between conditions and have no column of their own."""
-    known = {
+    own_columns = {
         "model.name",
         "task.name",
         "method.name",
@@ -89,64 +87,56 @@ def _further(view: View) -> tuple[str, ...]:
         "training.batch_size",
         "training.sequence_length",
     }
-    plain = [flattened(g.declared) for g in view.analysis.groups]
-    every = dict.fromkeys(f for p in plain for f in p if f not in known and not f.startswith("training.learning_rate"))
+    plain = [flattened(g.declared) for g in analysis.groups]
+    every = dict.fromkeys(
+        f for p in plain for f in p if f not in own_columns and not f.startswith("training.learning_rate")
+    )
     return tuple(f for f in every if len({str(p.get(f)) for p in plain}) > 1)
 
 
 def _row(
-    view: View, g: Replicates, s: ConditionSummary, further: tuple[str, ...], told: tuple[str, ...]
-) -> dict[str, Any]:
-    steps = {r.steps for i in g.ids if (r := view.analysis.results.get(i)) is not None}
+    analysis: StudyAnalysis, g: Replicates, s: ConditionSummary, further: tuple[str, ...], compared: tuple[str, ...]
+) -> dict[str, object]:
+    steps = {r.steps for i in g.ids if (r := analysis.results.get(i)) is not None}
     own, plain = settings(g.setting, steps.pop() if len(steps) == 1 else None), flattened(g.declared)
-    rates = {c.training.rate for c in g.cells} if g.trains else set()
-    row: dict[str, Any] = {"condition": s.condition, "label": s.label.text} | {
+    learning_rates = {c.training.fixed_learning_rate for c in g.cells} if g.trains else set()
+    row: dict[str, object] = {"condition": s.condition, "label": s.label.text} | {
         k: v for k, v in own.items() if k not in (*_OF_A_CELL, "condition")
     }
     row |= {f: ",".join(map(str, v)) if isinstance(v := plain.get(f), list) else v for f in further}
-    row |= {"learning_rate": rates.pop() if len(rates) == 1 else None, "tuned": bool(g.setting.tuned_over)}
+    row |= {
+        "learning_rate": learning_rates.pop() if len(learning_rates) == 1 else None,
+        "tuned": bool(g.setting.tuned_over),
+    }
     row |= {"seeds": len({c.seed for c in g.cells}) if g.trains else 1} | {
         f.name: getattr(s.outcomes, f.name) for f in fields(Outcomes)
     }
-    reference = view.analysis.references.get(s.condition)
-    row["reference"] = None if reference is None else view.analysis.label(reference)
-    for name in dict.fromkeys((*told, *view.analysis.metrics)):  # what is compared stands first
+    reference = analysis.references.get(s.condition)
+    row["reference"] = None if reference is None else analysis.label(reference)
+    for name in dict.fromkeys((*compared, *analysis.metrics)):  # what is compared stands first
         if name in PREDICTED_PARTS:
             continue
         row |= _of_metric(s, name) | (
-            _of_comparison(name, view.analysis.comparison(name, s.condition)) if name in told else {}
+            _of_comparison(name, analysis.comparison(name, s.condition)) if name in compared else {}
         )
     return row
 
 
-def _of_metric(s: ConditionSummary, name: str) -> dict[str, Any]:
-    found = s.statistics.get(name)
-    mean, std, half, n = (
-        (None, None, None, 0) if found is None else (found.mean, found.std, found.ci_half_width, found.n)
-    )
-    low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
-    if low is not None and high is not None and metric(name).unit == "share":
-        low, high = max(0.0, low), min(1.0, high)
-    if metric(name).unit in _PLAIN:
-        return {f"{name}_mean": mean}
-    return {f"{name}_mean": mean, f"{name}_ci_low": low, f"{name}_ci_high": high, f"{name}_std": std, f"{name}_n": n}
+def _of_metric(s: ConditionSummary, name: str) -> dict[str, object]:
+    statistic, unit = s.statistics.get(name), metric(name).unit
+    if unit in _PLAIN:
+        return {f"{name}_mean": None if statistic is None else statistic.mean}
+    if statistic is None:
+        return {**{f"{name}_{part}": None for part in ("mean", "ci_low", "ci_high", "std")}, f"{name}_n": 0}
+    value = mean_value(statistic, unit)
+    parts = {"mean": value.value, "ci_low": value.low, "ci_high": value.high, "std": value.std, "n": statistic.n}
+    return {f"{name}_{part}": number for part, number in parts.items()}
 
 
-def _of_comparison(name: str, c: Comparison | None) -> dict[str, Any]:
-    seen = (None, None, None, None, None) if c is None else (c.difference, c.low, c.high, c.p_adjusted, c.verdict)
-    return dict(
-        zip(
-            (
-                f"{name}_difference",
-                f"{name}_difference_ci_low",
-                f"{name}_difference_ci_high",
-                f"{name}_p",
-                f"{name}_verdict",
-            ),
-            seen,
-            strict=True,
-        )
-    )
+def _of_comparison(name: str, c: Comparison | None) -> dict[str, object]:
+    ends = ("difference", "difference_ci_low", "difference_ci_high", "p", "verdict")
+    values = (None,) * len(ends) if c is None else (c.difference, c.low, c.high, c.p_adjusted, c.verdict)
+    return {f"{name}_{end}": value for end, value in zip(ends, values, strict=True)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -166,14 +156,14 @@ class StudyTable:
         """The raw values: a row for each condition; a number with its sample deviation (_std) and interval where they
         are known; the condition's id and the ids of its cells."""
         values = [[row.values[j] for row in self.layout.rows] for j in range(len(self.layout.columns))]
-        data: dict[str, Any] = {}
-        for column, seen in zip(self.layout.columns, values, strict=True):
+        data: dict[str, object] = {}
+        for column, column_values in zip(self.layout.columns, values, strict=True):
             name = column_name(column)
-            data[name] = _series(column, seen)
+            data[name] = _series(column, column_values)
             data |= {
-                f"{name}_{p}": _floats([getattr(v, p) if v else None for v in seen])
+                f"{name}_{p}": _floats([getattr(v, p) if v else None for v in column_values])
                 for p in _PARTS
-                if any(v and getattr(v, p) is not None for v in seen)
+                if any(v and getattr(v, p) is not None for v in column_values)
             }
         data["condition_id"] = [row.condition for row in self.layout.rows]
         data["cells"] = [" ".join(row.cells) for row in self.layout.rows]
@@ -189,13 +179,13 @@ class StudyTable:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        drawn = pd.DataFrame(
+        texts = pd.DataFrame(
             [[shown(v, c) for v, c in zip(row.values, self.layout.columns, strict=True)] for row in self.layout.rows]
         )
-        drawn.columns = pd.Index(
+        texts.columns = pd.Index(
             [f"{label} ({unit})" if unit else label for label, unit in map(heading, self.layout.columns)]
         )
-        return drawn.to_html(index=False) + "".join(
+        return texts.to_html(index=False) + "".join(
             f"<p><small>{escape(note)}</small></p>" for note in self.layout.notes
         )
 
@@ -220,8 +210,8 @@ class StudyTable:
         return getattr(self.frame, name)
 
 
-def _series(column: Column, seen: list[Value | None]) -> pd.Series[Any]:
-    raw = [None if v is None else v.value for v in seen]
+def _series(column: Column, values: list[Value | None]) -> pd.Series[Any]:
+    raw = [None if v is None else v.value for v in values]
     if column.align == "left":
         return pd.Series(raw, dtype="object")
     numbers = pd.to_numeric(pd.Series(raw, dtype="object"), errors="coerce")
@@ -231,5 +221,5 @@ def _series(column: Column, seen: list[Value | None]) -> pd.Series[Any]:
     return numbers.astype("Int64") if whole else numbers.astype("float64")
 
 
-def _floats(values: list[float | None]) -> pd.Series[Any]:
+def _floats(values: list[float | None]) -> pd.Series[float]:
     return pd.Series(values, dtype="float64")

@@ -101,29 +101,23 @@ class Drawing:
 
 
 def bounded(drawing: Drawing) -> Drawing:
-    """The drawing with a y axis on which error bars stretch no more than _BEYOND of what curves and levels span: of two
-    seeds they would press all else flat."""
+    """The drawing with a y axis on which error bars stretch no more than _BEYOND of what curves, levels and band span:
+    of two seeds they would press all else flat."""
     ys = [y for line in drawing.lines for y in line.y]
     if not ys:
         return drawing
-    low, high = min(*ys, *(v.y for v in drawing.levels), ys[0]), max(*ys, *(v.y for v in drawing.levels), ys[0])
-    ends = [
-        end
-        for line in drawing.lines
-        for y, e in zip(line.y, line.error, strict=False)
-        for end in (y - (e or 0), y + (e or 0))
-    ]
-    least, most = (
-        max(min([low, *ends]), low - _BEYOND * (high - low)),
-        min(max([high, *ends]), high + _BEYOND * (high - low)),
-    )
+    core = [*ys, *(v.y for v in drawing.levels), *(drawing.band or ())]
+    low, high = min(core), max(core)
+    ends = _bar_ends(drawing)
+    least = max(min([low, *(e[0] for e in ends)]), low - _BEYOND * (high - low))
+    most = min(max([high, *(e[1] for e in ends)]), high + _BEYOND * (high - low))
     pad = _PAD * (most - least)
     return replace(drawing, y=replace(drawing.y, span=(least - pad, most + pad))) if pad else drawing
 
 
 def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
     """The drawing with the levels that its y axis was not made for: it grows to those that are near, and the others are
-    named at its edge, for which it has a line of room each."""
+    named at its edge, which grows by a line of letters for each."""
     if drawing.y.span is None or not far:
         return drawing
     low, high = drawing.y.span
@@ -141,13 +135,17 @@ def with_beyond(drawing: Drawing, far: tuple[Level, ...]) -> Drawing:
 def cut_off(drawing: Drawing) -> str:
     """The sentence for a caption where error bars go on beyond the edge; else empty."""
     span = drawing.y.span
-    beyond = span and any(
-        not span[0] <= y + s * (e or 0) <= span[1]
+    beyond = span and any(low < span[0] or high > span[1] for low, high in _bar_ends(drawing))
+    return "Bars that reach the edge continue beyond it." if beyond else ""
+
+
+def _bar_ends(drawing: Drawing) -> list[tuple[float, float]]:
+    """Lower and upper end of each point's error bar; the point itself where it has none."""
+    return [
+        (y - (down or 0), y + (up or 0))
         for line in drawing.lines
-        for y, e in zip(line.y, line.error, strict=False)
-        for s in (-1, 1)
-    )
-    return "Bars that reach the edge go on beyond it." if beyond else ""
+        for y, up, down in zip(line.y, line.error, line.below or line.error, strict=False)
+    ]
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,8 +7,7 @@ subset of HTML in every text, so names go through `safe`.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -20,6 +19,10 @@ _MENU = 40  # letters of a menu's entry
 _RING = 22  # pixels
 _ARROW = 20  # pixels
 _GAP = 0.7  # of the distance between two ticks stays free of points
+
+
+Restyle = Mapping[str, Sequence[object]]
+"""What plotly's restyle takes: for each attribute a value for each trace."""
 
 
 def safe(text: str) -> str:
@@ -64,18 +67,18 @@ def draw(drawing: Drawing) -> go.Figure:
     return figure
 
 
-def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
+def _arrows(drawing: Drawing) -> list[dict[str, object]]:
     """An arrow at each edge of the y axis that levels lie beyond, their names and values beside it, where the curves
     leave most room."""
-    made: list[dict[str, Any]] = []
+    arrows: list[dict[str, object]] = []
     span = drawing.y.span
     rising = sum(line.y[-1] - line.y[0] for line in drawing.lines if line.y) > 0
     for top in (True, False):
-        found = [v for v in drawing.beyond if span and (v.y > span[1]) == top]
-        if found:
+        levels = [v for v in drawing.beyond if span and (v.y > span[1]) == top]
+        if levels:
             left = rising == top  # under a rising curve there is room on the left above, on the right below
             names = "<br>".join(
-                f'<span style="color:{v.style.colour}">\u25a0</span> {safe(v.label)}: {v.y:.4g}' for v in found
+                f'<span style="color:{v.style.colour}">\u25a0</span> {safe(v.label)}: {v.y:.4g}' for v in levels
             )
             side = (
                 {"x": 0.02, "xanchor": "left", "align": "left"}
@@ -83,7 +86,7 @@ def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
                 else {"x": 0.98, "xanchor": "right", "align": "right"}
             )
             tail = _ARROW if top else -_ARROW
-            made.append(
+            arrows.append(
                 {
                     "text": names,
                     "xref": "paper",
@@ -99,15 +102,15 @@ def _arrows(drawing: Drawing) -> list[dict[str, Any]]:
                     "arrowcolor": GREY,
                 }
             )
-    return made
+    return arrows
 
 
-def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
+def _shapes(drawing: Drawing) -> list[dict[str, object]]:
     """What is no trace, and so takes no room in the legend."""
-    made: list[dict[str, Any]] = []
+    shapes: list[dict[str, object]] = []
     if drawing.band is not None:
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
-        made.append(
+        shapes.append(
             {
                 "type": "rect",
                 **across,
@@ -118,14 +121,14 @@ def _shapes(drawing: Drawing) -> list[dict[str, Any]]:
                 "line": {"width": 0},
             }
         )
-        made.append({"type": "line", **across, "y0": 0, "y1": 0, "line": {"color": GREY, "width": 1}})
+        shapes.append({"type": "line", **across, "y0": 0, "y1": 0, "line": {"color": GREY, "width": 1}})
     for trend in drawing.trends:
         path = "M" + "L".join(f"{x:.6g},{y:.6g}" for x, y in zip(trend.x, trend.y, strict=True))
-        made.append({"type": "path", "path": path, "layer": "below", "line": {"color": trend.colour, "width": 1.2}})
-    return made
+        shapes.append({"type": "path", "path": path, "layer": "below", "line": {"color": trend.colour, "width": 1.2}})
+    return shapes
 
 
-def _marks(drawing: Drawing) -> dict[str, Any]:
+def _marks(drawing: Drawing) -> dict[str, object]:
     """All rings as one trace: each trace takes room in the legend."""
     shape = {"symbol": "circle-open", "size": _RING, "color": [r.colour for r in drawing.rings], "line": {"width": 2}}
     x, y = [r.x for r in drawing.rings], [r.y for r in drawing.rings]
@@ -148,21 +151,21 @@ def draw_choice(labels: Sequence[str], drawings: Sequence[Drawing], shown: int) 
     return figure
 
 
-def _restyled(drawing: Drawing, order: Sequence[str]) -> dict[str, list[Any]]:
+def _restyled(drawing: Drawing, order: Sequence[str]) -> Restyle:
     """The points of a drawing for each trace in the order that they were drawn in."""
     lines = {line.label: line for line in drawing.lines}
-    found = [lines.get(name) for name in order]
-    points = {"x": [list(f.x) if f else [] for f in found], "y": [list(f.y) if f else [] for f in found]}
+    ordered = [lines.get(name) for name in order]
+    points = {"x": [list(f.x) if f else [] for f in ordered], "y": [list(f.y) if f else [] for f in ordered]}
     return {
         **points,
-        "mode": [f.mode or drawing.mode if f else drawing.mode for f in found],
-        "showlegend": [f is not None for f in found],
+        "mode": [f.mode or drawing.mode if f else drawing.mode for f in ordered],
+        "showlegend": [f is not None for f in ordered],
     }
 
 
-def menu(labels: Sequence[str], choices: Sequence[dict[str, list[Any]]], shown: int) -> dict[str, Any]:
-    """Layout with a menu above the plot; a choice is what plotly's restyle takes: for each attribute a value for each
-    trace.
+def menu(labels: Sequence[str], choices: Sequence[Restyle], shown: int) -> dict[str, object]:
+    """Layout with a menu above the plot; the labels are those of the choices, `shown` is the index of the
+    chosen one.
 
     plotly marks the chosen entry in near white and takes no other colour for it, so the menu has its own colours in
     light and dark.
@@ -191,8 +194,8 @@ def _short(label: str) -> str:
     return safe(label if len(label) <= _MENU else label[: _MENU - 1] + "…")
 
 
-def _trace(line: Line, mode: str, names: Sequence[str] = ()) -> dict[str, Any]:
-    trace: dict[str, Any] = {
+def _trace(line: Line, mode: str, names: Sequence[str] = ()) -> dict[str, object]:
+    trace: dict[str, object] = {
         "x": [safe(names[int(x)]) for x in line.x] if names else list(line.x),
         "y": list(line.y),
         "mode": line.mode or mode,
@@ -202,15 +205,15 @@ def _trace(line: Line, mode: str, names: Sequence[str] = ()) -> dict[str, Any]:
         "marker": {"color": line.style.colour, "symbol": line.style.symbol, "size": 10},
     }
     if any(e is not None for e in line.error):
+        downwards = {"symmetric": False, "arrayminus": [e or 0.0 for e in line.below]} if line.below else {}
         trace["error_y"] = {
             "type": "data",
             "array": list(line.error),
             "thickness": 1.5,
             "width": 5,
             "color": line.style.colour,
+            **downwards,
         }
-        if line.below:
-            trace["error_y"] |= {"symmetric": False, "arrayminus": [e or 0.0 for e in line.below]}
     if line.hover:
         trace |= {"text": [safe(h) for h in line.hover], "hovertemplate": "%{text}<extra></extra>"}
     return trace
@@ -221,16 +224,16 @@ def _span(drawing: Drawing) -> tuple[float, float]:
     return min(xs), max(xs)
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    made: dict[str, Any] = {"title": {"text": safe(axis.title)}, "automargin": True, "zeroline": False}
+def _axis(axis: Axis) -> dict[str, object]:
+    layout: dict[str, object] = {"title": {"text": safe(axis.title)}, "automargin": True, "zeroline": False}
     if axis.log:
-        made |= {"type": "log", "exponentformat": "power"}
+        layout |= {"type": "log", "exponentformat": "power"}
     if axis.ticks:
-        made |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
+        layout |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
     if axis.names:
-        made |= {"type": "category", "categoryorder": "array", "categoryarray": [safe(n) for n in axis.names]}
+        layout |= {"type": "category", "categoryorder": "array", "categoryarray": [safe(n) for n in axis.names]}
     if axis.span is not None:
-        made["range"] = list(axis.span)
+        layout["range"] = list(axis.span)
     if axis.format:
-        made["tickformat"] = axis.format
-    return made
+        layout["tickformat"] = axis.format
+    return layout

@@ -8,11 +8,10 @@ numbers' ink and of 5:1 with a dark page.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
-from lorabench.report.figures import menu, safe
+from lorabench.report.figures import Restyle, menu, safe
 
 FEW = 12  # columns or rows; more leave no room for numbers on a phone
 _SCALE = ((0.0, "#5b8ec9"), (0.33, "#7fb0b8"), (0.67, "#b9cc83"), (1.0, "#fde74c"))
@@ -50,7 +49,7 @@ class HeatMap:
 def draw_heat(info: HeatMap) -> go.Figure:
     """The figure of a heat map."""
     first = info.planes[info.shown]
-    trace: dict[str, Any] = {key: value[0] for key, value in _shown(first).items()}
+    trace: dict[str, object] = {key: value[0] for key, value in _shown(first).items()}
     if info.span is not None:
         trace |= {"zmin": info.span[0], "zmax": info.span[1]}
     figure = go.Figure(
@@ -100,7 +99,7 @@ def draw_heat(info: HeatMap) -> go.Figure:
     return figure
 
 
-def _shown(plane: Plane) -> dict[str, list[Any]]:
+def _shown(plane: Plane) -> Restyle:
     """What of the one trace belongs to a plane, as plotly's restyle takes it: a list with a value for each trace."""
     few = max(len(plane.columns), len(plane.rows)) <= FEW
     text = [[_number(v) if few and v is not None else "" for v in row] for row in plane.values]

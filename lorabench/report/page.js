@@ -6,10 +6,10 @@
   const HIDEABLE = window.innerWidth < 1180 ? 6 : 3; // columns that matter less start hidden where the table is too wide; a wide screen shows all of it, a narrow one lets it scroll
 
   function make(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
   }
 
   // ---- tables
@@ -111,11 +111,11 @@
   const TYPES = { i1: Int8Array, u1: Uint8Array, u1c: Uint8ClampedArray, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
 
   // plotly writes numpy arrays as base64; a shape "2, 3" makes rows of them
-  function values(given) {
-    if (given === undefined || given === null) return [];
-    if (given.bdata === undefined) return Array.from(given);
-    const flat = Array.from(new TYPES[given.dtype](Uint8Array.from(atob(given.bdata), (c) => c.charCodeAt(0)).buffer));
-    const [height, width] = String(given.shape || "").split(",").map(Number);
+  function values(array) {
+    if (array === undefined || array === null) return [];
+    if (array.bdata === undefined) return Array.from(array);
+    const flat = Array.from(new TYPES[array.dtype](Uint8Array.from(atob(array.bdata), (c) => c.charCodeAt(0)).buffer));
+    const [height, width] = String(array.shape || "").split(",").map(Number);
     return width ? Array.from({ length: height }, (_, i) => flat.slice(i * width, (i + 1) * width)) : flat;
   }
 
@@ -154,8 +154,8 @@
     const rows = traces.flatMap(points), flat = traces.find((trace) => trace.z);
     const title = (axis) => {
       const axes = traces.map((trace) => layout[(trace[axis + "axis"] || axis).replace(/^[xy]/, "$&axis")]);
-      const found = new Set(axes.map((one) => one?.title?.text));
-      if (found.size === 1 && axes[0]?.title?.text) return axes[0].title.text;
+      const titles = new Set(axes.map((one) => one?.title?.text));
+      if (titles.size === 1 && axes[0]?.title?.text) return axes[0].title.text;
       return flat ? { x: "column", y: "row" }[axis] : axes[0]?.type === "category" ? "label" : axis;
     };
     const heads = flat
@@ -211,23 +211,23 @@
 
   function draw(drawing) {
     const { figure, place } = drawing;
-    drawing.drawn = true;
+    drawing.isDrawn = true;
     Plotly.react(place, figure.data, themed(figure, printing() ? PAPER : place.clientWidth), config);
   }
 
   // plotly's own menus cannot be reached by keyboard and have no dark colours, so the page has selects in their place
   function menus({ figure, place }, redraw) {
     const own = (menu) => menu.buttons.every((button) => button.method === "restyle");
-    const given = figure.layout.updatemenus || [];
-    const made = given.filter(own).map((menu) => {
+    const declared = figure.layout.updatemenus || [];
+    const selects = declared.filter(own).map((menu) => {
       const options = menu.buttons.map((button) => make("option", {}, unescaped(button.label)));
       const choice = make("select", { name: "choice", "aria-label": "shown in the figure" }, ...options);
       choice.selectedIndex = menu.active || 0;
       choice.addEventListener("change", () => { redraw(); Plotly.restyle(place, ...menu.buttons[choice.selectedIndex].args); });
       return choice;
     });
-    if (made.length) figure.layout = { ...figure.layout, updatemenus: given.filter((menu) => !own(menu)), margin: { ...figure.layout.margin, t: 30 } };
-    return made;
+    if (selects.length) figure.layout = { ...figure.layout, updatemenus: declared.filter((menu) => !own(menu)), margin: { ...figure.layout.margin, t: 30 } };
+    return selects;
   }
 
   function figures() {
@@ -235,10 +235,10 @@
     if (!holder) return;
     const study = document.querySelector("h1").textContent;
     const drawings = Object.entries(JSON.parse(holder.textContent)).map(([name, figure]) => {
-      const drawing = { figure, place: document.getElementById("figure-" + name), drawn: false };
+      const drawing = { figure, place: document.getElementById("figure-" + name), isDrawn: false };
       const button = make("button", { type: "button", title: "Download the figure's data as shown" }, "CSV");
       button.addEventListener("click", () => download(fileName(`${study}-${name}`) + ".csv", csv(figure)));
-      drawing.place.previousElementSibling.append(...menus(drawing, () => drawing.drawn || draw(drawing)), button);
+      drawing.place.previousElementSibling.append(...menus(drawing, () => drawing.isDrawn || draw(drawing)), button);
       return drawing;
     });
     // heights first, so that nothing moves when a figure comes
@@ -248,20 +248,20 @@
     const near = new IntersectionObserver((entries) => {
       for (const entry of entries.filter((e) => e.isIntersecting)) {
         const drawing = drawings.find((d) => d.place === entry.target);
-        if (!drawing.drawn) draw(drawing);
+        if (!drawing.isDrawn) draw(drawing);
         near.unobserve(entry.target);
       }
     }, { rootMargin: "600px" });
     drawings.forEach(({ place }) => near.observe(place));
     const idle = window.requestIdleCallback || ((work) => setTimeout(work, 50));
     idle(function next() {
-      const drawing = drawings.find((d) => !d.drawn);
+      const drawing = drawings.find((d) => !d.isDrawn);
       if (!drawing) return;
       draw(drawing);
       idle(next);
     });
 
-    const again = () => drawings.filter((d) => d.drawn).forEach(draw);
+    const again = () => drawings.filter((d) => d.isDrawn).forEach(draw);
     let width = window.innerWidth, timer;
     window.addEventListener("resize", () => {
       if (window.innerWidth === width) return; // a phone's address bar changes the height alone
@@ -294,7 +294,7 @@
     const within = memory === null ? "With no memory limit" : `Within ${limit}`;
     if (!picked) {
       const near = rows.filter((row) => fits(row, memory) && row.needed !== null).sort((a, b) => a.needed - b.needed)[0];
-      const left = rows.some((row) => fits(row, memory)) ? "Of what fits nothing is known to be near it." : "Nothing fits.";
+      const left = rows.some((row) => fits(row, memory)) ? "Nothing that fits is shown to be near it." : "Nothing fits.";
       return `${within}, nothing is shown to be within ${loss(tolerated)} of ${best}, the best. ` + (near ? `The nearest that fits is ${near.label}: within ${loss(upwards(near.needed))}.` : left);
     }
     const about = `${picked.label} (${picked.parameters} trained parameters, train peak ${picked.memory})`;
@@ -306,10 +306,10 @@
   const drawing = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
 
   function svg(tag, attributes, ...children) {
-    const made = document.createElementNS(drawing, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
+    const element = document.createElementNS(drawing, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
   }
 
   function ticks(low, high, most) {
@@ -330,63 +330,63 @@
     const x = (value) => left + ((value - x0) / (x1 - x0)) * (right - left), y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
     const text = (content, px, py, anchor, kind = "") => svg("text", { x: px, y: py, "text-anchor": anchor, class: kind }, content);
     const line = (ax, ay, bx, by, kind) => svg("line", { x1: ax, y1: ay, x2: bx, y2: by, class: kind });
-    const made = [];
-    for (const t of ticks(low * factor, high * factor, 5)) made.push(line(left, y(t / factor), right, y(t / factor), "grid"), text(digits(t), left - 7, y(t / factor) + 4, "end"));
-    for (const t of ticks(x0 / one, x1 / one, width < 500 ? 4 : 7)) made.push(text(digits(t), x(t * one), bottom + 18, "middle"));
-    made.push(text(`train peak (${one === 1e9 ? "GB" : "MB"})`, (left + right) / 2, height - 6, "middle"));
-    made.push(text(`worse than the best by${unit ? ` (${unit})` : ""}`, 0, 13, "start"));
+    const marks = [];
+    for (const t of ticks(low * factor, high * factor, 5)) marks.push(line(left, y(t / factor), right, y(t / factor), "grid"), text(digits(t), left - 7, y(t / factor) + 4, "end"));
+    for (const t of ticks(x0 / one, x1 / one, width < 500 ? 4 : 7)) marks.push(text(digits(t), x(t * one), bottom + 18, "middle"));
+    marks.push(text(`train peak (${one === 1e9 ? "GB" : "MB"})`, (left + right) / 2, height - 6, "middle"));
+    marks.push(text(`worse than the best by${unit ? ` (${unit})` : ""}`, 0, 13, "start"));
     if (memory !== null && memory < x1) {
       const from = Math.max(left, x(memory)), side = from > (left + right) / 2 ? "end" : "start";
-      made.push(svg("rect", { x: from, y: top, width: right - from, height: bottom - top, class: "beyond" }), line(from, top, from, bottom, "limit"));
-      made.push(text("memory", from + (side === "end" ? -5 : 5), bottom - 6, side));
+      marks.push(svg("rect", { x: from, y: top, width: right - from, height: bottom - top, class: "beyond" }), line(from, top, from, bottom, "limit"));
+      marks.push(text("memory", from + (side === "end" ? -5 : 5), bottom - 6, side));
     }
-    if (tolerated <= high) made.push(line(left, y(tolerated), right, y(tolerated), "limit"), text("tolerated", left + 5, y(tolerated) - 5, "start"));
+    if (tolerated <= high) marks.push(line(left, y(tolerated), right, y(tolerated), "limit"), text("tolerated", left + 5, y(tolerated) - 5, "start"));
     const front = points.filter((row) => fits(row, memory)).sort((a, b) => a.peak - b.peak || a.worse - b.worse);
     const steps = front.filter((row, i) => front.slice(0, i).every((before) => before.worse > row.worse));
-    made.push(svg("polyline", { points: steps.map((row) => `${x(row.peak)},${y(Math.min(row.worse, high))}`).join(" "), class: "front" }));
+    marks.push(svg("polyline", { points: steps.map((row) => `${x(row.peak)},${y(Math.min(row.worse, high))}`).join(" "), class: "front" }));
     for (const row of points) {
       const px = x(row.peak), py = y(row.worse), good = fits(row, memory) && enough(row, tolerated), said = `${row.label}: ${row.beside} at ${row.memory}`;
       const fill = good ? row.colour : "var(--paper)", mark = { stroke: row.colour, style: `fill: ${fill}` };
-      if (row.bound !== null && row.bound > row.worse && row.worse < high) made.push(svg("line", { x1: px, y1: py, x2: px, y2: y(Math.min(row.bound, high)), stroke: row.colour }));
+      if (row.bound !== null && row.bound > row.worse && row.worse < high) marks.push(svg("line", { x1: px, y1: py, x2: px, y2: y(Math.min(row.bound, high)), stroke: row.colour }));
       const shape = row.worse > high ? svg("path", { d: `M${px - 5},${top + 9}h10l-5,-9z`, ...mark }) : svg("circle", { cx: px, cy: py, r: 5, ...mark });
       shape.append(svg("title", {}, said));
-      made.push(shape);
+      marks.push(shape);
     }
     if (picked && picked.peak !== null) {
       const px = x(picked.peak), py = y(Math.min(picked.worse, high)), side = px > (left + right) / 2 ? "end" : "start";
-      const room = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > room ? picked.label.slice(0, room - 1) + "…" : picked.label;
-      made.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
+      const letters = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > letters ? picked.label.slice(0, letters - 1) + "…" : picked.label;
+      marks.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
     }
-    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...made);
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...marks);
   }
 
   function panel(box) {
-    const given = JSON.parse(box.querySelector("script").textContent), { contests, factor, most } = given;
-    let memory = null, limit = "", tolerated = given.tolerated;
-    const loss = (value) => `${digits(value * factor, 6)} ${given.unit === "points" && value * factor === 1 ? "point" : given.unit}`.trim();
+    const settings = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = settings;
+    let memory = null, limit = "", tolerated = settings.tolerated;
+    const loss = (value) => `${digits(value * factor, 6)} ${settings.unit === "points" && value * factor === 1 ? "point" : settings.unit}`.trim();
     const entries = (pairs, title) => (pairs.length ? [make("optgroup", { label: title }, ...pairs.map(([name], i) => make("option", { value: `${title} ${i}` }, name)))] : []);
-    const known = [["In this study", given.sizes], ["Cards", given.cards]];
-    const contest = make("select", { name: "contest" }, ...contests.map((c) => make("option", {}, c.name)));
-    const card = make("select", { name: "card" }, make("option", { value: "none" }, "no limit"), ...known.flatMap(([title, pairs]) => entries(pairs, title)), make("option", { value: "own" }, "as typed"));
+    const choices = [["In this study", settings.sizes], ["Cards", settings.cards]];
+    const group = make("select", { name: "group" }, ...groups.map((c) => make("option", {}, c.name)));
+    const card = make("select", { name: "card" }, make("option", { value: "none" }, "no limit"), ...choices.flatMap(([title, pairs]) => entries(pairs, title)), make("option", { value: "own" }, "as typed"));
     const size = make("input", { type: "number", name: "size", min: 0, step: "any", inputmode: "decimal", placeholder: "no limit", "aria-label": "Memory size" });
     const unit = make("select", { name: "unit", "aria-label": "Unit of the memory size" }, make("option", {}, "MB"), make("option", {}, "GB"));
     const range = make("input", { type: "range", name: "range", min: 0, max: 1, step: 0.005, "aria-label": "Tolerated loss, as a slider" });
-    const amount = make("input", { type: "number", name: "tolerated", min: 0, step: "any", inputmode: "decimal", "aria-label": `Tolerated loss${given.unit ? ` in ${given.unit}` : ""}` });
-    const told = make("p", { class: "told", role: "status", "aria-live": "polite" }), place = make("div", { class: "plane" });
-    const heads = ["option", "at these settings", "trained", "train peak", given.metric, `worse by [bound]${given.unit ? `, ${given.unit}` : ""}`];
+    const amount = make("input", { type: "number", name: "tolerated", min: 0, step: "any", inputmode: "decimal", "aria-label": `Tolerated loss${settings.unit ? ` in ${settings.unit}` : ""}` });
+    const answer = make("p", { class: "answer", role: "status", "aria-live": "polite" }), place = make("div", { class: "plane" });
+    const heads = ["option", "at these settings", "trained", "train peak", settings.metric, `worse by [bound]${settings.unit ? `, ${settings.unit}` : ""}`];
     const body = make("tbody"), head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col", class: "left" }, name)));
     const table = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Options" }, make("table", { class: "grid" }, make("thead", {}, head), body));
     const field = (name, ...parts) => make("label", {}, make("span", {}, name), ...parts);
-    const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${given.unit ? ` (${given.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
-    box.querySelector("figcaption").before(make("div", { class: "controls" }, ...(contests.length > 1 ? [field("Of", contest)] : []), ...controls), told, make("div", { class: "shown" }, place, table));
+    const controls = [field("Card", card), field("Memory", make("span", { class: "pair" }, size, unit)), field(`Tolerated loss${settings.unit ? ` (${settings.unit})` : ""}`, make("span", { class: "pair" }, range, amount))];
+    box.querySelector("figcaption").before(make("div", { class: "controls" }, ...(groups.length > 1 ? [field("Of", group)] : []), ...controls), answer, make("div", { class: "shown" }, place, table));
 
     let width = 0, touched = false;
     box.addEventListener("input", () => { touched = true; }, true);
     box.addEventListener("change", () => { touched = true; }, true);
     function draw() {
       width = Math.min(place.clientWidth, 760);
-      const now = contests[contest.selectedIndex], picked = now.rows.find((row) => fits(row, memory) && enough(row, tolerated));
-      told.textContent = chosenSentence(now, picked, memory, limit, tolerated, loss);
+      const now = groups[group.selectedIndex], picked = now.rows.find((row) => fits(row, memory) && enough(row, tolerated));
+      answer.textContent = chosenSentence(now, picked, memory, limit, tolerated, loss);
       body.replaceChildren(...now.rows.map((row) => {
         const swatch = make("span", { class: "swatch" }), out = fits(row, memory) && enough(row, tolerated) ? "" : "out";
         swatch.style.background = row.colour;
@@ -398,21 +398,21 @@
         const above = row.offsetTop - head.offsetHeight, below = row.offsetTop + row.offsetHeight - table.clientHeight;
         table.scrollTop = Math.min(above, Math.max(below, table.scrollTop));
       }
-      place.replaceChildren(plane(given, now.rows, picked, memory, tolerated, width));
+      place.replaceChildren(plane(settings, now.rows, picked, memory, tolerated, width));
     }
     const slide = () => { range.value = Math.sqrt(Math.min(1, tolerated / most)); range.setAttribute("aria-valuetext", loss(tolerated)); };
-    contest.addEventListener("change", draw);
+    group.addEventListener("change", draw);
     card.addEventListener("change", () => {
-      const [title, i] = [card.value.replace(/ \d+$/, ""), Number(card.value.match(/\d+$/))], found = known.find(([name]) => name === title);
+      const [title, i] = [card.value.replace(/ \d+$/, ""), Number(card.value.match(/\d+$/))], choice = choices.find(([name]) => name === title);
       if (card.value === "own") { size.focus(); return; }
-      [limit, memory] = found ? found[1][i] : ["", null];
+      [limit, memory] = choice ? choice[1][i] : ["", null];
       if (memory !== null) unit.value = memory >= 1e9 ? "GB" : "MB";
       size.value = memory === null ? "" : digits(memory / (unit.value === "GB" ? 1e9 : 1e6));
       draw();
     });
     const typed = () => {
-      const wanted = size.value === "" ? null : Number(size.value);
-      memory = wanted === null ? null : wanted * (unit.value === "GB" ? 1e9 : 1e6);
+      const number = size.value === "" ? null : Number(size.value);
+      memory = number === null ? null : number * (unit.value === "GB" ? 1e9 : 1e6);
       limit = `${size.value} ${unit.value}`;
       card.value = memory === null ? "none" : "own";
       draw();
@@ -440,9 +440,9 @@
       box.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
     };
     box.addEventListener("scroll", look, { passive: true });
-    const seen = new ResizeObserver(look);
-    seen.observe(box);
-    if (box.firstElementChild) seen.observe(box.firstElementChild);
+    const observer = new ResizeObserver(look);
+    observer.observe(box);
+    if (box.firstElementChild) observer.observe(box.firstElementChild);
     look();
   }
 
@@ -450,7 +450,7 @@
 
   function reading() {
     const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
-    const seen = new IntersectionObserver((entries) => {
+    const observer = new IntersectionObserver((entries) => {
       const here = entries.find((entry) => entry.isIntersecting);
       if (!here) return;
       links.forEach((link) => link.removeAttribute("aria-current"));
@@ -458,7 +458,7 @@
       link.setAttribute("aria-current", "true");
       link.parentElement.scrollTo({ left: link.offsetLeft - 40 });
     }, { rootMargin: "-15% 0px -80% 0px" });
-    document.querySelectorAll("main > section").forEach((section) => seen.observe(section));
+    document.querySelectorAll("main > section").forEach((section) => observer.observe(section));
   }
 
   for (const table of document.querySelectorAll(".results")) enhance(table.parentElement);

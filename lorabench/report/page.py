@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -47,19 +46,19 @@ def write_page(view: View, path: str | Path, today: date | None = None) -> Path:
 def page(view: View, today: date) -> str:
     """The whole page as text."""
     finished, total = (sum(getattr(s.outcomes, n) for s in view.analysis.summaries) for n in ("finished", "total"))
-    told = (
+    subtitle = (
         f"{formatting.plural(len(view.analysis.summaries), 'condition')}, {finished} of"
         f" {formatting.plural(total, 'cell')} finished."
     )
-    tried = sum(len(g.ids) for g in view.analysis.planned)
-    if tried > total:
-        told = f"{told[:-1]} at the learning rates that were chosen; {tried} cells in all."
-    made, first = sections(view), unfinished(view)
+    planned = sum(len(g.ids) for g in view.analysis.planned)
+    if planned > total:
+        subtitle = f"{subtitle[:-1]} at the chosen learning rates; {planned} cells in all."
+    blocks, first = sections(view), unfinished(view)
     if first:
-        made = (Section(_NOT_YET, first), *(_so_far(section) for section in made))
+        blocks = (Section(_NOT_YET, first), *(_so_far(section) for section in blocks))
     elif isinstance(today, datetime):
         today = today.date()
-    return sections_page(view.analysis.study.name, told, made, today)
+    return sections_page(view.analysis.study.name, subtitle, blocks, today)
 
 
 def unfinished(view: View) -> tuple[Block, ...]:
@@ -70,15 +69,15 @@ def unfinished(view: View) -> tuple[Block, ...]:
     if view.other:
         studies.append((view.other.analysis, f"The other study, {view.other.analysis.study.name},"))
     for one, whose in studies:
-        wanted = sum(len(g.ids) for g in one.planned)
+        planned = sum(len(g.ids) for g in one.planned)
         missing = [len(g.ids) - sum(i in one.results for i in g.ids) for g in one.planned]
         if not sum(missing):
             continue
         ended = list(one.results.values())
         broken = sum(r.outcome in BROKEN for r in ended)
         parts = [
-            f"{sum(r.outcome == 'finished' for r in ended)} of {formatting.plural(wanted, 'cell')} have finished",
-            f"{broken} ended otherwise" if broken else "",
+            f"{sum(r.outcome == 'finished' for r in ended)} of {formatting.plural(planned, 'cell')} have finished",
+            f"{broken} ended without finishing" if broken else "",
             f"{sum(missing)} have no result yet",
         ]
         waiting = [
@@ -86,9 +85,8 @@ def unfinished(view: View) -> tuple[Block, ...]:
         ]
         more = (f"and {len(waiting) - _WAITING} more",) if len(waiting) > _WAITING else ()
         again = (
-            "Whatever is said of these conditions below is provisional and may change. Make the report again when more"
-            " cells have finished (lorabench report DIR); a study that was stopped goes on with lorabench run, which"
-            " makes it, too."
+            "Everything below about these conditions is provisional. Rebuild the report when more cells have finished"
+            " (lorabench report DIR); lorabench run resumes a study that was stopped and rebuilds the report itself."
         )
         blocks.append(
             Notice(
@@ -108,16 +106,16 @@ def _so_far(section: Section) -> Section:
     return replace(section, blocks=tuple(blocks))
 
 
-def sections_page(title: str, told: str, made: tuple[Section, ...], today: date | None = None) -> str:
+def sections_page(title: str, subtitle: str, sections: tuple[Section, ...], today: date | None = None) -> str:
     """A page of sections below a title and a sentence."""
-    figures = {b.name: json.loads(b.plot.to_json()) for s in made for b in s.blocks if isinstance(b, Figure)}
+    figures = {b.name: json.loads(b.plot.to_json()) for s in sections for b in s.blocks if isinstance(b, Figure)}
     return (
         _environment()
         .get_template("page.html")
         .render(
             title=title,
-            told=told,
-            sections=made,
+            subtitle=subtitle,
+            sections=sections,
             today=_stamp(today or datetime.now(UTC).date()),
             figures=_as_script(figures),
             plotly=_plotly() if figures else "",
@@ -142,7 +140,7 @@ def sections(view: View) -> tuple[Section, ...]:
     return tuple(s for m in modules if (s := m.section(view)) is not None)
 
 
-def _as_script(value: Any) -> Markup:
+def _as_script(value: object) -> Markup:
     """JSON that cannot end the script element it stands in, nor open a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
@@ -157,7 +155,7 @@ def _plotly() -> Markup:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
@@ -165,12 +163,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(
+    environment.globals.update(
         css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         js=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
         heading=heading,
         parts=parts,
         plural=formatting.plural,
     )
-    made.filters["kind"] = lambda block: type(block).__name__
-    return made
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment

@@ -8,9 +8,9 @@ from lorabench.config.published_tables import UNITS, Paper, Reproduced, publishe
 from lorabench.report.table_model import Column, Table, TableRow, Value
 
 
-def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
+def paper_table(paper: Paper, reproduced: Sequence[Reproduced]) -> Table:
     """The table of a paper's rows; what explains a difference stands below it."""
-    unit = UNITS.get(made[0].row.quantity, "bytes")
+    unit = UNITS.get(reproduced[0].row.quantity, "bytes")
     columns = (
         Column("row", "", align="left", importance=0),
         Column("published", "published", align="right", importance=0, meaning="as printed"),
@@ -29,7 +29,7 @@ def paper_table(paper: Paper, made: Sequence[Reproduced]) -> Table:
     )
     rows: list[TableRow] = []
     explained: dict[str, int] = {}
-    for item in made:
+    for item in reproduced:
         if item.row.note:
             explained.setdefault(item.row.note, len(explained) + 1)
         mark = f" [{explained[item.row.note]}]" if item.row.note else ""

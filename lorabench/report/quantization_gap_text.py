@@ -10,53 +10,53 @@ from lorabench.analysis.verdict import Comparison
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
 from lorabench.report import comparison_text
-from lorabench.report.comparison_text import margin
+from lorabench.report.comparison_text import difference_unit, margin
+from lorabench.report.drawing import Drawing, cut_off
 from lorabench.report.view import View
 
 
-def sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
+def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
     """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of
     conditions, 2 seeds): not decisive.\""""
-    m, made = metric(name), []
+    m, sentences = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
     if t.gaps:
         pairs = (
-            formatting.plural(t.wanted, "pair")
-            if len(t.gaps) == t.wanted
-            else f"{len(t.gaps)} of {formatting.plural(t.wanted, 'pair')}"
+            formatting.plural(t.expected, "pair")
+            if len(t.gaps) == t.expected
+            else f"{len(t.gaps)} of {formatting.plural(t.expected, 'pair')}"
         )
         if t.pooled is None:
-            made.append(
+            sentences.append(
                 f"{t.kind} {bytes_}is not pooled ({pairs} of conditions): there is no seed at which all of them"
                 " finished."
             )
         else:
             ends = None if t.pooled.low is None or t.pooled.high is None else (t.pooled.low, t.pooled.high)
-            said = _cost(t.pooled.difference, ends, m)
-            lost = (
-                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, so that those that did"
-                " may flatter it."
+            cost = _cost(t.pooled.difference, ends, m)
+            caution = (
+                f" {formatting.plural(t.pooled.broken, 'cell')} with {t.kind} did not finish, which may flatter it."
                 if t.pooled.broken
                 else ""
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
-                lost += (
-                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, so"
-                    " that those that did may flatter them."
+                caution += (
+                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, which"
+                    " may flatter them."
                 )
-            made.append(
-                f"{t.kind} {bytes_}{said} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{lost}"
+            sentences.append(
+                f"{t.kind} {bytes_}{cost} ({pairs} of conditions, {_over(t.pooled)}): {_verdict(t.pooled)}.{caution}"
             )
     if t.bases:
         each = [(_where(view, g, t.bases), _cost(g.difference.value, g.difference.interval, m)) for g in t.bases]
         over = (
             "95 % intervals over items"
             if any(g.difference.interval for g in t.bases)
-            else "no interval: nothing is known of the items"
+            else "no interval: nothing is known about the items"
         )
-        told = "; ".join(f"{said}{where}" for where, said in each)
-        made.append(f"{t.kind} {'' if t.gaps else bytes_}without training {told} ({over}).")
-    return tuple(made)
+        costs = "; ".join(f"{cost}{where}" for where, cost in each)
+        sentences.append(f"{t.kind} {'' if t.gaps else bytes_}without training {costs} ({over}).")
+    return tuple(sentences)
 
 
 def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
@@ -64,8 +64,8 @@ def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
     gain."""
     verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
     turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
-    unit = {"share": "points", "ratio": ""}.get(m.unit, m.unit)
-    return f"{verb} {_number(abs(value), m)} {unit}".rstrip() + f" of {m.label}{_interval(turned, m)}"
+    amount = f"{_number(abs(value), m)} {difference_unit(m.unit)}".rstrip()
+    return f"{verb} {amount} of {m.label}{_interval(turned, m)}"
 
 
 def _number(value: float, m: Metric, plus: str = "") -> str:
@@ -80,7 +80,7 @@ def _interval(ends: tuple[float, float] | None, m: Metric) -> str:
 
 def _over(c: Comparison) -> str:
     if c.pairs == 1:
-        return "1 seed, so no interval: how far a repetition would land is unknown"
+        return "1 seed, so no interval: the noise between seeds is unknown"
     if c.low is None:
         return f"{formatting.plural(c.pairs, 'seed')}, no interval, since the gaps do not vary"
     return formatting.plural(c.pairs, "seed") + (" and items" if c.basis == "seeds and items" else "")
@@ -89,10 +89,10 @@ def _over(c: Comparison) -> str:
 def _verdict(c: Comparison) -> str:
     if c.verdict == "equivalent":
         return f"equivalent within {margin(c)}"
-    known = c.verdict == "not decisive" and (
+    explained = c.verdict == "not decisive" and (
         c.flattered or c.reference_broken or not c.repeated
-    )  # why, is told beside it
-    return c.verdict if known else comparison_text.verdict(c)
+    )  # the reason stands beside it
+    return c.verdict if explained else comparison_text.verdict(c)
 
 
 def _shares(shares: Sequence[float]) -> str:
@@ -108,4 +108,60 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
 
 
 def gap_words(g: Gap, m: Metric) -> str:
+    """ "+0.012 [0.003, 0.021]": quantised minus unquantised, positive where the metric rises."""
     return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)
+
+
+NOTE = (
+    "A gap is the quantised condition minus its unquantised counterpart, which has the same setting otherwise, paired"
+    " by seed. Pooled over a type: the mean over its pairs at each seed, with t over seeds, corrected by Holm over the"
+    " types (a single pair that the study compares anyway: over its comparisons); of accuracies the items' error is"
+    " added as if all pairs shared it. Intervals of single gaps are taken alone."
+)
+
+
+def caption(types: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
+    """Of the figure of one metric."""
+    worse = "above" if m.better == "lower" else "below"
+    sentences = [
+        "Each point is a quantised condition minus its unquantised counterpart, with the 95 % interval of the"
+        f" difference; {worse} zero is worse."
+    ]
+    if info.band and info.band[1]:
+        sentences.append(
+            f"The grey band is the margin of the study, ±{info.band[1]:g}: a gap is called equivalent where two"
+            " one-sided tests, corrected by Holm, put it inside."
+        )
+    sentences.append(
+        "Look whether the intervals leave zero"
+        + (", and whether the gap changes with rank." if info.x.title == "rank" else ".")
+    )
+    if cut_off(info):
+        sentences.append(cut_off(info))
+    bases = {g.difference.basis for t in types for g in t.gaps}
+    if "items" in bases:
+        which = (
+            "The intervals are over the items of one seed"
+            if bases == {"items"}
+            else "Intervals of pairs with one seed are over its items alone"
+        )
+        sentences.append(f"{which}: the noise between seeds is unknown.")
+    if any(t.gaps and not any(g.difference.interval for g in t.gaps) for t in types):
+        sentences.append("Points without a bar have no interval: one seed says nothing about the noise between seeds.")
+    return " ".join(sentences)
+
+
+def line(view: View, g: Gap, m: Metric) -> str:
+    """ "LoRA r=4 nf4 − LoRA r=4: +0.012 [0.003, 0.021] nats" """
+    unit = formatting.head_unit(m.unit, signed=True)
+    parts = [
+        f"{formatting.plural(n, 'cell')}{of} did not finish"
+        for n, of in ((g.broken, ""), (g.counterpart_broken, " of the counterpart"))
+        if n
+    ]
+    unfinished = f" ({', '.join(parts)})" if parts else ""
+    return (
+        f"{view.analysis.label(g.condition)} − {view.analysis.label(g.unquantized_counterpart)}: {gap_words(g, m)}"
+        f" {unit}".rstrip()
+        + unfinished
+    )

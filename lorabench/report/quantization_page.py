@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lorabench import formatting
 from lorabench.record.spectrum import Repair, place
-from lorabench.report.adapter_summary import share
+from lorabench.report.adapter_summary import share, three_digits
 from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section, Text
 from lorabench.report.column_legend import legend
@@ -62,11 +62,7 @@ def group_rows(errors: Sequence[ModuleError]) -> tuple[tuple[str, ...], tuple[tu
             if repaired:
                 repairs = [e.repair for e in some if e.repair]
                 row += [
-                    (
-                        f"{statistics.fmean(getattr(r, field) for r in repairs):.3g}".replace("-", "−")
-                        if repairs
-                        else formatting.DASH
-                    )
+                    three_digits(statistics.fmean(getattr(r, field) for r in repairs) if repairs else None)
                     for field in ("cosine", "repaired_share", "best_share")
                 ]
             rows.append(tuple(row))
@@ -86,43 +82,46 @@ def kinds(errors: Sequence[ModuleError]) -> tuple[str, ...]:
 def quantization_sections(
     errors: Sequence[ModuleError], adapter: str | None = None, note: str | None = None
 ) -> tuple[Section, ...]:
-    """The page's sections."""
+    """The page's sections: the errors by type and layer, what an adapter repairs of them where that was measured
+    (`adapter` names it), and a table of groups and of modules; `note` stands below the first sentences."""
     heads, rows = group_rows(errors)
     first: list[Block] = [Text(sentence, "lead" if i == 0 else "plain") for i, sentence in enumerate(lead(errors))]
     if note:
         first.append(Text(f"Note: {note}."))
-    made = [Section("What quantisation loses", (*first, by_type(errors), *by_layer(errors)))]
+    sections = [Section("What quantisation loses", (*first, by_type(errors), *by_layer(errors)))]
     if any(e.repair for e in errors):
-        made.append(Section("What the adapter repairs", (Text(_repair_words(errors, adapter)), _repair(errors))))
-    made.append(Section("By module type", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
+        sections.append(Section("What the adapter repairs", (Text(_repair_words(errors, adapter)), _repair(errors))))
+    sections.append(Section("By module type", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
     every = ("module", "quantization", "relative error", "maximum", "SNR (dB)", "stable rank")
-    made.append(Section("Every module", (Grid(every, tuple(_row(e) for e in errors)),)))
-    return tuple(made)
+    sections.append(Section("Every module", (Grid(every, tuple(_row(e) for e in errors)),)))
+    return tuple(sections)
 
 
 def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     """The forms against each other, and where the error is largest."""
     means = {form: statistics.fmean(e.relative for e in errors if e.form == form) for form in forms(errors)}
     order = sorted(means, key=lambda f: means[f])
-    told = "; ".join(f"{form} by {share(means[form])}" for form in order)
+    losses = ", ".join(
+        f"{share(means[form])}{' of their norm' if i == 0 else ''} with {form}" for i, form in enumerate(order)
+    )
     worst = max(errors, key=lambda e: e.relative)
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
         (
-            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, the weights are changed"
-            f" {told} of their norm.{least}"
+            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, quantisation changes the"
+            f" weights by {losses}.{least}"
         ),
         (
-            f"The largest error has {worst.module} in {worst.form}: {share(worst.relative)}. Nothing was trained: this"
-            " is the error of the stored weights alone, not of what the model says."
+            f"{worst.module} in {worst.form} has the largest error: {share(worst.relative)}. Nothing was trained: this"
+            " is the error of the stored weights alone, not of the model's outputs."
         ),
     )
 
 
 def by_type(errors: Sequence[ModuleError]) -> Figure:
     """Mean relative error of each type of module, points of the forms beside each other."""
-    types, made = kinds(errors), forms(errors)
-    styles = dict(zip(made, palette(len(made)), strict=True))
+    types, names = kinds(errors), forms(errors)
+    styles = dict(zip(names, palette(len(names)), strict=True))
     lines = tuple(
         Line(
             form,
@@ -134,7 +133,7 @@ def by_type(errors: Sequence[ModuleError]) -> Figure:
             ),
             mode="markers",
         )
-        for form in made
+        for form in names
     )
     drawing = Drawing(Axis("", names=types), Axis("relative error (%)"), lines, mode="markers", beside=True)
     words = tuple(
@@ -157,17 +156,17 @@ def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
     )
     planes = []
     for form in forms(errors):
-        found = {place(e.module): 100 * e.relative for e in errors if e.form == form}
+        percent = {place(e.module): 100 * e.relative for e in errors if e.form == form}
         planes.append(
             Plane(
                 form,
                 tuple(str(n) for n in layers),
                 types,
-                tuple(tuple(found.get((n, k)) for n in layers) for k in types),
+                tuple(tuple(percent.get((n, k)) for n in layers) for k in types),
             )
         )
     caption = "Relative error (%) of each weight by its layer." + (
-        " Choose a quantisation above the figure; the colours have one scale in all." if len(planes) > 1 else ""
+        " Choose a quantisation above the figure; all share one colour scale." if len(planes) > 1 else ""
     )
     values = [v for p in planes for row in p.values for v in row if v is not None]
     words = tuple(
@@ -192,11 +191,11 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
     labels, repaired, best = [], [], []
     for form in forms(errors):
         for kind in kinds(errors):
-            found = [e.repair for e in errors if e.repair and e.form == form and place(e.module)[1] == kind]
-            if found:
+            repairs = [e.repair for e in errors if e.repair and e.form == form and place(e.module)[1] == kind]
+            if repairs:
                 labels.append(f"{form}, {kind}")
-                repaired.append(100 * statistics.fmean(r.repaired_share for r in found))
-                best.append(100 * statistics.fmean(r.best_share for r in found))
+                repaired.append(100 * statistics.fmean(r.repaired_share for r in repairs))
+                best.append(100 * statistics.fmean(r.best_share for r in repairs))
     style = palette(1)[0]
     words = tuple(
         f"{label}: {share(r / 100)} repaired, {share(b / 100)} at best"
@@ -207,30 +206,30 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
         "share of the squared error (%)",
         tuple(labels),
         (part,),
-        "the most that a change of this rank could",
+        "the most that a change of this rank could remove",
         tuple(best),
         words,
         tuple(share(r / 100) for r in repaired),
     )
     caption = (
-        "Share of the squared error of quantisation that adding the adapter's change takes off, mean over layers; a"
-        " number below zero beside no bar adds to the error. The diamond is what the best change of the same rank would"
-        " take off (Eckart and Young 1936)."
+        "Share of the squared error of quantisation that adding the adapter's change removes, mean over layers; a"
+        " negative number without a bar means that the change adds to the error. The diamond is what the best change of"
+        " the same rank would remove (Eckart and Young 1936)."
     )
     return Figure("repair", draw_bars(info), "the adapter's repair by module type", caption, words)
 
 
 def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
-    told = []
+    parts = []
     for form in forms(errors):
-        found = [e.repair for e in errors if e.repair and e.form == form]
-        if found:
-            told.append(
-                f"{form}: {share(statistics.fmean(r.repaired_share for r in found))} of the squared error is undone (at"
-                f" best {share(statistics.fmean(r.best_share for r in found))}), cosine"
-                f" {statistics.fmean(r.cosine for r in found):.3g}".replace("-", "−")
+        repairs = [e.repair for e in errors if e.repair and e.form == form]
+        if repairs:
+            parts.append(
+                f"{form}: {share(statistics.fmean(r.repaired_share for r in repairs))} of the squared error is undone"
+                f" (at best {share(statistics.fmean(r.best_share for r in repairs))}), cosine"
+                f" {three_digits(statistics.fmean(r.cosine for r in repairs))}"
             )
-    return f"What {adapter or 'the adapter'} learned, beside the error of quantisation: {'; '.join(told)}."
+    return f"What {adapter or 'the adapter'} learned, compared with the error of quantisation: {'; '.join(parts)}."
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:

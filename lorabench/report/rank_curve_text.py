@@ -7,29 +7,30 @@ from lorabench.analysis.rank_curve import RankCurve, RankDifference
 from lorabench.analysis.saturation import Fit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.comparison_text import amount
+from lorabench.report.drawing import Drawing, cut_off
 
 _DOUBTFUL = 0.05  # p of lack of fit
 
 
-def sentences(found: tuple[RankCurve, ...]) -> tuple[str, ...]:
+def sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
     """What can be said of each family, and once for all that share it what limits that."""
-    said = [
-        f"{c.family}: {told[:1].lower()}{told[1:]}"
-        for c in found
-        if (told := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
+    of_family = [
+        f"{c.family}: {words[:1].lower()}{words[1:]}"
+        for c in curves
+        if (words := " ".join(part for part in (knee_sentence(c), fit_sentence(c)) if part))
     ]
-    silent: dict[str, list[str]] = {}
-    for c in found:
+    limits: dict[str, list[str]] = {}
+    for c in curves:
         if c.knee.rank is not None and c.at_the_edge:
             highest = "tried" if c.best == c.points[-1].rank else "of those whose cells all finished"
-            silent.setdefault(
+            limits.setdefault(
                 f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []
             ).append(c.family)
         if c.knee.why:
-            silent.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
+            limits.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
         if c.unfitted:
-            silent.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
-    return (*said, *(f"{_listed(names, len(found))}: {why}." for why, names in silent.items()))
+            limits.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
+    return (*of_family, *(f"{_listed(names, len(curves))}: {why}." for why, names in limits.items()))
 
 
 def knee_sentence(c: RankCurve) -> str:
@@ -82,14 +83,15 @@ def fit_sentence(c: RankCurve) -> str:
         else ""
     )
     value = f": extrapolated, its {end} is {formatting.number(fit.c.value, m.unit)} {unit}".rstrip() + interval
-    told = fit.levelled
+    floor_named = fit.levelled
     if (
-        told
+        floor_named
         and fit.c.low is not None
         and fit.c.high is not None
         and fit.c.high - fit.c.low > 2 * (max(p.mean for p in c.points) - min(p.mean for p in c.points))
     ):
-        told, value = False, f", but the interval of its {end},{interval}, is wider than all that rank changes"
+        floor_named = False
+        value = f", but the interval of its {end},{interval}, is wider than the whole effect of rank"
     if not fit.levelled:
         value = f", but has not levelled off by rank {c.points[-1].rank}, so no {end} is named"
     if fit.lack_of_fit is None:
@@ -98,14 +100,14 @@ def fit_sentence(c: RankCurve) -> str:
         )
     over = (
         ""
-        if not told
+        if not floor_named
         else (
-            " over the items of one seed, another may land elsewhere"
+            " over the items of one seed; another seed may differ"
             if fit.basis == "items"
             else f" over {formatting.plural(fit.seeds, 'seed')}"
         )
     )
-    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits doubtfully"
+    fits = "fits" if fit.lack_of_fit >= _DOUBTFUL else "is not rejected, but fits poorly"
     return f"The curve {formula(fit, m)} {fits} (lack of fit p = {fit.lack_of_fit:.2g}){value}{over}."
 
 
@@ -121,3 +123,43 @@ def formula(fit: Fit, m: Metric) -> str:
 def _listed(names: list[str], of: int) -> str:
     """Names may hold commas."""
     return "All curves" if len(names) == of > 2 else "; ".join(names)
+
+
+def caption(name: str, curves: tuple[RankCurve, ...], info: Drawing) -> str:
+    """Of the figure of one metric."""
+    m = metric(name)
+    sentences = [
+        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more"
+        " rank buys nothing there."
+    ]
+    if info.rings:
+        sentences.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
+    if info.trends:
+        sentences.append("Thin lines are the fitted curves c + a r^−b.")
+    if any(p.n > 1 for c in curves for p in c.points):
+        sentences.append(
+            "A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap"
+            " where a difference is clear."
+        )
+    if cut_off(info):
+        sentences.append(cut_off(info))
+    if any(not p.whole for c in curves for p in c.points):
+        unfinished = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in curves for p in c.points if not p.whole)
+        sentences.append(
+            "Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor"
+            f" fitted: {', '.join(unfinished)}."
+        )
+    if info.levels:
+        sentences.append("Level lines are conditions without a rank, or the reference where it is on no curve.")
+    if info.beyond:
+        named = ", ".join(f"{v.label} at {_axis_value(v.y, m)}" for v in info.beyond)
+        sentences.append(
+            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A"
+            " double click on the plot shows all."
+        )
+    return " ".join(sentences)
+
+
+def _axis_value(y: float, m: Metric) -> str:
+    """A value of the y axis, where shares are percent already."""
+    return f"{y:.1f} %" if m.unit == "share" else formatting.number(y, m.unit)

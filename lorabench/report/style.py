@@ -24,6 +24,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = (
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, SKY)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagram")
+_FAMILY_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,19 @@ def styles(summaries: Sequence[ConditionSummary]) -> dict[str, Style]:
     """Condition id to Style."""
     families = dict.fromkeys(s.label.family for s in summaries if s.method not in ("full", "base"))
     colours = {family: _COLOURS[i % len(_COLOURS)] for i, family in enumerate(families)}
-    seen: dict[str, int] = {}
-    made = {}
+    counts: dict[str, int] = {}
+    by_condition = {}
     for summary in summaries:
         colour = {"full": PURPLE, "base": GREY}.get(summary.method) or colours[summary.label.family]
-        i = seen.setdefault(colour, 0)
-        seen[colour] += 1
-        made[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
-    return made
+        i = counts.setdefault(colour, 0)
+        counts[colour] += 1
+        by_condition[summary.condition] = Style(colour, _DASHES[i % len(_DASHES)], _SYMBOLS[i % len(_SYMBOLS)])
+    return by_condition
+
+
+def family_style(colour: str, i: int) -> Style:
+    """Of a curve that joins the ranks of the i-th family: solid, since dashes are for what has no rank."""
+    return Style(colour, "solid", _FAMILY_SYMBOLS[i % len(_FAMILY_SYMBOLS)])
 
 
 def palette(n: int) -> tuple[Style, ...]:

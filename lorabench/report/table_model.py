@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorabench import formatting
+from lorabench.analysis.aggregate import Statistic
 from lorabench.record.metrics import Direction
+from lorabench.report.metric_text import plus_minus
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ class Value:
     ci_half_width: float | None = None
     """half-width, where value and ends are those of a mean: of a share near 0 or 1 an end is nearer than that"""
     best: bool = False
+
+
+def mean_value(statistic: Statistic, unit: str) -> Value:
+    """A mean with its sample deviation and its 95 % interval, whose ends stay between 0 and 1 where the unit is
+    "share"; without an interval where no noise is known."""
+    mean, half_width = statistic.mean, statistic.ci_half_width
+    if half_width is None:
+        return Value(mean, std=statistic.std)
+    low, high = mean - half_width, mean + half_width
+    if unit == "share":
+        low, high = max(0.0, low), min(1.0, high)
+    return Value(mean, std=statistic.std, low=low, high=high, ci_half_width=half_width)
 
 
 @dataclass(frozen=True)
@@ -90,11 +104,7 @@ def parts(value: Value | None, column: Column) -> tuple[str, str]:
     main = formatting.number(value.value, column.unit)
     return (
         main,
-        (
-            f"± {formatting.number(value.ci_half_width, column.unit)}"
-            if column.spread and value.ci_half_width is not None
-            else ""
-        ),
+        (plus_minus(value.ci_half_width, column.unit).strip() if column.spread else ""),
     )
 
 

@@ -12,8 +12,8 @@ TITLE = "Conditions"
 
 def section(view: View) -> Section | None:
     """The table."""
-    told = (
+    note = (
         "Bold is the best of a column among trained conditions whose cells all finished. Under each condition are the"
         " ids of its cells."
     )
-    return Section(TITLE, (Results(table_of(view)), Text(told, "small")))
+    return Section(TITLE, (Results(table_of(view)), Text(note, "small")))

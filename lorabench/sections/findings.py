@@ -25,11 +25,11 @@ def section(view: View) -> Section | None:
         return None
     blocks: list[Block] = []
     for severity, head in _HEADS.items():
-        found = [f for f in view.findings if f.severity == severity]
-        if found:
+        members = [f for f in view.findings if f.severity == severity]
+        if members:
             blocks += [
                 Text(head),
-                *(Notice(f.title, f.sentence, _short(f.conditions, _MOST_CONDITIONS)) for f in found),
+                *(Notice(f.title, f.sentence, _short(f.conditions, _MOST_CONDITIONS)) for f in members),
             ]
     lines = [
         f"{f.title} ({formatting.plural(len(f.cells), 'cell')}): {' '.join(_short(f.cells, _MOST_CELLS))}"

@@ -33,12 +33,12 @@ def section(view: View) -> Section | None:
 
 def environments(view: View) -> tuple[Facts, ...]:
     """One block for each different machine or software that cells ran on."""
-    found: dict[str, tuple[CellResult, list[str]]] = {}
+    by_environment: dict[str, tuple[CellResult, list[str]]] = {}
     for cell_id, result in view.analysis.results.items():
         if result.environment:
-            found.setdefault(result.environment.model_dump_json(), (result, []))[1].append(cell_id)
-    made = []
-    for first, ids in found.values():
+            by_environment.setdefault(result.environment.model_dump_json(), (result, []))[1].append(cell_id)
+    blocks = []
+    for first, ids in by_environment.values():
         e = first.environment
         if e:
             packages = ", ".join(f"{name} {version}" for name, version in sorted(e.packages.items()))
@@ -53,17 +53,17 @@ def environments(view: View) -> tuple[Facts, ...]:
                 ("commit", e.git),
                 ("cells", len(ids)),
             )
-            made.append(Facts(tuple((k, str(v)) for k, v in rows if v)))
-    return tuple(made)
+            blocks.append(Facts(tuple((k, str(v)) for k, v in rows if v)))
+    return tuple(blocks)
 
 
 def fingerprints(view: View) -> Grid:
     """Models and data, by hash."""
-    seen = dict.fromkeys(
+    rows = dict.fromkeys(
         (g.setting.model.name, g.setting.fingerprints.model, g.setting.task.name, g.setting.fingerprints.data)
         for g in view.analysis.groups
     )
-    return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(seen))
+    return Grid(("model", "model's fingerprint", "task", "data's fingerprint"), tuple(rows))
 
 
 def cells(view: View) -> Grid:
@@ -75,12 +75,10 @@ def cells(view: View) -> Grid:
             result = view.analysis.results.get(cell_id)
             reason = f": {result.error.message}" if result and result.error else ""
             outcome = f"{result.outcome.replace('_', ' ')}{reason}" if result else "not run yet"
-            rate = (
-                (f"{cell.training.rate:g}{' (chosen)' if chosen.get(group.condition) == cell.training.rate else ''}",)
-                if tuned
-                else ()
-            )
-            rows.append((summary.label.text, *rate, str(cell.seed) if group.trains else "–", outcome, cell_id))
+            learning_rate = cell.training.fixed_learning_rate
+            mark = " (chosen)" if chosen.get(group.condition) == learning_rate else ""
+            shown = (f"{learning_rate:g}{mark}",) if tuned else ()
+            rows.append((summary.label.text, *shown, str(cell.seed) if group.trains else "–", outcome, cell_id))
     return Grid(
         ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True
     )

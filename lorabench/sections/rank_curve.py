@@ -10,19 +10,19 @@ import numpy as np
 from lorabench import formatting
 from lorabench.analysis.rank_curve import RankCurve, rank_curves
 from lorabench.config.paths import short_model
-from lorabench.record.metrics import Metric, metric
+from lorabench.record.metrics import metric
+from lorabench.report import rank_curve_text as text
 from lorabench.report.blocks import Block, Figure, Points, Section
-from lorabench.report.drawing import Axis, Drawing, Level, Line, Ring, Trend, bounded, cut_off, with_beyond
+from lorabench.report.drawing import Axis, Drawing, Level, Line, Ring, Trend, bounded, with_beyond
 from lorabench.report.figures import draw
-from lorabench.report.rank_curve_text import knee_sentence, sentences
+from lorabench.report.metric_text import axis_factor, axis_title, value_words
 from lorabench.report.spectra import scaled
-from lorabench.report.style import Style
+from lorabench.report.style import family_style
 from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 50
 TITLE = "Rank"
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 _SMOOTH = 48  # points of a fitted curve
 _FEW = 8  # sentences of a second metric that are shown unfolded
 
@@ -32,24 +32,21 @@ def section(view: View) -> Section | None:
     blocks: list[Block] = []
     names = list(dict.fromkeys((view.analysis.metric, *accuracies(view)[:1])))
     for name in names:
-        found = curves(view, name)
-        if found:
-            said = sentences(found)
-            blocks.append(
-                Points(said)
-                if name == view.analysis.metric or len(said) <= _FEW
-                else Points(said, f"Every curve in {metric(name).label}")
-            )
-            blocks += _figures(view, name, found, sum(isinstance(b, Figure) for b in blocks))
+        of_metric = curves(view, name)
+        if of_metric:
+            sentences = text.sentences(of_metric)
+            folded = name != view.analysis.metric and len(sentences) > _FEW
+            blocks.append(Points(sentences, f"Every curve in {metric(name).label}" if folded else ""))
+            blocks += _figures(view, name, of_metric, sum(isinstance(b, Figure) for b in blocks))
     return Section(TITLE, tuple(blocks)) if blocks else None
 
 
 def headline(view: View) -> tuple[str, ...]:
     """The smallest sufficient rank of each family in the study's metric, for the first screen."""
     return tuple(
-        f"{c.family}: {told[:1].lower()}{told[1:]}"
+        f"{c.family}: {words[:1].lower()}{words[1:]}"
         for c in curves(view, view.analysis.metric)
-        if (told := knee_sentence(c))
+        if (words := text.knee_sentence(c))
     )
 
 
@@ -60,22 +57,20 @@ def curves(view: View, name: str) -> tuple[RankCurve, ...]:
 
 def compute(view: View, name: str, model: str | None = None) -> Drawing | None:
     """A line for each family, of one model if that is given; levels for what has no rank."""
-    found = tuple(c for c in curves(view, name) if model in (None, _model(view, c.points[0].condition)))
-    return drawing(view, name, found, model) if found else None
+    of_model = tuple(c for c in curves(view, name) if model in (None, _model(view, c.points[0].condition)))
+    return drawing(view, name, of_model, model) if of_model else None
 
 
-def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | None = None) -> Drawing:
+def drawing(view: View, name: str, of_metric: tuple[RankCurve, ...], model: str | None = None) -> Drawing:
     """The same of given curves."""
     m = metric(name)
-    factor = 100.0 if m.unit == "share" else 1.0
+    factor = axis_factor(m)
     lines, trends, rings = [], [], []
-    for i, c in enumerate(found):
-        style = Style(
-            view.styles[c.points[0].condition].colour, "solid", _SYMBOLS[i % len(_SYMBOLS)]
-        )  # dashes are for what has no rank
+    for i, c in enumerate(of_metric):
+        style = family_style(view.styles[c.points[0].condition].colour, i)
         x, y = tuple(float(p.rank) for p in c.points), tuple(factor * p.mean for p in c.points)
         hover = tuple(
-            f"{c.family}, rank {p.rank}: {_number(p.mean, p.ci_half_width, m)}"
+            f"{c.family}, rank {p.rank}: {value_words(p.mean, p.ci_half_width, m)}"
             f" ({formatting.plural(p.n, 'seed')}{'' if p.whole else '; some cells did not finish'})"
             for p in c.points
         )
@@ -98,18 +93,18 @@ def drawing(view: View, name: str, found: tuple[RankCurve, ...], model: str | No
             for p in c.points
             if p.rank == c.knee.rank and (c.knee.passed or not c.at_the_edge)
         ]
-    drawn, compared = {p.condition for c in found for p in c.points}, set(view.analysis.references.values())
+    on_curves, compared = {p.condition for c in of_metric for p in c.points}, set(view.analysis.references.values())
     levels = [
         Level(_short(s.label.text, model), view.styles[s.condition], factor * v.mean, scaled(v.ci_half_width, factor))
         for g, s in zip(view.analysis.groups, view.analysis.summaries, strict=True)
-        if (g.setting.method.rank is None or (s.condition in compared and s.condition not in drawn))
+        if (g.setting.method.rank is None or (s.condition in compared and s.condition not in on_curves))
         and (v := s.statistics.get(name))
         and model in (None, g.setting.model.name)
     ]
     ticks = tuple(sorted({x for line in lines for x in line.x}))
     return Drawing(
         Axis("rank", log=True, ticks=ticks),
-        Axis(_titled(m)),
+        Axis(axis_title(m)),
         tuple(lines),
         tuple(levels),
         "lines+markers",
@@ -127,76 +122,38 @@ def legible(info: Drawing) -> Drawing:
     return with_beyond(bounded(replace(info, levels=tuple(v for v in info.levels if v not in far))), far)
 
 
-def _figures(view: View, name: str, found: tuple[RankCurve, ...], first: int) -> list[Block]:
+def _figures(view: View, name: str, of_metric: tuple[RankCurve, ...], first: int) -> list[Block]:
     """One for each model where there are several: their metrics lie far apart."""
     m = metric(name)
-    models = list(dict.fromkeys(_model(view, c.points[0].condition) for c in found))
-    made: list[Block] = []
+    models = list(dict.fromkeys(_model(view, c.points[0].condition) for c in of_metric))
+    figures: list[Block] = []
     for model in models:
         only = model if len(models) > 1 else None
         shown = legible(
-            drawing(view, name, tuple(c for c in found if only in (None, _model(view, c.points[0].condition))), only)
-        )
-        title = f"{m.label} against rank" + (f", {short_model(model)}" if only else "")
-        made.append(
-            Figure(
-                f"rank-{first + len(made)}", draw(shown), title, _caption(name, found, shown), _words(view, name, only)
+            drawing(
+                view, name, tuple(c for c in of_metric if only in (None, _model(view, c.points[0].condition))), only
             )
         )
-    return made
-
-
-def _caption(name: str, found: tuple[RankCurve, ...], info: Drawing) -> str:
-    m = metric(name)
-    said = [
-        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more"
-        " rank buys nothing there."
-    ]
-    if info.rings:
-        said.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
-    if info.trends:
-        said.append("Thin lines are the fitted curves c + a r^−b.")
-    if any(p.n > 1 for c in found for p in c.points):
-        said.append(
-            "A seed shifts all ranks alike, which the bars show and the paired comparisons leave out: bars may overlap"
-            " where a difference is clear."
+        title = f"{m.label} against rank" + (f", {short_model(model)}" if only else "")
+        figures.append(
+            Figure(
+                f"rank-{first + len(figures)}",
+                draw(shown),
+                title,
+                text.caption(name, of_metric, shown),
+                _words(view, name, only),
+            )
         )
-    if cut_off(info):
-        said.append(cut_off(info))
-    if any(not p.whole for c in found for p in c.points):
-        lost = dict.fromkeys(f"{c.family} at rank {p.rank}" for c in found for p in c.points if not p.whole)
-        said.append(
-            "Some cells did not finish, so that the mean of those that did flatters, and it is neither called best nor"
-            f" fitted: {', '.join(lost)}."
-        )
-    if info.levels:
-        said.append("Level lines are conditions without a rank, or the reference where it is on no curve.")
-    if info.beyond:
-        named = ", ".join(f"{v.label} at {_drawn(v.y, m)}" for v in info.beyond)
-        said.append(
-            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A"
-            " double click on the plot shows all."
-        )
-    return " ".join(said)
+    return figures
 
 
 def _words(view: View, name: str, model: str | None) -> tuple[str, ...]:
     m = metric(name)
     return tuple(
-        f"{s.label.text}: {_number(f.mean, f.ci_half_width, m)}"
+        f"{s.label.text}: {value_words(f.mean, f.ci_half_width, m)}"
         for s in view.analysis.summaries
         if (f := s.statistics.get(name)) and model in (None, _model(view, s.condition))
     )
-
-
-def _number(mean: float, half: float | None, m: Metric) -> str:
-    spread = f" ± {formatting.number(half, m.unit)}" if half is not None else ""
-    return f"{formatting.number(mean, m.unit)}{spread} {formatting.head_unit(m.unit)}".rstrip()
-
-
-def _drawn(y: float, m: Metric) -> str:
-    """A value of the y axis, where shares are percent already."""
-    return f"{y:.1f} %" if m.unit == "share" else formatting.number(y, m.unit)
 
 
 def _short(label: str, model: str | None) -> str:
@@ -206,8 +163,3 @@ def _short(label: str, model: str | None) -> str:
 
 def _model(view: View, condition: str) -> str:
     return str(view.analysis.declared(condition)["model"]["name"])
-
-
-def _titled(m: Metric) -> str:
-    unit = formatting.head_unit(m.unit)
-    return f"{m.label} ({unit})" if unit else m.label

@@ -17,8 +17,10 @@ from lorabench.config.fingerprint import flattened
 from lorabench.config.gpus import gpus
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import Metric, metric
+from lorabench.report import recommendation_text as text
 from lorabench.report.blocks import Block, ChoiceGroup, Panel, PanelOption, Points, Section, Text
-from lorabench.report.recommendation_text import Recommended, bound_words, nearest, sentence
+from lorabench.report.metric_text import axis_factor
+from lorabench.report.recommendation_text import Recommended
 from lorabench.report.view import View
 
 ORDER = 12
@@ -30,87 +32,68 @@ _FARTHEST = 100  # margins: where the range of tolerated losses ends at the late
 
 
 def section(view: View) -> Section | None:
-    """A sentence and its second witness for each contest, and a panel for other memories and margins; no headline,
-    since it stands next to the answer."""
-    found = compute(view)
-    if not found:
+    """A sentence and what the spectra say of it for each comparison group, and a panel for other memories and margins;
+    no headline, since it stands next to the answer."""
+    choices = compute(view)
+    if not choices:
         return None
     m = metric(view.analysis.metric)
-    said = [sentence(r, m) for r in found]
-    heard = [r.spectral_check.sentence for r in found if r.spectral_check]
-    if len(found) == 1:
-        return Section(
-            TITLE,
-            (
-                Text(said[0], "lead"),
-                *(Text(f"Second witness, the spectra. {text}") for text in heard),
-                panel(view, found),
-            ),
-        )
-    more = [f"{len(said) - _AT_MOST} more can be chosen in the panel below."] if len(said) > _AT_MOST else []
-    blocks: list[Block] = [
-        Points((*(f"{r.name}: {text}" for r, text in zip(found[:_AT_MOST], said, strict=False)), *more))
-    ]
-    if heard:
-        leans = [r.spectral_check.lean for r in found if r.spectral_check]
-        agree, silent = leans.count("agrees"), leans.count("open")
-        blocks.append(
-            Points(
-                tuple(f"{r.name}: {r.spectral_check.sentence}" for r in found if r.spectral_check),
-                f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')},"
-                f" disagrees with {len(leans) - agree - silent}",
-            )
-        )
-    return Section(TITLE, (*blocks, panel(view, found)))
+    sentences = [text.sentence(r, m) for r in choices]
+    checks = [(r.name, r.spectral_check.sentence) for r in choices if r.spectral_check]
+    if len(choices) == 1:
+        witness = (Text(f"Second witness, the spectra. {sentence}") for _, sentence in checks)
+        return Section(TITLE, (Text(sentences[0], "lead"), *witness, panel(view, choices)))
+    more = len(choices) - _AT_MOST
+    lines = [f"{r.name}: {sentence}" for r, sentence in zip(choices[:_AT_MOST], sentences, strict=False)]
+    if more > 0:
+        lines.append(f"{more} more can be chosen in the panel below.")
+    blocks: list[Block] = [Points(tuple(lines))]
+    if checks:
+        blocks.append(Points(tuple(f"{name}: {s}" for name, s in checks), text.second_witness(choices)))
+    return Section(TITLE, (*blocks, panel(view, choices)))
 
 
 def compute(view: View) -> tuple[Recommended, ...]:
-    """One for each contest of two options or more."""
-    margin = margin_of(view.analysis.metric, view.analysis.study.comparison)
-    made = []
-    held = comparison_groups(view.analysis.groups)
-    for name, groups in zip(_names(held), held, strict=True):
-        given = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, view.analysis.metric)
-        given = _short(given) if name else given
-        if len(given) < 2:
+    """One for each comparison group of two options or more."""
+    name, margin = view.analysis.metric, margin_of(view.analysis.metric, view.analysis.study.comparison)
+    recommended = []
+    by_group = comparison_groups(view.analysis.groups)
+    for label, groups in zip(_names(by_group), by_group, strict=True):
+        options = trained_options(groups, view.analysis.summaries, view.analysis.verdicts, name)
+        options = _short(options) if label else options
+        if len(options) < 2:
             continue
-        best = best_option(given)
-        taken = select(given, margin or 0.0)
-        told = nearest(given, best) if taken is None or taken is best else taken
-        d = None if told is None else view.analysis.verdicts.of(view.analysis.metric, told.condition, best.condition)
-        seen = (
+        best, chosen = best_option(options), select(options, margin or 0.0)
+        beside = text.nearest(options, best) if chosen is None or chosen is best else chosen
+        d = None if beside is None else view.analysis.verdicts.of(name, beside.condition, best.condition)
+        check = (
             None
-            if taken is None
-            else spectral_check(
-                taken, given, view.analysis.of_condition, view.analysis.file, view.analysis.metric, margin
-            )
+            if chosen is None
+            else spectral_check(chosen, options, view.analysis.of_condition, view.analysis.file, name, margin)
         )
-        made.append(
-            Recommended(
-                name, given, sum(g.trains for g in groups) - len(given), best, taken, margin, d.pairs if d else 0, seen
-            )
-        )
-    return tuple(made)
+        unable = sum(g.trains for g in groups) - len(options)
+        recommended.append(Recommended(label, options, unable, best, chosen, margin, d.pairs if d else 0, check))
+    return tuple(recommended)
 
 
-def panel(view: View, found: Sequence[Recommended]) -> Panel:
+def panel(view: View, choices: Sequence[Recommended]) -> Panel:
     """The same for any memory and any tolerated loss; the page computes it."""
     m = metric(view.analysis.metric)
-    margin = found[0].margin or 0.0
-    made = [_contest(view, r, m) for r in found]
-    able = [c for contest in made for c in choosable(contest.rows)]
+    margin = choices[0].margin or 0.0
+    groups = [_group(view, r, m) for r in choices]
+    able = [option for group in groups for option in choosable(group.rows)]
     spread = (
-        max((c.needed for c in able if c.needed is not None), default=0.0)
-        or max((c.worse for contest in made for c in contest.rows), default=0.0)
+        max((o.needed for o in able if o.needed is not None), default=0.0)
+        or max((o.worse for group in groups for o in group.rows), default=0.0)
         or 1.0
     )
     most = max(2 * margin, min(1.1 * spread, _FARTHEST * margin if margin else math.inf))
     cards = tuple((f"{g.name} ({formatting.size(g.memory_bytes)})", g.memory_bytes) for g in gpus().values())
-    unit, factor = formatting.head_unit(m.unit, signed=True), 100.0 if m.unit == "share" else 1.0
+    unit, factor = formatting.head_unit(m.unit, signed=True), axis_factor(m)
     return Panel(
         "choice",
         "Choice by memory and tolerated loss",
-        _caption(found, made),
+        text.caption(choices, groups),
         m.label,
         unit,
         factor,
@@ -118,34 +101,35 @@ def panel(view: View, found: Sequence[Recommended]) -> Panel:
         most,
         _sizes(able),
         cards,
-        tuple(made),
+        tuple(groups),
     )
 
 
-def _contest(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
-    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, are
-    kept."""
+def _group(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
+    """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, stay."""
     rows = {
         o.condition: _row(view, r, o, m)
         for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))
     }
-    able = {id(c) for c in choosable(tuple(rows.values()))}
-    first = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))[: max(MOST_ROWS, len(able))]
-    kept = set(first)
-    return ChoiceGroup(r.name, r.best.label, tuple(row for c, row in rows.items() if c in kept), len(rows) - len(kept))
+    able = {id(option) for option in choosable(tuple(rows.values()))}
+    by_merit = sorted(rows, key=lambda c: (id(rows[c]) not in able, rows[c].worse))
+    shown = set(by_merit[: max(MOST_ROWS, len(able))])
+    return ChoiceGroup(
+        r.name, r.best.label, tuple(row for c, row in rows.items() if c in shown), len(rows) - len(shown)
+    )
 
 
 def choosable(rows: Sequence[PanelOption]) -> tuple[PanelOption, ...]:
     """The rows that some memory and some tolerated loss would choose: none before takes no more memory and is good
     enough as soon."""
-    made: list[PanelOption] = []
+    options: list[PanelOption] = []
     for c in rows:
         peak = math.inf if c.peak is None else c.peak
         if c.needed is not None and not any(
-            (math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in made
+            (math.inf if p.peak is None else p.peak) <= peak and (p.needed or 0.0) <= c.needed for p in options
         ):
-            made.append(c)
-    return tuple(made)
+            options.append(c)
+    return tuple(options)
 
 
 def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
@@ -164,23 +148,25 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
         formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes),
         formatting.number(o.mean, m.unit),
         beside,
-        bound_words(o, d.pairs, m) if d else "",
+        text.bound_words(o, d.pairs, m) if d else "",
     )
 
 
-def needed(o: Option, given: Sequence[Option]) -> float | None:
+def needed(o: Option, options: Sequence[Option]) -> float | None:
     """The least tolerated loss at which an option is good enough: a bound of its family, found by asking for each."""
-    mates = [p for p in given if p.family == o.family] if o.family >= 0 else [o]
-    bounds = sorted({p.bound for p in mates if p.bound is not None and p.repeated})
-    at = bisect_left(bounds, True, key=lambda b: enough(o, mates, b))
+    family = [p for p in options if p.family == o.family] if o.family >= 0 else [o]
+    bounds = sorted({p.bound for p in family if p.bound is not None and p.repeated})
+    at = bisect_left(bounds, True, key=lambda b: enough(o, family, b))
     return bounds[at] if at < len(bounds) else None
 
 
 def _sizes(able: Sequence[PanelOption]) -> tuple[tuple[str, int], ...]:
     """What the choosable options take, rounded up to three digits so that each fits into its size."""
-    found = sorted({_up(c.peak) for c in able if c.peak})
-    kept = found if len(found) <= _SIZES else [found[round(i * (len(found) - 1) / (_SIZES - 1))] for i in range(_SIZES)]
-    return tuple((formatting.size(b), b) for b in kept)
+    sizes = sorted({_up(c.peak) for c in able if c.peak})
+    shown = (
+        sizes if len(sizes) <= _SIZES else [sizes[round(i * (len(sizes) - 1) / (_SIZES - 1))] for i in range(_SIZES)]
+    )
+    return tuple((formatting.size(b), b) for b in shown)
 
 
 def _up(value: int) -> int:
@@ -188,62 +174,34 @@ def _up(value: int) -> int:
     return -(-value // one) * one
 
 
-def _caption(found: Sequence[Recommended], made: Sequence[ChoiceGroup]) -> str:
-    said = [
-        "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar"
-        " ends at the one-sided 95 % bound. It is good enough where that bound lies within the tolerated loss, and so"
-        " do those of the higher ranks of its family, up to the family's best. Of those that are good enough and fit,"
-        " the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. The"
-        " grey line joins the Pareto front of those that fit. A card needs some room beside the peak, for its context"
-        " and for fragmentation."
-    ]
-    if any(not o.repeated and o.bound is not None for r in found for o in r.options):
-        said.append("With one seed the bound speaks for the items alone, and nothing is shown by it.")
-    if any(len(tuned(r.options)) < len(r.options) for r in found):
-        said.append(
-            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"
-            " mean is shown."
-        )
-    if any(o.peak_bytes is None for r in found for o in r.options):
-        said.append("Where no peak was measured there is no point.")
-    if unable := sum(r.unable for r in found):
-        said.append(
-            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and"
-            f" {'is' if unable == 1 else 'are'} left out."
-        )
-    if left := sum(c.left_out for c in made):
-        said.append(
-            f"{formatting.plural(left, 'more condition')} that would not be chosen at any memory and tolerated loss"
-            f" {'is' if left == 1 else 'are'} not shown."
-        )
-    return " ".join(said)
-
-
-def _names(held: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
-    """By what tells contests apart: the model, the task, its options; by a number where that is not enough. Empty for a
-    single one."""
-    if len(held) == 1:
+def _names(by_group: Sequence[Sequence[Replicates]]) -> tuple[str, ...]:
+    """By what tells the groups apart: the model, the task, its options; by a number where that is not enough. Empty for
+    a single one."""
+    if len(by_group) == 1:
         return ("",)
     flat = [
-        flattened({"model": short_model(g[0].declared["model"]["name"]), "task": g[0].declared["task"]}) for g in held
+        flattened({"model": short_model(str(g[0].declared["model"]["name"])), "task": g[0].declared["task"]})
+        for g in by_group
     ]
-    told = [f for f in dict.fromkeys(f for each in flat for f in each) if len({str(each.get(f)) for each in flat}) > 1]
-    options_differ = any(f.startswith("task.") for f in told)
-    made = []
+    differing = [
+        f for f in dict.fromkeys(f for each in flat for f in each) if len({str(each.get(f)) for each in flat}) > 1
+    ]
+    options_differ = any(f.startswith("task.") for f in differing)
+    names = []
     for each in flat:
-        head = [str(each[f]) for f in ("model", "task.name") if f in told or (f == "task.name" and options_differ)]
-        made.append(
+        head = [str(each[f]) for f in ("model", "task.name") if f in differing or (f == "task.name" and options_differ)]
+        names.append(
             ", ".join(
                 head
                 + [
                     f"{f.removeprefix('task.')}={_listed(each[f])}"
-                    for f in told
+                    for f in differing
                     if f.startswith("task.") and f != "task.name" and each.get(f) is not None
                 ]
             )
         )
     return tuple(
-        name if made.count(name) == 1 and name else f"{name or 'contest'} ({i + 1})" for i, name in enumerate(made)
+        name if names.count(name) == 1 and name else f"{name or 'group'} ({i + 1})" for i, name in enumerate(names)
     )
 
 
@@ -251,11 +209,11 @@ def _listed(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _short(given: Sequence[Option]) -> tuple[Option, ...]:
-    """Labels without what all of a contest have in common: its name says it."""
-    pieces = [o.label.split(", ") for o in given]
+def _short(options: Sequence[Option]) -> tuple[Option, ...]:
+    """Labels without what all of a group have in common: its name says it."""
+    pieces = [o.label.split(", ") for o in options]
     common = set.intersection(*(set(p[1:]) for p in pieces)) if pieces else set()
     return tuple(
         replace(o, label=", ".join(part for i, part in enumerate(p) if i == 0 or part not in common))
-        for o, p in zip(given, pieces, strict=True)
+        for o, p in zip(options, pieces, strict=True)
     )

@@ -7,7 +7,7 @@ import math
 
 import pandas as pd
 
-from lorabench import formatting
+from lorabench.report import training_text as text
 from lorabench.report.blocks import Figure, Section
 from lorabench.report.curves import PANELS, ConditionCurves, SeedCurves, draw_curves
 from lorabench.report.drawing import Axis, Drawing, Line, thinned
@@ -27,48 +27,28 @@ def section(view: View) -> Section | None:
     info = compute(view)
     if info is None:
         return None
-    caption = (
-        f"Mean over seeds; curves of more than {MOST_POINTS} steps are averaged to that many points. Look for curves"
-        " that still fall at the end (more steps would help) and for jumps (the learning rate is too high). Click a"
-        " name in the legend to hide its curve."
-    )
-    if info.y.span is not None:
-        caption += " Diverged conditions leave at the top."
-    words = tuple(
-        f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in"
-        f" {line.x[-1]:.0f} steps"
-        for line in info.lines
-    )
-    return Section(
-        TITLE, (Figure("training-curves", draw(info), "training loss by step", caption, words), *_by_seed(view))
-    )
+    caption = text.caption(MOST_POINTS, diverged=info.y.span is not None)
+    words = tuple(map(text.loss_words, info.lines))
+    figure = Figure("training-curves", draw(info), "training loss by step", caption, words)
+    return Section(TITLE, (figure, *_by_seed(view)))
 
 
 def _by_seed(view: View) -> tuple[Figure, ...]:
-    found = compute_by_seed(view)
-    if not found:
+    curves = compute_by_seed(view)
+    if not curves:
         return ()
-    several = " Choose a condition above the figure." if len(found) > 1 else ""
-    caption = (
-        "Every seed of one condition: training loss, norm of the gradient before clipping, with a dashed line where it"
-        f" is clipped, and learning rate.{several} Look for norms that keep to the dashed line or above it (every step"
-        " is cut short), for spikes, and for seeds that part. Validation and held-out loss are measured once, after"
-        " the last step: there is no curve of them along training."
-    )
-    if any(len(s.step) >= _points(view) for c in found for s in c.seeds):
-        caption += f" Long curves are averaged to {_points(view)} points."
+    points = _points(view)
     trained = sum(bool(s.seeds) and bool(s.outcomes.finished or s.outcomes.broken) for s in view.analysis.summaries)
-    if trained > len(found):
-        caption += f" {len(found)} of {trained} conditions are here; the others' steps are in their cells' curve.csv."
+    averaged = any(len(s.step) >= points for c in curves for s in c.seeds)
     words = tuple(
-        f"{c.label}, seed {s.seed}: {said}" for c in found for s in c.seeds if (said := _norm_words(s, c.clip))
+        f"{c.label}, seed {s.seed}: {norms}" for c in curves for s in c.seeds if (norms := text.norm_words(s, c.clip))
     )[:_MOST_WORDS]
     return (
         Figure(
             "training-by-seed",
-            draw_curves(found),
+            draw_curves(curves),
             "loss, gradient norm and learning rate of each seed",
-            caption,
+            text.seed_caption(len(curves), trained, points if averaged else None),
             words or ("No gradient norm was kept.",),
         ),
     )
@@ -76,7 +56,7 @@ def _by_seed(view: View) -> tuple[Figure, ...]:
 
 def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
     """Of the first conditions that kept curves."""
-    made = []
+    curves = []
     for group, s in zip(view.analysis.groups, view.analysis.summaries, strict=True):
         seeds = []
         for r in view.analysis.of_condition(s.condition):
@@ -86,10 +66,10 @@ def compute_by_seed(view: View) -> tuple[ConditionCurves, ...]:
                 columns = [_thin(x, [row[1 + i] for row in rows], _points(view)) for i, _ in enumerate(PANELS)]
                 seeds.append(SeedCurves(r.cell.seed, columns[0][0], tuple(y for _, y in columns)))
         if seeds:
-            made.append(ConditionCurves(s.label.text, tuple(seeds), group.setting.training.max_grad_norm))
-        if len(made) == _MOST_CONDITIONS:
+            curves.append(ConditionCurves(s.label.text, tuple(seeds), group.setting.training.max_grad_norm))
+        if len(curves) == _MOST_CONDITIONS:
             break
-    return tuple(made)
+    return tuple(curves)
 
 
 def _points(view: View) -> int:
@@ -100,23 +80,10 @@ def _points(view: View) -> int:
 
 def _thin(x: list[float], y: list[float | None], most: int) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
     """The same thinning for values of which some are absent: an average over none is absent."""
-    known = [0.0 if v is None else v for v in y]
+    filled = [0.0 if v is None else v for v in y]
     share = thinned(x, [float(v is not None) for v in y], most)[1]
-    places, values = thinned(x, known, most)
+    places, values = thinned(x, filled, most)
     return tuple(round(p, 1) for p in places), tuple(v / n if n else None for v, n in zip(values, share, strict=True))
-
-
-def _norm_words(s: SeedCurves, clip: float) -> str:
-    """ "gradient norm 0.53 at most, never clipped (1)" """
-    norms = [v for v in s.values[PANELS.index("grad_norm")] if v is not None]
-    if not norms:
-        return ""
-    above = sum(v > clip for v in norms)
-    cut = "never above" if not above else f"above in {above} of {len(norms)} shown points"
-    return (
-        f"gradient norm {formatting.decimals(min(norms))} to {formatting.decimals(max(norms))}; clipped at {clip:g},"
-        f" {cut}"
-    )
 
 
 def compute(view: View) -> Drawing | None:
@@ -141,8 +108,8 @@ def compute(view: View) -> Drawing | None:
 
 
 def _curve(view: View, cell_id: str) -> pd.DataFrame | None:
-    kept = [(row[0], row[1]) for row in _rows(view, cell_id) if row[1] is not None]
-    return pd.DataFrame(kept, columns=["step", "loss"]) if kept else None
+    points = [(row[0], row[1]) for row in _rows(view, cell_id) if row[1] is not None]
+    return pd.DataFrame(points, columns=["step", "loss"]) if points else None
 
 
 def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | None, float | None]]:
@@ -151,13 +118,13 @@ def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | N
     path = view.analysis.file(cell_id, "curve.csv")
     if not path.is_file():
         return []
-    kept = []
+    rows = []
     try:
         with path.open(encoding="utf-8", newline="") as stream:  # pandas takes 4 ms a file, 4 s for 1,000 cells
             for row in csv.DictReader(stream):
                 step, loss = float(row["step"]), _finite(row["loss"])
                 if math.isfinite(step):
-                    kept.append((step, loss, _finite(row.get("grad_norm")), _finite(row.get("learning_rate"))))
+                    rows.append((step, loss, _finite(row.get("grad_norm")), _finite(row.get("learning_rate"))))
     except (
         OSError,
         ValueError,
@@ -166,7 +133,7 @@ def _rows(view: View, cell_id: str) -> list[tuple[float, float | None, float | N
         csv.Error,
     ):  # a cell that was cut off, replaced just now, or damaged: what stands before is shown
         pass
-    return kept
+    return rows
 
 
 def _finite(text: str | None) -> float | None:

@@ -19,18 +19,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lorabench.errors import ModelError
 from lorabench.spectra import layouts
 from lorabench.spectra.adapter_checks import check_adapter
-from lorabench.spectra.adapter_config import CONFIG
-from lorabench.spectra.adapter_files import OF_DIFFUSERS, adapter_file
+from lorabench.spectra.adapter_config import CONFIG, PeftConfig
+from lorabench.spectra.adapter_files import OF_DIFFUSERS, AdapterFiles, adapter_files
 from lorabench.spectra.declared import Declared, declared
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_kasa
 from lorabench.spectra.factor_tensors import by, factor_shape, finite, own_alpha
@@ -41,39 +40,36 @@ from lorabench.spectra.stacks import origin, with_experts
 from lorabench.spectra.tensor_file import TensorFile
 
 _LITGPT = re.compile(r"^transformer\.h\.\d+\.attn\.(?:attn|qkv)$")
-_PIPELINE = frozenset(
-    (
-        "unet",
-        "transformer",
-        "transformer_2",
-        "text_encoder",
-        "text_encoder_2",
-        "text_encoder_3",
-        "diffusion_model",
-        "prior",
-    )
-)
+_PIPELINE = frozenset((
+    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "diffusion_model",
+    "prior",
+))  # fmt: skip
 
-
-Held = Callable[[torch.Tensor], torch.Tensor]
+AsTrained = Callable[[torch.Tensor], torch.Tensor]
+"""a base weight (out, in) to the one that training saw: the same, or its quantised form given back"""
 
 
 class Adapter:
-    """An adapter on disk; its tensors are read when they are asked for."""
+    """An adapter on disk; its tensors are read when they are asked for.
 
-    def __init__(self, place: str | Path, alpha: float | None = None) -> None:
+    source     a folder or file, or the files that it was resolved to
+    alpha      lora_alpha, over what the files say
+    ModelError where the files are damaged, do not belong together, or change more than factors can tell.
+    """
+
+    def __init__(self, source: str | Path | AdapterFiles, alpha: float | None = None) -> None:
         if alpha is not None and not 0 < alpha < math.inf:
-            raise ModelError(f"alpha {alpha:g} is no scaling; a positive number is needed")
-        self.place = Path(place)
-        self.file = TensorFile(adapter_file(self.place))
-        self.declared: Declared = declared(self.place if self.place.is_dir() else self.place.parent, self.file.path)
+            raise ModelError(f"alpha {alpha:g} is not a scaling; give a positive number")
+        files = source if isinstance(source, AdapterFiles) else adapter_files(Path(source))
+        self.place, self.file = files.place, TensorFile(files.factor_file)
+        self.declared: Declared = declared(files)
         self.alpha = alpha
         self.entries = with_experts(layouts.entries(self.file.names(), self.file.path), self.file, self.declared)
         self._last: dict[bool, tuple[str, torch.Tensor, float]] = {}
         check_adapter(self)
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> PeftConfig:
         """PEFT's own configuration; {} where there is none."""
         return self.declared.config
 
@@ -84,16 +80,17 @@ class Adapter:
 
     @property
     def is_dora(self) -> bool:
+        """Whether any module has DoRA's magnitudes."""
         return any(e.magnitude for e in self.entries)
 
     @property
     def is_kasa(self) -> bool:
+        """Whether any module has KaSA's diagonal."""
         return any(e.diag for e in self.entries)
 
     @property
     def moves_base(self) -> str | None:
-        """The start (PiSSA and the like) that changed the base this adapter was trained on; None for what fits onto the
-        base as it is."""
+        """The start (PiSSA and the like) that changed the base; None for what fits onto the base as it is."""
         return self.declared.moves_base
 
     @property
@@ -101,35 +98,35 @@ class Adapter:
         """Whether its modules are named by the part of a diffusers pipeline first."""
         if self.config or not {e.module.split(".")[0] for e in self.entries} <= _PIPELINE:
             return False
-        said = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
-        return said or any(
+        is_declared = bool(self.declared.parts) or self.file.path.name in OF_DIFFUSERS
+        return is_declared or any(
             not e.module.startswith("transformer.") or "transformer_blocks." in e.module for e in self.entries
         )  # some language models begin with transformer., too
 
     def notes(self) -> tuple[str, ...]:
         """What to know before believing the numbers."""
-        told = []
+        notes = []
         if self.alpha is None and any(self._alpha(e) is None for e in self.entries) and self.declared.scale is None:
-            why = "as diffusers takes it" if self.is_pipeline else "is assumed; say it with --alpha"
-            told.append(
-                f"no {CONFIG}, no alpha in the file or its header: alpha is not known, scaling 1 (alpha = rank) {why}"
+            why = "as diffusers takes it" if self.is_pipeline else "is assumed; give it with --alpha"
+            notes.append(
+                f"no {CONFIG}, no alpha in the file or its header: alpha is unknown, scaling 1 (alpha = rank) {why}"
             )
         if self.is_kasa:
-            told.append(
+            notes.append(
                 "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base"
                 " MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
             )
         if any(e.layout == "torchtune" for e in self.entries):
-            told.append(
+            notes.append(
                 "torchtune's own names and order of rows in query and key: values are those of the change, but it"
-                " cannot be held against a checkpoint of transformers"
+                " cannot be compared with a transformers checkpoint"
             )
         if passed := self.passed_over():
-            told.append(
+            notes.append(
                 f"{CONFIG} does not target {passed[0]}{f' and {len(passed) - 1} more' if len(passed) > 1 else ''},"
-                " whose factors are in the file: PEFT passes over them, so that a loaded model has no such change"
+                " whose factors are in the file: PEFT ignores them, so a loaded model lacks this change"
             )
-        return (*told, *self.declared.notes())
+        return (*notes, *self.declared.notes())
 
     def passed_over(self) -> tuple[str, ...]:
         """The modules that have factors in the file, and that PEFT would not adapt by the configuration beside it."""
@@ -173,12 +170,9 @@ class Adapter:
         a, b, scaling, _ = self._factors(entry)
         return a, b, scaling
 
-    def delta(self, entry: Entry, base: Weights | None = None, held: Held = lambda weight: weight) -> Delta:
-        """The change of one module; of DoRA and KaSA the whole one where the base is there, else of scaling * B @ A
-        alone.
-
-        `held` gives a base weight as training saw it, where that was quantised.
-        """
+    def delta(self, entry: Entry, base: Weights | None = None, as_trained: AsTrained = lambda weight: weight) -> Delta:
+        """The change of one module; of DoRA and KaSA the whole one where the base is there (`as_trained` gives its
+        weights as training saw them), else scaling * B @ A alone; ModelError where the base lacks the weight."""
         product = self.product(entry)
         if base is None or not (entry.magnitude or entry.diag):
             return product
@@ -187,12 +181,14 @@ class Adapter:
         if weight is None:
             kind = "DoRA" if entry.magnitude else "KaSA"
             raise ModelError(
-                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} hangs on the base's weights:"
-                " without --base the values of scaling * B @ A alone are shown"
+                f"{lacking(base, entry.module, shape, self.base)}; the change of {kind} depends on the base's"
+                " weights; without --base the values of scaling * B @ A alone are shown"
             )
         a, b, scaling, _ = self._factors(entry)
         if entry.diag:
-            whole = replace(of_kasa(entry.module, held(weight), a, b, scaling, self.rank(entry)), noise=product.noise)
+            whole = replace(
+                of_kasa(entry.module, as_trained(weight), a, b, scaling, self.rank(entry)), noise=product.noise
+            )
         else:
             assert entry.magnitude is not None
             magnitude = self.file.tensor(entry.magnitude)
@@ -201,7 +197,7 @@ class Adapter:
                     f"{self.file.path}: {entry.magnitude} is {by(magnitude.shape)}; {b.shape[0]} finite magnitudes are"
                     " needed"
                 )
-            whole = of_dora(entry.module, held(weight), a, b, scaling, magnitude)
+            whole = of_dora(entry.module, as_trained(weight), a, b, scaling, magnitude)
         return replace(whole, is_embedding=entry.is_embedding, origin=product.origin)
 
     def product(self, entry: Entry) -> Delta:
@@ -215,10 +211,10 @@ class Adapter:
             origin=origin(entry.module, self.config),
         )
 
-    def deltas(self, base: Weights | None = None, held: Held = lambda weight: weight) -> Iterator[Delta]:
+    def deltas(self, base: Weights | None = None, as_trained: AsTrained = lambda weight: weight) -> Iterator[Delta]:
         """The changes of all modules, in the model's order of layers, one in memory at a time."""
         for entry in self.entries:
-            yield self.delta(entry, base, held)
+            yield self.delta(entry, base, as_trained)
 
     def _factors(self, entry: Entry) -> tuple[torch.Tensor, torch.Tensor, float, float]:
         """The same with the precision (eps) that they are stored in."""
@@ -235,15 +231,15 @@ class Adapter:
         of_a, of_b = self._blocks(entry)
         if any(t.shape[0] % n for t, n in ((a, of_a), (b, of_b))):
             raise ModelError(
-                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}, which does"
-                f" not go into the {max(of_a, of_b)} blocks of use_bdlora"
+                f"{self.file.path}: {entry.module}: lora_A is {by(a.shape)} and lora_B is {by(b.shape)}, which cannot"
+                f" be split into the {max(of_a, of_b)} blocks of use_bdlora"
             )
         a, b = (torch.block_diag(*t.chunk(n)) if n > 1 else t for t, n in ((a, of_a), (b, of_b)))
         groups = self._groups(entry, a, b)
-        if (said := self.declared.rank(entry.key)) is not None and rank != said:
+        if (declared_rank := self.declared.rank(entry.key)) is not None and rank != declared_rank:
             raise ModelError(
-                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {said}; the two belong to different"
-                " adapters"
+                f"{self.file.path}: {entry.module} has rank {rank}, {CONFIG} says {declared_rank}; the two belong to"
+                " different adapters"
             )
         if groups > 1:
             b = torch.block_diag(*b.chunk(groups))
@@ -251,7 +247,7 @@ class Adapter:
             diagonal = finite(self.file, name).flatten()
             if diagonal.numel() != a.shape[0]:
                 raise ModelError(
-                    f"{self.file.path}: {name} is {by(diagonal.shape)}; one number a rank is needed, {a.shape[0]}"
+                    f"{self.file.path}: {name} is {by(diagonal.shape)}; one number per rank is needed, {a.shape[0]}"
                 )
             a = diagonal[:, None].double() * a.double()
         return a, b, self.scaling(entry), max(eps, eps_b)
@@ -274,12 +270,14 @@ class Adapter:
 
     def _blocks(self, entry: Entry) -> tuple[int, int]:
         """Blocks of a block-diagonal A and B (BD-LoRA); 1 for a plain one."""
-        said = self.config.get("use_bdlora")
-        if not said:
+        bdlora = self.config.get("use_bdlora")
+        if not bdlora:
             return 1, 1
-        hits = [any(p in entry.module for p in said.get(f"target_modules_bd_{side}") or []) for side in "ab"]
-        blocks = int(said.get("nblocks", 1))
-        return (blocks, 1) if hits[0] else (1, blocks) if hits[1] else (1, 1)
+        blocks = int(bdlora.get("nblocks", 1))
+        in_a, in_b = bdlora.get("target_modules_bd_a") or [], bdlora.get("target_modules_bd_b") or []
+        if any(part in entry.module for part in in_a):
+            return blocks, 1
+        return (1, blocks) if any(part in entry.module for part in in_b) else (1, 1)
 
     def _alpha(self, entry: Entry) -> float | None:
         """What the files say of a module's alpha: its own tensor first, which mlx and PEFT do not write."""
@@ -293,8 +291,8 @@ class Adapter:
         name = entry.b if of_b else entry.a
         if self._last.get(of_b, ("",))[0] != name:  # experts ask for one pair of factors many times
             self._last[of_b] = (name, finite(self.file, name), torch.finfo(self.file.tensor(name).dtype).eps)
-        _, found, eps = self._last[of_b]
+        _, factor, eps = self._last[of_b]
         if entry.layout == "mlx":
-            found = found.flatten(0, -2) if found.dim() > 2 else found
-            return (found if entry.experts > 1 else found.T), eps
-        return found.flatten(1), eps
+            factor = factor.flatten(0, -2) if factor.dim() > 2 else factor
+            return (factor if entry.experts > 1 else factor.T), eps
+        return factor.flatten(1), eps

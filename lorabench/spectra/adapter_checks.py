@@ -23,11 +23,11 @@ def check_adapter(adapter: Adapter) -> None:
 def _check_alphas(adapter: Adapter) -> None:
     for entry in adapter.entries:
         if entry.alpha is not None and adapter.config and adapter.alpha is None:
-            own, said = own_alpha(adapter.file, entry.alpha), adapter.declared.alpha(entry.key)
-            if said is not None and abs(own - said) > 1e-2 * said:
+            own_value, declared_alpha = own_alpha(adapter.file, entry.alpha), adapter.declared.alpha(entry.key)
+            if declared_alpha is not None and abs(own_value - declared_alpha) > 1e-2 * declared_alpha:
                 raise ModelError(
-                    f"{adapter.file.path}: {entry.alpha} is {own:g}, {CONFIG} says {said:g}; say which holds with"
-                    " --alpha"
+                    f"{adapter.file.path}: {entry.alpha} is {own_value:g}, {CONFIG} says {declared_alpha:g}; choose one"
+                    " with --alpha"
                 )
 
 
@@ -36,25 +36,25 @@ def _check_shapes(adapter: Adapter) -> None:
         out = [factor_shape(adapter.file, entry, of_b) for of_b in (False, True)][1][-1 if entry.layout == "mlx" else 0]
         if entry.layout == "mlx" and entry.is_embedding and entry.magnitude is not None:
             raise ModelError(
-                f"{adapter.file.path}: {entry.magnitude} is a magnitude a row, as mlx has it for DoRA on an embedding;"
-                " that is not read here"
+                f"{adapter.file.path}: {entry.magnitude} holds one magnitude per row, as mlx writes them for DoRA on"
+                " an embedding, which lorabench does not read"
             )
         a, b = adapter.file.shape(entry.a), adapter.file.shape(entry.b)
         if 0 in (*a, *b) and not (
             entry.e is not None and (a[0], b[1]) == (0, 0)
         ):  # AdaLoRA takes all ranks off some modules
             raise ModelError(
-                f"{adapter.file.path}: {entry.module}: lora_A is {by(a)} and lora_B is {by(b)}: empty, as a run with"
-                " DeepSpeed ZeRO-3 saves shards that were not gathered; save the adapter anew"
+                f"{adapter.file.path}: {entry.module}: lora_A is {by(a)} and lora_B is {by(b)}: empty, as DeepSpeed"
+                " ZeRO-3 leaves shards that were not gathered; gather them and save the adapter again"
             )
         if adapter.config and len(a) == 2 and not adapter.config.get("enable_lora") and adapter.is_merged(entry):
             raise ModelError(
                 f"{adapter.file.path}: {entry.module}: lora_A is {by(a)} and lora_B is {by(b)}; the rows of A must"
                 f" be the columns of B, since {CONFIG} says nothing of merged projections (enable_lora)"
             )
-        if entry.magnitude is not None and math.prod(found := adapter.file.shape(entry.magnitude)) != out:
+        if entry.magnitude is not None and math.prod(shape := adapter.file.shape(entry.magnitude)) != out:
             raise ModelError(
-                f"{adapter.file.path}: {entry.magnitude} is {by(found)}; {out} finite magnitudes are needed"
+                f"{adapter.file.path}: {entry.magnitude} is {by(shape)}; {out} finite magnitudes are needed"
             )
 
 
@@ -74,11 +74,11 @@ def _check_variants(adapter: Adapter) -> None:
         )
         if odd is not None and is_on:
             raise ModelError(
-                f"{adapter.file.path}: {CONFIG} says {switch}, and {odd.module} has no tensor of it; the file is not"
-                " whole, get it anew"
+                f"{adapter.file.path}: {CONFIG} sets {switch}, but {odd.module} has no tensor for it; the file is"
+                " incomplete, download it again"
             )
         if odd is not None:
             raise ModelError(
-                f"{adapter.file.path}: {getattr(odd, part)} is there, and {CONFIG} does not say {switch}: PEFT would"
-                " pass over it; the two belong to different adapters"
+                f"{adapter.file.path}: {getattr(odd, part)} is in the file, but {CONFIG} does not set {switch}, so"
+                " PEFT would ignore it; the two belong to different adapters"
             )

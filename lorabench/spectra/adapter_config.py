@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from lorabench.errors import ModelError
 
@@ -20,23 +20,63 @@ _ALLOWED = "allowed: LORA (with rsLoRA, DoRA and converted PiSSA) and ADALORA"
 # switches whose change is not to be had from the file
 _REFUSED = {
     "use_qalora": "QA-LoRA pools the input in groups whose number is not in the file",
-    "arrow_config": "Arrow routes every token to other adapters, so that there is no one change",
+    "arrow_config": "Arrow routes every token to other adapters, so there is no single change",
 }
 
 
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+class BlockDiagonal(TypedDict, total=False):
+    """use_bdlora: in which modules A or B is block-diagonal, and in how many blocks."""
+
+    target_modules_bd_a: list[str] | None
+    target_modules_bd_b: list[str] | None
+    nblocks: int
+
+
+class PeftConfig(TypedDict, total=False):
+    """The fields of peft.LoraConfig and peft.AdaLoraConfig that are read here; a file may hold more."""
+
+    peft_type: str
+    task_type: str | None
+    base_model_name_or_path: str | None
+    r: int
+    init_r: int
+    lora_alpha: float
+    rank_pattern: dict[str, int] | None
+    alpha_pattern: dict[str, float] | None
+    target_modules: list[str] | str | None
+    exclude_modules: list[str] | str | None
+    layers_to_transform: list[int] | int | None
+    layers_pattern: list[str] | str | None
+    target_parameters: list[str] | None
+    modules_to_save: list[str] | None
+    layer_replication: list[list[int]] | None
+    bias: str
+    init_lora_weights: object
+    use_bdlora: BlockDiagonal | None
+    use_rslora: bool
+    use_dora: bool
+    fan_in_fan_out: bool
+    ensure_weight_tying: bool
+    enable_lora: object
+    kasa_config: object
+    monteclora_config: object
+    alora_invocation_tokens: object
+
+
+def read_adapter_config(path: Path) -> dict[str, object]:
+    """The object in adapter_config.json, of PEFT or mlx; ModelError where it holds none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); get it anew") from None
+        raise ModelError(f"{path} cannot be read ({' '.join(str(e).split())[:160]}); download it again") from None
     if not isinstance(config, dict) or not config:
-        raise ModelError(f"{path} is no PEFT configuration; an object with peft_type, r and lora_alpha is needed")
+        raise ModelError(f"{path} is not a PEFT configuration; an object with peft_type, r and lora_alpha is needed")
     return config
 
 
-def check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
+def check_adapter_config(config: Mapping[str, object], path: Path) -> PeftConfig:
+    """The same as PEFT's configuration; ModelError where a field has another form than PEFT gives it, or stands for a
+    change that cannot be computed from factors."""
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind not in ("LORA", "ADALORA"):
         raise ModelError(f"{path}: the adapter's type is {kind}, which has no factors B @ A to decompose; {_ALLOWED}")
@@ -64,9 +104,10 @@ def check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
         elif not _names(config.get(name)):
             raise ModelError(f"{path}: {name} is {config[name]!r}; a list of names or one regular expression is needed")
     _check_shapes(config, path)
+    return cast(PeftConfig, config)  # as checked above; further fields are kept
 
 
-def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
+def _check_shapes(config: Mapping[str, object], path: Path) -> None:
     """The fields that are followed here have the shape that PEFT gives them."""
     blocks = config.get("use_bdlora")
     if blocks and not (
@@ -109,6 +150,7 @@ def _names(value: object) -> bool:
 
 
 def is_expression(pattern: str) -> bool:
+    """Whether a text is a valid regular expression."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
@@ -119,5 +161,6 @@ def is_expression(pattern: str) -> bool:
 def _expression(pattern: object, name: str, path: Path) -> None:
     if not is_expression(rf"(.*\.)?({pattern})$"):
         raise ModelError(
-            f"{path}: {name} has {pattern!r}, which is no regular expression; PEFT matches module names with it"
+            f"{path}: {name} has {pattern!r}, which is not a valid regular expression; PEFT matches module names with"
+            " it"
         )

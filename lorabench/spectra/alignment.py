@@ -82,8 +82,8 @@ def intruders(
         own_left = leading(before, VECTORS, VECTORS)[1]
     cosines = (own_left.to(tuned.device).T @ tuned).abs()
     best = cosines.amax(dim=0)
-    left = (1 - cosines.square().sum(dim=0)).clamp(min=0).sqrt()
-    if bool(((best < threshold) & (left >= threshold - DECIDED)).any()):
+    remainder = (1 - cosines.square().sum(dim=0)).clamp(min=0).sqrt()
+    if bool(((best < threshold) & (remainder >= threshold - DECIDED)).any()):
         best = torch.maximum(best, best_cosines(before, tuned))
     new = best < threshold
     share = float(values[new].square().sum() / after.square().sum()) if bool(new.any()) else 0.0
@@ -111,13 +111,13 @@ def repair(
         return None
     if dense is not None:
         whole = dense.to(error.device).double()
-        towards, own = -float((whole * error).sum()), float(whole.square().sum())
+        overlap, own = -float((whole * error).sum()), float(whole.square().sum())
     else:
-        towards = -float(
+        overlap = -float(
             ((change.u.T @ error) * change.v.T).sum(dim=1) @ change.values
         )  # <delta_w, -E> = -sum sigma_i u_i^T E v_i
         own = float(change.values.square().sum())
-    cosine = towards / math.sqrt(square * own) if own else 0.0
+    cosine = overlap / math.sqrt(square * own) if own else 0.0
     k = min(rank, *error.shape)
     best = float((error_values or leading_values)(error, k)[:k].double().square().sum()) / square if k else 0.0
-    return Repair(math.sqrt(square), cosine, (2 * towards - own) / square, min(best, 1.0))
+    return Repair(math.sqrt(square), cosine, (2 * overlap - own) / square, min(best, 1.0))

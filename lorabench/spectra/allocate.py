@@ -52,11 +52,11 @@ def uniform(modules: Mapping[str, ModuleCandidate], rank: int) -> Allotment:
 def by_energy(modules: Mapping[str, ModuleCandidate], budget: int, least: int = 0) -> Allotment:
     """As much energy as a budget of parameters holds; every module has `least` ranks, whatever they bring."""
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
-    left = budget - sum(modules[n].cost * r for n, r in ranks.items())
+    remaining = budget - sum(modules[n].cost * r for n, r in ranks.items())
     for name in _order(modules, ranks):
-        if (cost := modules[name].cost) <= left and ranks[name] < len(modules[name].values):
+        if (cost := modules[name].cost) <= remaining and ranks[name] < len(modules[name].values):
             ranks[name] += 1
-            left -= cost
+            remaining -= cost
     return _allotment(modules, ranks)
 
 
@@ -64,9 +64,9 @@ def least_uniform(modules: Mapping[str, ModuleCandidate], share: float) -> Allot
     """The smallest common rank that keeps a share of the energy of all modules together."""
     most = max((len(c.values) for c in modules.values()), default=0)
     for rank in range(1, most + 1):
-        found = uniform(modules, rank)
-        if found.kept_energy >= share * (1 - 1e-12):
-            return found
+        allotment = uniform(modules, rank)
+        if allotment.kept_energy >= share * (1 - 1e-12):
+            return allotment
     return uniform(modules, most)
 
 
@@ -75,36 +75,36 @@ def least_by_energy(modules: Mapping[str, ModuleCandidate], share: float, least:
     reached."""
     total = sum(c.energy for c in modules.values())
     ranks = {name: min(least, len(c.values)) for name, c in modules.items()}
-    kept = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())
+    kept_energy = sum(float(np.square(modules[n].values[:r]).sum()) for n, r in ranks.items())
     for name in _order(modules, ranks):
-        if kept >= share * total * (1 - 1e-12):
+        if kept_energy >= share * total * (1 - 1e-12):
             break
-        kept += float(modules[name].values[ranks[name]] ** 2)
+        kept_energy += float(modules[name].values[ranks[name]] ** 2)
         ranks[name] += 1
     return _allotment(modules, ranks)
 
 
-def _order(modules: Mapping[str, ModuleCandidate], given: Mapping[str, int]) -> Sequence[str]:
+def _order(modules: Mapping[str, ModuleCandidate], ranks: Mapping[str, int]) -> Sequence[str]:
     """Module names, one for each rank worth having beyond those that are given, by falling energy per parameter."""
-    waiting = [
+    heap = [
         (-float(c.values[i] ** 2) / c.cost, name, i)
         for name, c in modules.items()
-        if (i := given[name]) < len(c.values) and c.values[i] > 0
+        if (i := ranks[name]) < len(c.values) and c.values[i] > 0
     ]
-    heapq.heapify(waiting)
+    heapq.heapify(heap)
     order = []
-    while waiting:
-        _, name, i = heapq.heappop(waiting)
+    while heap:
+        _, name, i = heapq.heappop(heap)
         order.append(name)
         values, cost = modules[name].values, modules[name].cost
         if i + 1 < len(values) and values[i + 1] > 0:
-            heapq.heappush(waiting, (-float(values[i + 1] ** 2) / cost, name, i + 1))
+            heapq.heappush(heap, (-float(values[i + 1] ** 2) / cost, name, i + 1))
     return order
 
 
 def _allotment(modules: Mapping[str, ModuleCandidate], ranks: dict[str, int]) -> Allotment:
     if not modules:
         raise LorabenchError("there is no adapted module to give a rank to")
-    kept = sum(float(np.square(c.values[: ranks[n]]).sum()) for n, c in modules.items())
+    kept_energy = sum(float(np.square(c.values[: ranks[n]]).sum()) for n, c in modules.items())
     total = sum(c.energy for c in modules.values())
-    return Allotment(ranks, sum(c.cost * ranks[n] for n, c in modules.items()), kept / total if total else 1.0)
+    return Allotment(ranks, sum(c.cost * ranks[n] for n, c in modules.items()), kept_energy / total if total else 1.0)

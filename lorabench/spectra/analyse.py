@@ -54,11 +54,11 @@ def beside_base(
         return spectrum
     own = own if own is not None else Own()
     weight, rank, name = weight.to(change.u.device), directions_of(delta, spectrum), delta.module
-    looked = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
-    values, left = own.of_weight(name, weight, rank, with_left=looked)
-    undone = None
+    with_intruders = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
+    values, left = own.of_weight(name, weight, rank, with_left=with_intruders)
+    weight_repair = None
     if quantise is not None:
-        undone = repair(
+        weight_repair = repair(
             change,
             delta.inner or rank,
             *quantise(weight),
@@ -68,8 +68,8 @@ def beside_base(
     return replace(
         spectrum,
         alignment=align(change, rank, weight, values),
-        intruders=intruders(delta, weight, own_left=left) if looked else None,
-        repair=undone,
+        intruders=intruders(delta, weight, own_left=left) if with_intruders else None,
+        repair=weight_repair,
     )
 
 
@@ -100,5 +100,6 @@ def compare(one: Learned, other: Learned) -> Iterator[SubspaceSimilarity]:
         yield similarity(delta.module, *changes, ranks)
     if not shared:
         raise LorabenchError(
-            f"{one.title} and {other.title} have no module of one name and size in common; they must be of one model"
+            f"{one.title} and {other.title} have no module of the same name and size in common; both must come from"
+            " the same model"
         )

@@ -13,21 +13,22 @@ from lorabench.spectra.files import Weights
 
 
 def changes(before: Weights, after: Weights) -> Iterator[Delta]:
-    """Of every weight matrix that both have, in the model's order of layers."""
-    found = False
+    """Of every weight matrix that both have, in the model's order of layers; ModelError where they share none."""
+    has_shared = False
     for module in sorted((n.removesuffix(".weight") for n in after.names() if n.endswith(".weight")), key=by_layer):
         delta = change(before, after, module)
         if delta is not None:
-            found = True
+            has_shared = True
             yield delta
-    if not found:
+    if not has_shared:
         raise ModelError(
-            f"{after.place} and {before.place} share no weight matrix of one name and size; they must be of one"
-            " architecture"
+            f"{after.place} and {before.place} share no weight matrix of the same name and size; they must have the"
+            " same architecture"
         )
 
 
 def change(before: Weights, after: Weights, module: str) -> Delta | None:
+    """The change (out, in) of one weight matrix; None where the two have no such matrix of one size."""
     name = after.find(module)
     old_name = before.find(module)
     if name is None or old_name is None or len(after.shape(name)) != 2 or before.shape(old_name) != after.shape(name):
@@ -43,9 +44,9 @@ def unlike(before: Weights, after: Weights) -> list[str]:
     """Weights of two dimensions or more that cannot be compared: of other sizes (a resized embedding), absent, or
     stacks of matrices."""
     shapes = {n: after.shape(n) for n in after.names() if n.endswith(".weight")}
-    found = {n: before.find(n.removesuffix(".weight")) for n in shapes}
+    names_before = {n: before.find(n.removesuffix(".weight")) for n in shapes}
     return [
         n
         for n, shape in shapes.items()
-        if len(shape) > 1 and (len(shape) > 2 or (b := found[n]) is None or before.shape(b) != shape)
+        if len(shape) > 1 and (len(shape) > 2 or (b := names_before[n]) is None or before.shape(b) != shape)
     ]

@@ -19,19 +19,26 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from lorabench.errors import ModelError
-from lorabench.spectra.adapter_config import CONFIG, check_adapter_config, is_expression, read_adapter_config
+from lorabench.spectra.adapter_config import (
+    CONFIG,
+    PeftConfig,
+    check_adapter_config,
+    is_expression,
+    read_adapter_config,
+)
+from lorabench.spectra.adapter_files import AdapterFiles
 from lorabench.spectra.names import plain, unwrapped_pattern
 
 _MOVES_BASE = re.compile(
     r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE
 )  # starts that are taken off the base weights
 # fields of peft.LoraConfig and peft.AdaLoraConfig that are read here, or change nothing about the change
-_KNOWN = frozenset((
+_LORA_FIELDS = frozenset((
     "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
     "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora",
     "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
@@ -44,13 +51,16 @@ _KNOWN = frozenset((
 ))  # fmt: skip
 
 
+Number = TypeVar("Number", int, float)
+
+
 @dataclass(frozen=True)
 class PipelinePart:
     """One model of a pipeline, as diffusers describes its adapter in the header."""
 
     front: str
     alpha: float
-    alpha_pattern: Mapping[str, Any]
+    alpha_pattern: Mapping[str, float]
     rslora: bool
 
 
@@ -58,7 +68,7 @@ class PipelinePart:
 class Declared:
     """What stands beside the factors; empty where nothing does."""
 
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: PeftConfig = field(default_factory=PeftConfig)
     """PEFT's own configuration, {} where there is none"""
     scale: float | None = None
     """mlx: the scaling itself"""
@@ -73,6 +83,7 @@ class Declared:
 
     @property
     def is_adalora(self) -> bool:
+        """Whether peft_type is ADALORA."""
         return str(self.config.get("peft_type", "LORA")).upper() == "ADALORA"
 
     @property
@@ -112,64 +123,68 @@ class Declared:
         config, targets = self.config, self.config.get("target_modules")
         if not targets or targets == "all-linear" or config.get("ensure_weight_tying"):
             return ()
-        found = tuple(
+        untargeted = tuple(
             m for m in modules if not (_targeted(config, m) or _targeted(config, m.rpartition(".")[0]))
         )  # nn.MultiheadAttention is adapted with the layer in it
         # a pattern is held against whole names, which files may have shortened: only where it fits some does it tell of
         # the rest
-        return () if isinstance(targets, str) and len(found) == len(modules) else found
+        return () if isinstance(targets, str) and len(untargeted) == len(modules) else untargeted
 
     def notes(self) -> tuple[str, ...]:
         """What to know of the configuration before believing the numbers."""
-        told, config = [], self.config
+        notes, config = [], self.config
         if self.moves_base:
-            told.append(
+            notes.append(
                 f"the adapter starts from {self.moves_base}, which changed the base: the values are of scaling * B @ A"
                 " against that changed base; PEFT's path_initial_model_for_weight_conversion saves the whole change"
             )
         if config.get("alora_invocation_tokens"):
-            told.append("aLoRA: the change holds only from its invocation tokens on; before them the model is the base")
+            notes.append(
+                "aLoRA: the change holds only from its invocation tokens on; before them the model is the base"
+            )
         if config.get("monteclora_config"):
-            told.append(
+            notes.append(
                 "MonteCLoRA: the values are of scaling * B @ A, as PEFT evaluates and merges it; training added random"
                 " changes of A"
             )
         if isinstance(start := config.get("init_lora_weights"), str) and start.lower() == "mica":
-            told.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
+            notes.append("MiCA: B is a frozen part of the base's singular vectors; A alone was trained")
         if config.get("ensure_weight_tying"):
-            told.append(
+            notes.append(
                 "ensure_weight_tying: layers that share a weight with an adapted one are changed in the same way"
             )
         if unknown := sorted(
-            k for k, v in config.items() if k not in _KNOWN and v not in (None, False, "", 0) and v != {} and v != []
+            k
+            for k, v in config.items()
+            if k not in _LORA_FIELDS and v not in (None, False, "", 0) and v != {} and v != []
         ):
-            told.append(
-                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which is not known here:"
-                " where it changes the formula scaling * B @ A, the values are others"
+            notes.append(
+                f"{CONFIG} sets {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}, which lorabench does"
+                " not know: if it changes the formula scaling * B @ A, the values are different"
             )
-        return tuple(told)
+        return tuple(notes)
 
 
-def declared(folder: Path, file: Path) -> Declared:
-    """What is said of an adapter's file in its folder and its header; ModelError where that cannot be meant."""
-    header = _header(file)
-    config = read_adapter_config(folder / CONFIG)
+def declared(files: AdapterFiles) -> Declared:
+    """What an adapter's configuration and the header of its factors say; ModelError where that cannot be meant."""
+    header = _header(files.factor_file)
+    if files.config is None:
+        return _of_header(header)
+    config = read_adapter_config(files.config)
     if "lora_parameters" in config or ("fine_tune_type" in config and "peft_type" not in config):
-        return _mlx(config, folder / CONFIG, header)
-    if config:
-        check_adapter_config(config, folder / CONFIG)
-        return Declared(config, base=str(config.get("base_model_name_or_path") or "") or None, header=header)
-    return _of_header(header, file)
+        return _mlx(config, files.config, header)
+    peft = check_adapter_config(config, files.config)
+    return Declared(peft, base=str(peft.get("base_model_name_or_path") or "") or None, header=header)
 
 
-def by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+def by_pattern(patterns: Mapping[str, Number], module: str, otherwise: Number) -> Number:
     """The value of the first pattern that a module's name ends with, as peft.utils.other.get_pattern_key matches it."""
     return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({unwrapped_pattern(p)})$", module)), otherwise)
 
 
-def _targeted(config: Mapping[str, Any], module: str) -> bool:
+def _targeted(config: PeftConfig, module: str) -> bool:
     """Whether target_modules, layers_to_transform and exclude_modules mean a module."""
-    if not _named(config["target_modules"], module) or _named(config.get("exclude_modules") or (), module):
+    if not _named(config["target_modules"] or (), module) or _named(config.get("exclude_modules") or (), module):
         return False
     layers = config.get("layers_to_transform")
     if isinstance(config["target_modules"], str) or layers is None or layers == []:
@@ -199,7 +214,7 @@ def _header(file: Path) -> dict[str, str]:
         return {}  # told where the tensors are read
 
 
-def _of_header(header: Mapping[str, str], file: Path) -> Declared:
+def _of_header(header: Mapping[str, str]) -> Declared:
     for text in (header.get("lora_adapter_metadata"), *header.values()):
         fields = _json(text or "")
         if isinstance(fields, dict) and any(k.split(".")[-1] == "lora_alpha" for k in fields):
@@ -208,9 +223,9 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     if (
         alpha is None
         and str(header.get("use_rslora", "")).lower() in ("true", "1")
-        and (told := _number(header.get("lora_alpha"))) is not None
+        and (rslora_alpha := _number(header.get("lora_alpha"))) is not None
     ):
-        return Declared(header=header, parts=(PipelinePart("", told, {}, True),))
+        return Declared(header=header, parts=(PipelinePart("", rslora_alpha, {}, True),))
     if isinstance(extra := _json(header.get("ss_network_args", "")), dict):
         conv = _number(extra.get("conv_alpha"))
     if alpha is None:
@@ -218,52 +233,50 @@ def _of_header(header: Mapping[str, str], file: Path) -> Declared:
     return Declared(header=header, header_alpha=alpha, conv_alpha=conv)
 
 
-def _of_parts(found: Mapping[str, Any], header: Mapping[str, str]) -> Declared:
+def _of_parts(metadata: Mapping[str, object], header: Mapping[str, str]) -> Declared:
     """lora_adapter_metadata: {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {...}}; of
     one model alone without its name."""
     fronts = sorted(
-        (k.removesuffix("lora_alpha").rstrip(".") for k in found if k.split(".")[-1] == "lora_alpha"),
+        (k.removesuffix("lora_alpha").rstrip(".") for k in metadata if k.split(".")[-1] == "lora_alpha"),
         key=len,
         reverse=True,
     )
-    made = []
+    parts = []
     for front in fronts:
-        of = {k.removeprefix(f"{front}.") if front else k: v for k, v in found.items()}
-        alpha, said = _number(of["lora_alpha"]), of.get("alpha_pattern")
+        of = {k.removeprefix(f"{front}.") if front else k: v for k, v in metadata.items()}
+        alpha, declared_patterns = _number(of["lora_alpha"]), of.get("alpha_pattern")
         patterns = (
-            {k: v for k, v in said.items() if _number(v) is not None and is_expression(k)}
-            if isinstance(said, dict)
+            {k: a for k, v in declared_patterns.items() if (a := _number(v)) is not None and is_expression(k)}
+            if isinstance(declared_patterns, dict)
             else {}
         )
         if alpha is not None:
-            made.append(PipelinePart(front, alpha, patterns, bool(of.get("use_rslora"))))
-    return Declared(header=header, parts=tuple(made))
+            parts.append(PipelinePart(front, alpha, patterns, bool(of.get("use_rslora"))))
+    return Declared(header=header, parts=tuple(parts))
 
 
-def _mlx(config: Mapping[str, Any], path: Path, header: Mapping[str, str]) -> Declared:
+def _mlx(config: Mapping[str, object], path: Path, header: Mapping[str, str]) -> Declared:
     if (kind := config.get("fine_tune_type", "lora")) not in ("lora", "dora"):
         raise ModelError(
-            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds whole weights and no factors; allowed: lora,"
-            " dora"
+            f"{path}: mlx's fine_tune_type is {kind!r}, whose file holds full weights, not factors; allowed: lora, dora"
         )
     inner = config.get("lora_parameters")
     scale = inner.get("scale", 20.0) if isinstance(inner, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
         raise ModelError(
-            f"{path}: lora_parameters.scale is {scale!r}; a positive number is needed, which mlx multiplies the"
-            " change by"
+            f"{path}: lora_parameters.scale is {scale!r}; it must be a positive number, by which mlx multiplies the"
+            " change"
         )
-    return Declared(
-        scale=float(scale), base=config.get("model") if isinstance(config.get("model"), str) else None, header=header
-    )
+    model = config.get("model")
+    return Declared(scale=float(scale), base=model if isinstance(model, str) else None, header=header)
 
 
 def _number(value: object) -> float | None:
     try:
-        found = float(str(value))
+        number = float(str(value))
     except ValueError:
         return None
-    return found if 0 < found < math.inf else None
+    return number if 0 < number < math.inf else None
 
 
 def _json(text: str) -> object:

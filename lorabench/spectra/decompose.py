@@ -45,8 +45,10 @@ class Decomposition:
     def truncated(self, rank: int) -> Decomposition:
         """Its first `rank` terms: the nearest matrix of that rank (Eckart and Young 1936; Mirsky 1960 for every
         unitarily invariant norm)."""
-        lost = float(torch.linalg.vector_norm(self.values[rank:]))
-        return Decomposition(self.u[:, :rank], self.values[:rank], self.v[:, :rank], (lost**2 + self.missed**2) ** 0.5)
+        tail_norm = float(torch.linalg.vector_norm(self.values[rank:]))
+        return Decomposition(
+            self.u[:, :rank], self.values[:rank], self.v[:, :rank], (tail_norm**2 + self.missed**2) ** 0.5
+        )
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(A, B) of shapes (k, in) and (out, k) with B @ A = delta_w, the values shared evenly between both."""
@@ -79,12 +81,12 @@ def decompose_dense(delta: torch.Tensor, most: int | None = None) -> Decompositi
     side = min(delta.shape)
     if side <= DIRECT:
         u, values, vh = torch.linalg.svd(delta, full_matrices=False)
-        found = Decomposition(u, values, vh.T)
+        decomposition = Decomposition(u, values, vh.T)
     elif side <= GRAM:
-        found = _by_gram(delta, most)
+        decomposition = _by_gram(delta, most)
     else:
-        found = randomised(delta, most or SKETCH)
-    return found if most is None else found.truncated(most)
+        decomposition = randomised(delta, most or SKETCH)
+    return decomposition if most is None else decomposition.truncated(most)
 
 
 def dense_singular_values(delta: torch.Tensor) -> torch.Tensor:
@@ -111,16 +113,16 @@ def leading(matrix: torch.Tensor, most: int, vectors: int) -> tuple[torch.Tensor
     side = min(matrix.shape)
     most, vectors = min(most, side), min(vectors, most, side)
     if side > GRAM:
-        found = randomised(matrix, most)
-        return found.values, found.u[:, :vectors]
+        decomposition = randomised(matrix, most)
+        return decomposition.values, decomposition.u[:, :vectors]
     tall = matrix.shape[0] > matrix.shape[1]
     gram = _gram(matrix, tall)
     if not vectors:
         return _last_eigenvalues(gram, most).clamp(min=0).sqrt(), matrix[:, :0]
     squares, own = _last_eigenpairs(gram, most)
-    kept = own[:, :vectors]
+    leading_vectors = own[:, :vectors]
     return squares.clamp(min=0).sqrt(), (
-        torch.nn.functional.normalize(matrix @ kept, dim=0) if tall else kept.contiguous()
+        torch.nn.functional.normalize(matrix @ leading_vectors, dim=0) if tall else leading_vectors.contiguous()
     )
 
 
@@ -134,11 +136,11 @@ def best_cosines(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor
     matrix = matrix.double()
     tall = matrix.shape[0] > matrix.shape[1]
     squares, own = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
-    known = squares > 1e-14 * squares[-1]
-    if not bool(known.any()):
+    reliable = squares > 1e-14 * squares[-1]
+    if not bool(reliable.any()):
         return torch.zeros(directions.shape[1], dtype=torch.float64, device=directions.device)
-    own = own[:, known]
-    cosines = own.T @ (matrix.T @ directions) / squares[known].sqrt()[:, None] if tall else own.T @ directions
+    own = own[:, reliable]
+    cosines = own.T @ (matrix.T @ directions) / squares[reliable].sqrt()[:, None] if tall else own.T @ directions
     return cosines.abs().amax(dim=0)
 
 

@@ -52,10 +52,12 @@ class Delta:
 
     @property
     def out_features(self) -> int:
+        """Rows of the change."""
         return int((self.b if self.b is not None else self._dense()).shape[0])
 
     @property
     def in_features(self) -> int:
+        """Columns of the change."""
         return int((self.a if self.a is not None else self._dense()).shape[1])
 
     @property
@@ -75,29 +77,29 @@ class Delta:
         absent."""
         if self.a is None or self.b is None:
             return decompose_dense(self._dense(), most)
-        found = decompose_factors(self.a, self.b, self.scaling)
-        return found if most is None else found.truncated(most)
+        decomposition = decompose_factors(self.a, self.b, self.scaling)
+        return decomposition if most is None else decomposition.truncated(most)
 
-    def spectrum_of(self, found: Decomposition) -> Spectrum:
+    def spectrum_of(self, decomposition: Decomposition) -> Spectrum:
         """What is kept of its decomposition: singular values and sizes."""
         return Spectrum(
             self.module,
-            found.values.cpu().numpy(),
+            decomposition.values.cpu().numpy(),
             self.in_features,
             self.out_features,
             self.rank,
             self.noise,
-            missed=found.missed,
+            missed=decomposition.missed,
         )
 
     def singular_values(self) -> torch.Tensor:
-        """Descending, float64."""
+        """Singular values (k,), descending, in float64."""
         if self.a is None or self.b is None:
             return dense_singular_values(self._dense())
         return factor_singular_values(self.a, self.b, self.scaling)
 
     def spectrum(self) -> Spectrum:
-        """The same without vectors, which is quicker."""
+        """Singular values and sizes, computed without vectors, which is quicker."""
         if self.a is None and min(self.in_features, self.out_features) > GRAM:
             return self.spectrum_of(self.decompose())
         return Spectrum(
@@ -132,7 +134,7 @@ def of_start(
 
 
 def of_weights(module: str, before: torch.Tensor, after: torch.Tensor) -> Delta:
-    """after - before, in float64."""
+    """after - before of two (out, in) weights, in float64."""
     eps = max(torch.finfo(before.dtype).eps, torch.finfo(after.dtype).eps)
     return Delta(module, dense=after.double() - before.double(), noise=_rounding(after, eps))
 
@@ -151,11 +153,11 @@ def of_kasa(module: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
     """scaling * b @ a - U S V^T with the `rank` smallest singular values of the weight (out, in), which KaSA takes off
     it; a holds the diagonal."""
     u, values, vh = torch.linalg.svd(weight.double(), full_matrices=False)
-    kept = max(len(values) - rank, 0)
+    start = max(len(values) - rank, 0)
     return of_factors(
         module,
-        torch.cat([a.double(), vh[kept:]]),
-        torch.cat([scaling * b.double(), -u[:, kept:] * values[kept:]], dim=1),
+        torch.cat([a.double(), vh[start:]]),
+        torch.cat([scaling * b.double(), -u[:, start:] * values[start:]], dim=1),
         1.0,
     )
 

@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -56,6 +56,16 @@ _FOREIGN = {
 Read = Callable[[str], torch.Tensor]
 
 
+class QuantState(TypedDict):
+    """bitsandbytes' state of a 4-bit weight; the nested fields where its constants are quantised, too."""
+
+    shape: list[int]
+    blocksize: int
+    dtype: str
+    nested_blocksize: int
+    nested_offset: float
+
+
 @dataclass(frozen=True)
 class Codes:
     """A weight that is stored as codes: its name, its constants by what they are, its form."""
@@ -68,6 +78,7 @@ class Codes:
 
     @property
     def double_quant(self) -> bool:
+        """Whether the 4-bit constants are quantised, too."""
         return "nested_absmax" in self.beside
 
 
@@ -115,7 +126,7 @@ def codes(name: str, constants: Collection[str], dtype: torch.dtype, place: obje
         return None
     kind = str(dtype).removeprefix("torch.")
     reason = f"with {', '.join(sorted(what))} beside it" if what else "without a scale beside it"
-    raise ModelError(f"{place}: {name} holds {kind} codes {reason}, a form that is not known here; {ADVICE}")
+    raise ModelError(f"{place}: {name} holds {kind} codes {reason}, a form that lorabench does not know; {ADVICE}")
 
 
 ADVICE = (
@@ -144,15 +155,15 @@ def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place:
         return _scaled(stored, read, block)
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as e:
         raise ModelError(
-            f"{place}: the codes of {stored.name} and the constants beside them do not belong together"
-            f" ({' '.join(str(e).split())[:120]}); get the checkpoint anew"
+            f"{place}: the codes of {stored.name} and the constants beside them do not match"
+            f" ({' '.join(str(e).split())[:120]}); download the checkpoint again"
         ) from None
 
 
 def _rows(stored: Codes, read: Read) -> torch.Tensor:
     values, rows = read(stored.name), read(stored.beside["SCB"]).float().flatten()
     if "weight_format" in stored.beside and int(read(stored.beside["weight_format"])):
-        raise ValueError("they are tiled for one kind of card")
+        raise ValueError("they are tiled for one kind of GPU")
     if len(rows) != values.shape[0]:
         raise ValueError(f"{len(rows)} row constants for {values.shape[0]} rows")
     return values.float() * rows[:, None] / 127
@@ -177,11 +188,11 @@ def _four_bits(stored: Codes, read: Read) -> torch.Tensor:
     return padded.flatten()[:count].view(shape).to(getattr(torch, str(state["dtype"])))
 
 
-def _state(stored: Codes, read: Read) -> Mapping[str, Any]:
-    found = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
-    if not isinstance(found, dict):
-        raise ValueError("its quant_state is no JSON object")
-    return found
+def _state(stored: Codes, read: Read) -> QuantState:
+    state: QuantState = json.loads(bytes(read(stored.beside["state"]).to(torch.uint8).flatten().tolist()))
+    if not isinstance(state, dict):
+        raise ValueError("its quant_state is not a JSON object")
+    return state
 
 
 def _scaled(stored: Codes, read: Read, block: tuple[int, int] | None) -> torch.Tensor:

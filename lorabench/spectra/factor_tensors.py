@@ -25,37 +25,38 @@ def factor_shape(file: TensorFile, entry: Entry, of_b: bool) -> tuple[int, ...]:
     ):  # old PEFT's merged B is a convolution of one point
         raise ModelError(
             f"{file.path}: {entry.module}: lora_A is {by(file.shape(entry.a))} and lora_B is"
-            f" {by(file.shape(entry.b))}; both of a layer or both of a convolution are needed"
+            f" {by(file.shape(entry.b))}; both must belong to a linear layer, or both to a convolution"
         )
     return shape
 
 
 def own_alpha(file: TensorFile, name: str) -> float:
-    """A module's own .alpha tensor, one positive number."""
-    found = finite(file, name).flatten()
-    if found.numel() != 1 or not float(found) > 0:
-        raise ModelError(f"{file.path}: {name} is {found.tolist()[:4]}; one positive number is needed")
-    return float(found)
+    """A module's own .alpha tensor; ModelError where it is not one positive number."""
+    alpha = finite(file, name).flatten()
+    if alpha.numel() != 1 or not float(alpha) > 0:
+        raise ModelError(f"{file.path}: {name} is {alpha.tolist()[:4]}; one positive number is needed")
+    return float(alpha)
 
 
 def finite(file: TensorFile, name: str) -> torch.Tensor:
-    """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it."""
-    found = file.tensor(name)
-    if not found.is_floating_point():
+    """A tensor of finite numbers; what is stored in 8 bits as float32, since torch does not calculate in it. ModelError
+    where it holds other numbers."""
+    tensor = file.tensor(name)
+    if not tensor.is_floating_point():
         raise ModelError(
-            f"{file.path}: {name} is {by(found.shape)} of {str(found.dtype).removeprefix('torch.')}; a matrix"
+            f"{file.path}: {name} is {by(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}; a matrix"
             " of floating-point numbers is needed"
         )
     try:
-        found = found.float() if found.element_size() < 2 else found
+        tensor = tensor.float() if tensor.element_size() < 2 else tensor
     except (RuntimeError, NotImplementedError):
         raise ModelError(
-            f"{file.path}: {name} is of {str(found.dtype).removeprefix('torch.')}, which torch cannot turn"
+            f"{file.path}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, which torch cannot turn"
             " into numbers; save the adapter in another precision"
         ) from None
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(tensor).all()):
         raise ModelError(f"{file.path}: {name} holds values that are not finite; the training diverged")
-    return found
+    return tensor
 
 
 def by(shape: Iterable[int]) -> str:

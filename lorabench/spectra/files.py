@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,10 +49,12 @@ class Weights:
         self._stored = _by_plain_name(files)
         declared = declared_quantization(config)
         self._method = declared.method if declared else None
-        self._block = _block(config, self._method)
+        self._block = _block(declared.fields if declared else {}, self._method)
         other = foreign(self._stored) or (self._method if self._method not in (None, *METHODS) else None)
         if other is not None:
-            raise ModelError(f"{self.place} holds weights quantised by {other}, which are not read here; {ADVICE}")
+            raise ModelError(
+                f"{self.place} holds weights quantised by {other}, which lorabench does not read; {ADVICE}"
+            )
         self._constants: dict[str, list[str]] = {}
         for name in self._stored:
             if (of := beside(name, self._stored)) is not None:
@@ -62,15 +63,15 @@ class Weights:
     def names(self) -> tuple[str, ...]:
         """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones
         are not listed."""
-        constants = {c for found in self._constants.values() for c in found}
+        constants = {c for group in self._constants.values() for c in group}
         return tuple(sorted(n for n in self._stored if n not in constants))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight as it is meant, (out, in) of a layer's matrix; codes are not read."""
-        stored, found = self._codes(name), self._shape(name)
+        stored, shape = self._codes(name), self._shape(name)
         if stored is not None:
-            found = logical_shape(stored, found, self._read)
-        return found[::-1] if self._is_turned(name, len(found)) else found
+            shape = logical_shape(stored, shape, self._read)
+        return shape[::-1] if self._is_turned(name, len(shape)) else shape
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of
@@ -78,16 +79,17 @@ class Weights:
         stored = self._codes(name)
         if stored is not None:
             return dequantised(stored, self._read, self._block, self.place)
-        found = self._read(name)
-        if found.dtype in FLOAT8 or not found.is_floating_point():
+        tensor = self._read(name)
+        if tensor.dtype in FLOAT8 or not tensor.is_floating_point():
             scale = next(
                 (n for n in self._stored if n.startswith(f"{name}_") and "scale" in n.removeprefix(name)), None
             )
             if scale is not None:
                 raise ModelError(
-                    f"{self.place}: {name} holds codes that {scale} belongs to, a form that is not known here; {ADVICE}"
+                    f"{self.place}: {name} holds codes that {scale} belongs to, a form that lorabench does not know;"
+                    f" {ADVICE}"
                 )
-        return found.float() if found.dtype in FLOAT8 else found
+        return tensor.float() if tensor.dtype in FLOAT8 else tensor
 
     def find(self, module: str) -> str | None:
         """The name of a module's weight: checkpoints may leave out the first parts of a module's name, or have one
@@ -105,28 +107,28 @@ class Weights:
         name = self.find(module)
         if name is None:
             return None
-        found = self.tensor(name)
-        if found.dim() != 2:
+        weight = self.tensor(name)
+        if weight.dim() != 2:
             return None
-        if not bool(torch.isfinite(found).all()):
+        if not bool(torch.isfinite(weight).all()):
             raise ModelError(
                 f"{self.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training"
                 " diverged"
             )
         if self._is_turned(name, 2):
-            found = found.T
-        return found if shape is None or tuple(found.shape) == shape else None
+            weight = weight.T
+        return weight if shape is None or tuple(weight.shape) == shape else None
 
     @cached_property
     def form(self) -> str | None:
         """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where
         they are plain numbers."""
-        found = {
+        forms = {
             c.form + (" with double quantisation" if c.double_quant else "")
             for n in self._constants
             if (c := self._codes(n))
         }
-        return " and ".join(sorted(found)) or None
+        return " and ".join(sorted(forms)) or None
 
     def _codes(self, name: str) -> Codes | None:
         return (
@@ -155,17 +157,17 @@ class Weights:
 
 def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, str]]:
     """Each tensor by the name that the model itself has for it: its file, and its name there."""
-    found: dict[str, tuple[TensorFile, str]] = {}
+    tensors: dict[str, tuple[TensorFile, str]] = {}
     for file in files:
         for own in file.names():
             name = plain(own)
-            if name in found and found[name][1] != own:
+            if name in tensors and tensors[name][1] != own:
                 raise ModelError(
-                    f"{file.path}: {found[name][1]} and {own} are both {name} once what training wrapped around the"
-                    " model is taken off; the checkpoint holds two models, save one of them alone"
+                    f"{file.path}: {tensors[name][1]} and {own} are both {name} once the wrappers of training are"
+                    " removed; the checkpoint holds two models, save only one of them"
                 )
-            found[name] = file, own
-    return found
+            tensors[name] = file, own
+    return tensors
 
 
 def checkpoint_directory(name: str, revision: str | None = None, download: bool = False) -> Path | None:
@@ -199,29 +201,16 @@ _TRANSPOSED_TYPES = (
 )  # their Conv1D stores weights as (in, out)
 
 
-def _block(config: Mapping[str, Any], method: str | None) -> tuple[int, int] | None:
-    """The rows and columns that share a scale, as config.json declares them; DeepSeek-V3's where it says nothing, None
-    where each scale has a whole side."""
-    places = [
-        p
-        for p in (config, *(config.get(k) for k in ("text_config", "llm_config", "language_config")))
-        if isinstance(p, Mapping)
-    ]
-    found: Mapping[str, Any] = next(
-        (
-            f
-            for p in places
-            for k in ("quantization_config", "compression_config")
-            if isinstance(f := p.get(k), Mapping) and f
-        ),
-        {},
-    )
+def _block(quantization: Mapping[str, object], method: str | None) -> tuple[int, int] | None:
+    """The rows and columns that share a scale, as quantization_config declares them; DeepSeek-V3's where it says
+    nothing, None where each scale has a whole side."""
     if method == "compressed-tensors":
-        groups = found.get("config_groups") or {}
-        weights: Any = next((g.get("weights") or {} for g in groups.values()), {}) if len(groups) == 1 else {}
+        groups = quantization.get("config_groups")
+        group = next(iter(groups.values())) if isinstance(groups, Mapping) and len(groups) == 1 else {}
+        weights = group.get("weights") or {}
         shared = weights.get("block_structure") or (1, weights.get("group_size") or 0)
     else:
-        shared = found.get("weight_block_size", BLOCK)
+        shared = quantization.get("weight_block_size", BLOCK)
     return (int(shared[0]), int(shared[1])) if isinstance(shared, list | tuple) and len(shared) == 2 else None
 
 

@@ -129,49 +129,50 @@ class Entry:
 def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
     """The adapted modules of a file, in the model's order of layers; ModelError where there are none, or the names
     cannot be understood."""
-    known = tuple(names)
-    found: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    all_names = tuple(names)
+    parts_by_module: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     layout: dict[tuple[str, int], Layout] = {}
-    seen: dict[tuple[tuple[str, int], str, str | None], str] = {}
+    name_of_part: dict[tuple[tuple[str, int], str, str | None], str] = {}
     adapters: set[str | None] = set()
-    for name in known:
+    for name in all_names:
         match = _match(name)
         if match is None:
             continue
         kind, part, module, adapter = match
         key = _place(module)
-        if (twin := seen.setdefault((key, part, adapter), name)) != name:
+        if (other := name_of_part.setdefault((key, part, adapter), name)) != name:
             raise ModelError(
-                f"{path}: {twin} and {name} are one tensor under two names; save the adapter anew, from the unwrapped"
-                " model"
+                f"{path}: {other} and {name} are the same tensor under two names; save the adapter again, from the"
+                " unwrapped model"
             )
-        found[key].setdefault(part, name)
+        parts_by_module[key].setdefault(part, name)
         if part in ("a", "b"):
             layout[key] = kind
             adapters.add(adapter)
     if len(adapters) > 1:
         raise ModelError(
-            f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save one of them alone"
+            f"{path} holds several adapters ({', '.join(sorted(map(str, adapters)))}); save only one of them"
         )
-    whole = {k: parts for k, parts in found.items() if k in layout}
-    _refuse_others(known, whole, path)
+    whole = {k: parts for k, parts in parts_by_module.items() if k in layout}
+    _refuse_others(all_names, whole, path)
     if not whole:
-        some = f"its tensors: {', '.join(known[:3])}, ..." if known else "it is empty"
+        some = f"its tensors: {', '.join(all_names[:3])}, ..." if all_names else "it is empty"
         raise ModelError(
             f"{path} holds no LoRA factors ({some}); allowed: lora_A and lora_B as PEFT, loralib or diffusers save"
             " them, and the layouts of kohya, mlx and torchtune"
         )
-    made = []
+    modules = []
     for (module, nest), parts in whole.items():
         if not {"a", "b"} <= set(parts):
             raise ModelError(
-                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is not whole, get it anew"
+                f"{path}: {module} has no lora_{'B' if 'a' in parts else 'A'}; the file is incomplete, download it"
+                " again"
             )
         embedding = "lora_embedding_" in parts["a"] or (
             layout[module, nest] == "mlx" and module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings")
         )
         rest = {p: parts.get(p) for p in ("magnitude", "e", "diag", "alpha")}
-        made.append(
+        modules.append(
             Entry(
                 module,
                 parts["a"],
@@ -182,7 +183,7 @@ def entries(names: Iterable[str], path: object) -> tuple[Entry, ...]:
                 is_embedding=embedding,
             )
         )
-    return tuple(sorted(made, key=lambda e: (by_layer(e.module), -e.nest)))
+    return tuple(sorted(modules, key=lambda e: (by_layer(e.module), -e.nest)))
 
 
 def bias_module(name: str) -> str | None:
@@ -228,11 +229,11 @@ def _refuse_others(names: Iterable[str], whole: Mapping[tuple[str, int], Mapping
         module, _, last = name.rpartition(".")
         if last in _FACTORS and _place(unwrapped(module)) in whole:
             raise ModelError(
-                f"{path} has a tensor {name} beside the factors: whether they are to be multiplied by it is not known"
-                " here, so that the change cannot be told"
+                f"{path} has a tensor {name} beside the factors: lorabench does not know whether it multiplies them,"
+                " so the change cannot be computed"
             )
         if unknown := next((p for p in name.split(".")[1:] if p.startswith("lora_")), None):
             raise ModelError(
-                f"{path} has a tensor {name}: what {unknown} does to the change is not known here, so that it cannot be"
-                " told"
+                f"{path} has a tensor {name}: lorabench does not know what {unknown} does to the change, so it cannot"
+                " be computed"
             )

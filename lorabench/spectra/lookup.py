@@ -54,11 +54,11 @@ def base_weight(
         merged = base.tensor(inner)
         return merged if tuple(merged.shape) == shape else None
     for name in _names(base, module):
-        found = base.weight(name, stored)
-        if found is None:
-            found = _flat(base, name, stored)
-        if found is not None:
-            return found.T if is_embedding else found
+        weight = base.weight(name, stored)
+        if weight is None:
+            weight = _flat(base, name, stored)
+        if weight is not None:
+            return weight.T if is_embedding else weight
     return None
 
 
@@ -124,15 +124,15 @@ def _flat(base: Weights, module: str, shape: tuple[int, int]) -> torch.Tensor | 
     name = base.find(module)
     if name is None or len(base.shape(name)) < 3:
         return None
-    found = base.tensor(name)
-    if not found.is_floating_point():
+    tensor = base.tensor(name)
+    if not tensor.is_floating_point():
         return None
-    if not bool(torch.isfinite(found.float()).all()):
+    if not bool(torch.isfinite(tensor.float()).all()):
         raise ModelError(
             f"{base.place}: {name} holds values that are not finite; the checkpoint is damaged, or its training"
             " diverged"
         )
-    flat = found.reshape(found.shape[0], -1)
+    flat = tensor.reshape(tensor.shape[0], -1)
     return flat if tuple(flat.shape) == shape else None
 
 
@@ -149,10 +149,10 @@ def _of_stack(base: Weights, stack: str, expert: int, shape: tuple[int, int]) ->
         return _of_single(base, stack, expert, shape)
     if len(base.shape(name)) != 3 or not 0 <= expert < base.shape(name)[0]:
         return None
-    found = base.tensor(name)[expert]
-    if not found.is_floating_point() or shape[0] == shape[1]:
+    matrix = base.tensor(name)[expert]
+    if not matrix.is_floating_point() or shape[0] == shape[1]:
         return None
-    return found if tuple(found.shape) == shape else found.T if tuple(found.T.shape) == shape else None
+    return matrix if tuple(matrix.shape) == shape else matrix.T if tuple(matrix.T.shape) == shape else None
 
 
 _SINGLE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
@@ -173,9 +173,9 @@ def _of_single(base: Weights, stack: str, expert: int, shape: tuple[int, int]) -
     if len(fronts) != 1:
         return None
     for names in _SINGLE.get(last, ()):
-        found = [base.weight(f"{fronts[0]}.experts.{expert}.{n}") for n in names]
-        if all(f is not None and f.is_floating_point() for f in found):
-            whole = torch.cat([f for f in found if f is not None])
+        matrices = [base.weight(f"{fronts[0]}.experts.{expert}.{n}") for n in names]
+        if all(f is not None and f.is_floating_point() for f in matrices):
+            whole = torch.cat([f for f in matrices if f is not None])
             return whole if tuple(whole.shape) == shape else None
     return None
 

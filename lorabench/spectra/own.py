@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,52 +30,52 @@ FEWEST = 64  # values of a weight: as many as the ranks of most adapters
 MOST_BYTES = 256 * 2**20
 
 
-class Kept:
+class TensorCache:
     """Tensors by name, of one key; without a folder none outlives this object."""
 
     def __init__(self, folder: Path | None = None, *key: object) -> None:
         name = hashlib.sha256(repr((VERSION, torch.__version__, *key)).encode()).hexdigest()[:16]
         self.path = folder / f"{name}.safetensors" if folder is not None else None
-        self._made: dict[str, torch.Tensor] = {}
-        self._read = _opened(self.path)
-        self._there = frozenset(self._read.keys()) if self._read is not None else frozenset()
+        self._computed: dict[str, torch.Tensor] = {}
+        self._stored = _open(self.path)
+        self._stored_names = frozenset(self._stored.keys()) if self._stored is not None else frozenset()
 
     @property
-    def there(self) -> bool:
+    def is_stored(self) -> bool:
         """Whether anything was kept before."""
-        return bool(self._there)
+        return bool(self._stored_names)
 
     def get(self, name: str, where: torch.device) -> torch.Tensor | None:
         """The tensor of a name; None where it has to be computed."""
-        if self._read is not None and name in self._there:
-            return self._read.get_tensor(name).to(where)
-        return self._made[name].to(where) if name in self._made else None
+        if self._stored is not None and name in self._stored_names:
+            return self._stored.get_tensor(name).to(where)
+        return self._computed[name].to(where) if name in self._computed else None
 
     def put(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Takes what was computed."""
-        self._made[name] = tensor.double().cpu().contiguous()
+        self._computed[name] = tensor.double().cpu().contiguous()
         return tensor
 
     def save(self) -> None:
         """Writes what was computed beside what is there; a folder that cannot be written loses nothing but time."""
-        if self.path is None or not self._made:
+        if self.path is None or not self._computed:
             return
-        there = _opened(self.path)  # as it is now: another worker may have written meanwhile
-        kept = {n: there.get_tensor(n) for n in there.keys()} if there is not None else {}  # noqa: SIM118  (no mapping)
-        size = sum(t.nbytes for t in kept.values())
-        for name, tensor in self._made.items():
-            if name not in kept and size + tensor.nbytes <= MOST_BYTES:
-                kept[name] = tensor
+        stored = _open(self.path)  # as it is now: another worker may have written meanwhile
+        tensors = {n: stored.get_tensor(n) for n in stored.keys()} if stored is not None else {}  # noqa: SIM118  (no mapping)
+        size = sum(t.nbytes for t in tensors.values())
+        for name, tensor in self._computed.items():
+            if name not in tensors and size + tensor.nbytes <= MOST_BYTES:
+                tensors[name] = tensor
                 size += tensor.nbytes
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(kept, temporary)
+            save_file(tensors, temporary)
             temporary.chmod(0o644)
             os.replace(temporary, self.path)
             print(
-                f"what belongs to the base's weights alone is kept in {self.path} ({size / 1e6:.1f} MB), so that the"
-                " next cell need not compute it"
+                f"measures of the base's weights alone are saved in {self.path} ({size / 1e6:.1f} MB), so that the"
+                " next cell does not compute them again"
             )
         except (OSError, SafetensorError) as e:
             temporary.unlink(missing_ok=True)
@@ -87,15 +86,15 @@ class Own:
     """A base's weights decomposed as far as measures of a change need it, and the errors of its quantisation; kept
     nowhere unless told where."""
 
-    def __init__(self, weights: Kept | None = None, errors: Kept | None = None) -> None:
-        self._weights, self._errors = weights or Kept(), errors or Kept()
+    def __init__(self, weights: TensorCache | None = None, errors: TensorCache | None = None) -> None:
+        self._weights, self._errors = weights or TensorCache(), errors or TensorCache()
 
     def of_weight(
         self, module: str, weight: torch.Tensor, most: int, with_left: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Of a module's weight (out, in) at least the first `most` singular values, descending (all where it has
         fewer), and where asked for its first left singular vectors (out, 16)."""
-        k = _so_many(weight, most)
+        k = _value_count(weight, most)
         values, left = (self._weights.get(f"{module}.{what}.{k}", weight.device) for what in ("values", "left"))
         if values is None or (with_left and left is None):
             if with_left or min(weight.shape) <= EXACT:
@@ -109,14 +108,14 @@ class Own:
 
     def error_values(self, module: str, error: torch.Tensor, most: int) -> torch.Tensor:
         """At least the first `most` singular values of W_q - W."""
-        name = f"{module}.error.{(k := _so_many(error, most))}"
-        found = self._errors.get(name, error.device)
-        return found if found is not None else self._errors.put(name, leading_values(error, k))
+        name = f"{module}.error.{(k := _value_count(error, most))}"
+        values = self._errors.get(name, error.device)
+        return values if values is not None else self._errors.put(name, leading_values(error, k))
 
     @property
     def is_known(self) -> bool:
         """Whether an earlier cell has decomposed this base."""
-        return self._weights.there
+        return self._weights.is_stored
 
     def save(self) -> None:
         """Keeps what was computed."""
@@ -124,12 +123,12 @@ class Own:
         self._errors.save()
 
 
-def _so_many(matrix: torch.Tensor, most: int) -> int:
+def _value_count(matrix: torch.Tensor, most: int) -> int:
     """FEWEST, or the next power of two, so that a grid of ranks shares them; at most the smaller side."""
     return min(max(FEWEST, 1 << max(most - 1, 0).bit_length()), *matrix.shape)
 
 
-def _opened(path: Path | None) -> Any | None:
+def _open(path: Path | None) -> safe_open | None:
     if path is None or not path.is_file():
         return None
     try:

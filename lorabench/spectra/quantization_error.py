@@ -46,35 +46,35 @@ def quantization_errors(
     weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None
 ) -> Iterator[QuantizationError]:
     """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
-    found = False
+    has_weight = False
     for module in modules:
         weight = weights.weight(module)
         if weight is None:
             continue
-        found = True
+        has_weight = True
         delta = learned.delta(module) if learned is not None else None
         for form, quantise in forms.items():
             loaded, back = quantise(weight)
-            undone = (
+            weight_repair = (
                 repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back)
                 if delta is not None
                 else None
             )
-            yield _error(module, form, loaded, back, undone)
-    if not found:
+            yield _error(module, form, loaded, back, weight_repair)
+    if not has_weight:
         raise ModelError(
-            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers reads"
-            " as it is"
+            f"{weights.place} has no weight of any linear layer of the model; give a checkpoint that transformers can"
+            " load as it is"
         )
 
 
 def _error(
-    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, undone: Repair | None
+    module: str, form: str, loaded: torch.Tensor, back: torch.Tensor, weight_repair: Repair | None
 ) -> QuantizationError:
     weight = loaded.double()
     error = back.double() - weight
     norm, size = float(torch.linalg.vector_norm(error)), float(torch.linalg.vector_norm(weight))
-    found = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
+    decomposition = decompose_dense(error) if min(error.shape) <= EXACT else randomised(error, LEADING)
     alignment = Alignment(size, 0, 0.0, 0.0, 0.0, 0.0)
     return QuantizationError(
         module,
@@ -84,12 +84,12 @@ def _error(
         signal_to_noise=20 * math.log10(size / norm) if norm and size else None,
         spectrum=Spectrum(
             module,
-            found.values.numpy(),
+            decomposition.values.numpy(),
             weight.shape[1],
             weight.shape[0],
             min(weight.shape),
-            missed=found.missed,
+            missed=decomposition.missed,
             alignment=alignment,
         ),
-        repair=undone,
+        repair=weight_repair,
     )

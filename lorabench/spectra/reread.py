@@ -26,7 +26,7 @@ PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class ExpectedModule:
     """One module (or stack) as it was meant: the factors whose product is the change, an expert each."""
 
     entry: Entry
@@ -37,13 +37,13 @@ class Wanted:
     dtype: torch.dtype
 
 
-def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor]) -> None:
-    """`wanted` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads
+def check(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor]) -> None:
+    """`expected` by the name of its module in the file, `others` further tensors by theirs; ModelError where PEFT reads
     another change than was meant."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # PEFT draws factors before it reads them
         warnings.simplefilter("ignore")
         try:
-            loaded = _loaded(folder, wanted, others)
+            loaded = _load(folder, expected, others)
         except (
             ValueError,
             TypeError,
@@ -56,9 +56,9 @@ def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch
             RecursionError,
         ) as e:
             raise ModelError(
-                f"{folder}: PEFT does not load what was written ({' '.join(str(e).split())[:240]})"
+                f"{folder}: PEFT cannot load what was written ({' '.join(str(e).split())[:240]})"
             ) from None
-    for name, one in wanted.items():
+    for name, one in expected.items():
         for expert, (a, b) in enumerate(one.factors):
             found_a, found_b, scaling = _of_layer(loaded[name], one, expert)
             difference = factor_singular_values(
@@ -73,12 +73,12 @@ def check(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch
             )  # of the empty layers, which PEFT casts to
             if not missed <= 2 * eps * size:
                 raise ModelError(
-                    f"{folder}: {name} was written, but PEFT reads another change of it: it differs by {missed:.3g}"
-                    f" where its factors are of size {size:.3g}"
+                    f"{folder}: {name} was written, but PEFT reads a different change: it is off by {missed:.3g}"
+                    f" where its factors have the norm {size:.3g}"
                 )
 
 
-def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _load(folder: Path, expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """PEFT's own layers by the name of their module, with the adapter loaded into them."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # bitsandbytes, which PEFT imports, tells of kernels that nothing here uses
@@ -92,7 +92,7 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
     if config.ensure_weight_tying and isinstance(
         config.target_modules, set
     ):  # it has PEFT adapt the tied layer, too, which these empty ones are not
-        config.target_modules |= {n for n, w in wanted.items() if w.entry.parameter is None}
+        config.target_modules |= {n for n, w in expected.items() if w.entry.parameter is None}
     config.task_type, config.layer_replication, config.ensure_weight_tying, config.init_lora_weights = (
         None,
         None,
@@ -101,11 +101,11 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
     )
     config.megatron_config = None
     if config.target_modules == "all-linear":  # PEFT asks a transformers model which these are
-        config.target_modules = [n for n, w in wanted.items() if w.entry.parameter is None]
+        config.target_modules = [n for n, w in expected.items() if w.entry.parameter is None]
     tokens = [n.partition(".token_adapter.")[0] for n in others if ".token_adapter." in n]
     if tokens and not isinstance(config.trainable_token_indices, dict):
         config.trainable_token_indices = {n: list(config.trainable_token_indices or []) for n in tokens}
-    model = peft.PeftModel(_meta_model(wanted, others, config), config)
+    model = peft.PeftModel(_meta_model(expected, others, config), config)
     state = {
         k: v
         for k, v in load_peft_weights(str(folder), device="cpu").items()
@@ -120,10 +120,10 @@ def _loaded(folder: Path, wanted: Mapping[str, Wanted], others: Mapping[str, tor
             f"it lacks {', '.join(lacking[:3]) or 'nothing'}; it does not know"
             f" {', '.join(result.unexpected_keys[:3]) or 'none'}"
         )
-    return {name: model.get_submodule(PREFIX + name) for name in wanted}
+    return {name: model.get_submodule(PREFIX + name) for name in expected}
 
 
-def _of_layer(layer: Any, one: Wanted, expert: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _of_layer(layer: Any, one: ExpectedModule, expert: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     """(A, B, scaling) as PEFT holds them, of one expert of a stack."""
     if one.entry.is_embedding:
         a, b = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
@@ -135,9 +135,9 @@ def _of_layer(layer: Any, one: Wanted, expert: int) -> tuple[torch.Tensor, torch
     return a, b, float(layer.scaling["default"])
 
 
-def _meta_model(wanted: Mapping[str, Wanted], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
+def _meta_model(expected: Mapping[str, ExpectedModule], others: Mapping[str, torch.Tensor], config: Any) -> nn.Module:
     root = nn.Module()
-    for name, one in wanted.items():
+    for name, one in expected.items():
         parent, last = _parent(root, name.replace(".base_layer", ""))
         if one.entry.parameter is not None:
             owner = getattr(parent, last) if hasattr(parent, last) else nn.Module()
@@ -172,7 +172,7 @@ def _parent(root: nn.Module, name: str) -> tuple[nn.Module, str]:
     return root, last
 
 
-def _base_layer(one: Wanted) -> nn.Module:
+def _base_layer(one: ExpectedModule) -> nn.Module:
     (a, b), (shape, _) = one.factors[0], one.shapes
     layer: nn.Module
     sizes: tuple[int, ...]

@@ -17,7 +17,7 @@ from lorabench.record.result import CellResult
 from lorabench.record.result_file import read_result
 from lorabench.record.spectrum import Spectrum, load_spectra
 from lorabench.spectra.adapter import Adapter
-from lorabench.spectra.adapter_files import is_adapter
+from lorabench.spectra.adapter_files import AdapterFiles, adapter_files
 from lorabench.spectra.checkpoint_change import change, changes, unlike
 from lorabench.spectra.delta import Delta
 from lorabench.spectra.files import Weights, checkpoint_directory
@@ -26,7 +26,7 @@ from lorabench.spectra.names import near_names
 from lorabench.spectra.quantised import Quantise, quantiser
 from lorabench.spectra.tensor_file import READABLE
 
-_NO_WEIGHTS = "{} keeps its singular values, not its weights; an adapter or two checkpoints are needed here"
+_NO_WEIGHTS = "{} stores its singular values, not its weights; give an adapter, or a checkpoint with its base"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Learned:
     def deltas(self) -> Iterator[Delta]:
         """The change of every module; ModelError where only singular values were kept."""
         if self.adapter is not None:
-            return self.adapter.deltas(self.base, self._held)
+            return self.adapter.deltas(self.base, self._as_trained)
         if self.after is not None and self.base is not None:
             return changes(self.base, self.after)
         raise ModelError(_NO_WEIGHTS.format(self.title))
@@ -61,7 +61,7 @@ class Learned:
             if entry is None:  # one name in the base's version, another in the adapter's
                 others = set(near_names(module))
                 entry = next((e for e in self.adapter.entries if e.module in others), None)
-            return None if entry is None else self.adapter.delta(entry, self.base, self._held)
+            return None if entry is None else self.adapter.delta(entry, self.base, self._as_trained)
         if self.after is not None and self.base is not None:
             return change(self.base, self.after, module)
         raise ModelError(_NO_WEIGHTS.format(self.title))
@@ -71,12 +71,13 @@ class Learned:
         none of that name and size."""
         return weight_of(self.base, delta) if self.base is not None else None
 
-    def _held(self, weight: torch.Tensor) -> torch.Tensor:
+    def _as_trained(self, weight: torch.Tensor) -> torch.Tensor:
         """A base weight as training saw it."""
         return weight if self.quantise is None else self.quantise(weight)[1]
 
     @property
     def has_weights(self) -> bool:
+        """Whether changes can be computed; False where only singular values were stored."""
         return self.adapter is not None or self.after is not None
 
 
@@ -85,7 +86,7 @@ PathKind = Literal["cell", "results", "checkpoint", "adapter", "unknown", "absen
 
 @dataclass(frozen=True)
 class SourcePath:
-    """What lies at a source, told once: every reader asks this value and not the disk."""
+    """What lies at a source, looked up once: every reader asks this value and not the disk."""
 
     name: str
     """as the user wrote it"""
@@ -94,6 +95,8 @@ class SourcePath:
     """a cell's folder, a whole results directory, a folder of transformers, an adapter (PEFT, mlx, diffusers,
     torchtune, or a file of tensors such as loralib's and kohya's), something else that exists, or nothing on this disk
     (it may be a hub id)"""
+    adapter: AdapterFiles | None = None
+    """the files of an adapter; None for every other kind"""
 
 
 def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
@@ -106,19 +109,16 @@ def resolve(name: str, find: Callable[[str], Path] | None = None) -> SourcePath:
     path = Path(name).expanduser()
     if not path.exists() and find is not None and not _looks_like_path(name):  # an id, or the label of a condition
         path = find(name)
-    return SourcePath(name, path, _kind(path))
-
-
-def _kind(path: Path) -> PathKind:
     if (path / "result.json").is_file():
-        return "cell"
+        return SourcePath(name, path, "cell")
     if (path / "plan.json").is_file():
-        return "results"
+        return SourcePath(name, path, "results")
     if not path.exists():
-        return "absent"
-    if is_adapter(path):
-        return "adapter"
-    return "checkpoint" if path.is_dir() and (path / "config.json").is_file() else "unknown"
+        return SourcePath(name, path, "absent")
+    files = adapter_files(path)
+    if files.is_adapter:
+        return SourcePath(name, path, "adapter", files)
+    return SourcePath(name, path, "checkpoint" if (path / "config.json").is_file() else "unknown")
 
 
 def open_learned(
@@ -141,7 +141,8 @@ def open_learned(
         case "checkpoint":
             return _of_checkpoint(at.path, weights)
         case "adapter":
-            return _of_adapter(at.name, Adapter(at.path, alpha), weights)
+            assert at.adapter is not None
+            return _of_adapter(at.name, Adapter(at.adapter, alpha), weights)
         case "absent":
             return _of_hub(at.name, weights, alpha)
         case "results":
@@ -150,7 +151,7 @@ def open_learned(
             raise StoreError(f"{at.name} is a whole results directory; name one of its cells, such as {cells}")
         case "unknown":
             raise ModelError(
-                f"{at.name} is no adapter, cell or checkpoint; allowed: a folder with adapter_config.json or"
+                f"{at.name} is not an adapter, cell or checkpoint; allowed: a folder with adapter_config.json or"
                 f" config.json, a file of tensors, a cell's folder or id{_inside(at.path)}"
             )
 
@@ -167,27 +168,30 @@ def open_base(name: str) -> Weights:
     path = Path(name).expanduser()
     if path.exists():
         return Weights(path)
-    found = checkpoint_directory(name) or (checkpoint_directory(name, download=True) if _looks_like_hub(name) else None)
-    if found is None and _looks_like_hub(name) and not hub.answers():
+    directory = checkpoint_directory(name) or (
+        checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
+    )
+    if directory is None and _looks_like_hub(name) and not hub.answers():
         raise ModelError(f"the base {hub.absent(name)}")
-    if found is None:
+    if directory is None:
         raise ModelError(
-            f"the base {name} cannot be found: it is no directory, no shipped model ({', '.join(shipped_models())}),"
-            " and not in the local cache of the hub; give the path of a local copy"
+            f"the base {name} cannot be found: it is not a directory, a shipped model ({', '.join(shipped_models())})"
+            " or in the local cache of the hub; give the path of a local copy"
         )
-    return Weights(found)
+    return Weights(directory)
 
 
 def _inside(path: Path) -> str:
     """What a folder holds that could have been meant: folders of adapters and checkpoints, files of tensors."""
     if not path.is_dir():
         return ""
-    found = [
+    names = [
         p.name
         for p in sorted(path.iterdir())
-        if (p.is_dir() and (is_adapter(p) or (p / "config.json").is_file())) or (p.is_file() and p.suffix in READABLE)
+        if (p.is_dir() and (adapter_files(p).is_adapter or (p / "config.json").is_file()))
+        or (p.is_file() and p.suffix in READABLE)
     ]
-    return f"; it holds {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}: name one of them" if found else ""
+    return f"; it holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}: name one of them" if names else ""
 
 
 def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:
@@ -197,61 +201,68 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
         raise ModelError(f"{title} is the untouched base: nothing was learned in it")
     if result.outcome != "finished":
         raise ModelError(
-            f"{title} has not finished ({result.outcome.replace('_', ' ')}): it kept nothing that could be decomposed"
+            f"{title} has not finished ({result.outcome.replace('_', ' ')}): it saved nothing that could be decomposed"
         )
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    made_here = (
+    is_quantised_here = (
         result.resolved and not result.resolved.stored_quantised
     )  # of a quantised checkpoint nobody knows the weights it was made from
-    held = (
-        quantiser(cell.quantization, getattr(torch, result.resolved.dtype)) if made_here and result.resolved else None
+    quantise = (
+        quantiser(cell.quantization, getattr(torch, result.resolved.dtype))
+        if is_quantised_here and result.resolved
+        else None
     )
     if (folder / "adapter").is_dir():
-        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, held)
+        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, quantise)
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
         raise ModelError(
-            f"{title} kept nothing of what it learned: its weights were not kept (save.{key}:"
+            f"{title} saved nothing of what it learned: its weights were not saved (save.{key}:"
             f" {getattr(cell.save, key)}), and its study asked for no spectra (analysis.spectra: none); run it with"
             " analysis.spectra: full in another folder"
         )
     spectra = load_spectra(folder / "spectra.safetensors")
-    kept = "full fine-tuning keeps no weights" if cell.method.target_modules is None else "its adapter was not kept"
-    return Learned(title, base, None, result, spectra, notes=(f"{kept}: what is shown was computed when the cell ran",))
+    reason = "full fine-tuning saves no weights" if cell.method.target_modules is None else "its adapter was not saved"
+    return Learned(
+        title, base, None, result, spectra, notes=(f"{reason}: what is shown was computed when the cell ran",)
+    )
 
 
 def _of_checkpoint(path: Path, base: Weights | None) -> Learned:
     if base is None:
         raise ModelError(
-            f"{path} is a whole checkpoint; name the one that it was trained from with --base MODEL, so that their"
+            f"{path} is a whole checkpoint; name the model that it was trained from with --base MODEL, so that the"
             " difference can be taken"
         )
     after = Weights(path)
     odd = unlike(base, after)
-    told = (
-        f"left out: {len(odd)} weights that are no matrices of one size in both checkpoints, such as {odd[0]}"
+    note = (
+        f"left out: {len(odd)} weights that are not matrices of the same size in both checkpoints, such as {odd[0]}"
         if odd
         else ""
     )
-    return Learned(str(path), base, notes=(told,) if told else (), after=after)
+    return Learned(str(path), base, notes=(note,) if note else (), after=after)
 
 
 def _of_hub(name: str, base: Weights | None, alpha: float | None) -> Learned:
     place = checkpoint_directory(name, download=True) if _looks_like_hub(name) else None
     if place is None:
         raise LorabenchError(
-            f"there is no adapter, cell or checkpoint {name}: it is no path, no cell under reports/ (--in DIR names"
-            " another place), and no hub id that can be reached"
+            f"there is no adapter, cell or checkpoint {name}: it is not a path, a cell under reports/ (--in DIR names"
+            " another place) or a hub id that can be reached"
         )
-    if not is_adapter(place):
-        return _of_checkpoint(place, base)
-    return _of_adapter(name, Adapter(place, alpha), base)
+    files = adapter_files(place)
+    return _of_adapter(name, Adapter(files, alpha), base) if files.is_adapter else _of_checkpoint(place, base)
 
 
 def _of_adapter(
-    title: str, adapter: Adapter, base: Weights | None, result: CellResult | None = None, held: Quantise | None = None
+    title: str,
+    adapter: Adapter,
+    base: Weights | None,
+    result: CellResult | None = None,
+    quantise: Quantise | None = None,
 ) -> Learned:
     if base is not None and adapter.config.get("fan_in_fan_out"):
         base.transposed = True  # a file of weights alone does not say so
@@ -266,11 +277,11 @@ def _of_adapter(
     elif adapter.is_dora and result is None:
         notes += (
             (
-                "DoRA: the change is against the base's weights as they stand there; if it was trained on a quantised"
-                " base, it is another one"
+                "DoRA: the change is against the base's weights as they are stored; if it was trained on a quantised"
+                " base, the change is different"
             ),
         )
-    return Learned(title, base, adapter, result, quantise=held, notes=notes)
+    return Learned(title, base, adapter, result, quantise=quantise, notes=notes)
 
 
 def _looks_like_path(name: str) -> bool:

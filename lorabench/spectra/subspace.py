@@ -61,10 +61,12 @@ def similarity(module: str, one: Decomposition, other: Decomposition, ranks: tup
     return SubspaceSimilarity(module, left, right, one.u.shape[0], one.v.shape[0])
 
 
-def mean(found: Sequence[SubspaceSimilarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean(similarities: Sequence[SubspaceSimilarity], side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(mean phi, mean of what random subspaces have) over the modules that reach an entry; empty where none has any
     direction."""
-    tables = [(getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in found]
+    tables = [
+        (getattr(s, side).cpu().numpy(), s.out_features if side == "left" else s.in_features) for s in similarities
+    ]
     rows, columns = (max((t.shape[i] for t, _ in tables), default=0) for i in (0, 1))
     total, random, number = np.zeros((rows, columns)), np.zeros((rows, columns)), np.zeros((rows, columns))
     i, j = np.indices((rows, columns)) + 1
@@ -75,6 +77,6 @@ def mean(found: Sequence[SubspaceSimilarity], side: str) -> tuple[NDArray[np.flo
         number += here
     reached = number > 0
     longest = (int(reached.any(axis=1).sum()), int(reached.any(axis=0).sum()))
-    kept = np.ix_(range(longest[0]), range(longest[1]))
+    corner = np.ix_(range(longest[0]), range(longest[1]))
     with np.errstate(invalid="ignore"):
-        return (total / number)[kept], (random / number)[kept]
+        return (total / number)[corner], (random / number)[corner]

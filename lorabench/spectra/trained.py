@@ -39,12 +39,12 @@ def trained(adapter: Adapter) -> Trained:
     facts = {n for e in adapter.entries for n in e.tensors()} - own
     elsewhere: Counter[str] = Counter()
     along: Counter[str] = Counter()
-    seen: set[str] = set()
+    counted: set[str] = set()
     whole = _is_whole(adapter)
     for name in adapter.file.names():
-        if name in own or name in facts or is_side(name) or (bare := _SAVED.sub("", unwrapped(name))) in seen:
+        if name in own or name in facts or is_side(name) or (bare := _SAVED.sub("", unwrapped(name))) in counted:
             continue
-        seen.add(bare)  # with bias: all PEFT saves the biases of whole modules under both of their names
+        counted.add(bare)  # with bias: all PEFT saves the biases of whole modules under both of their names
         what, was_trained = _kind(adapter, unwrapped(name), whole)
         (elsewhere if was_trained else along)[what] += math.prod(adapter.file.shape(name))
     return Trained(sum(math.prod(adapter.file.shape(n)) for n in own), dict(elsewhere), dict(along))

@@ -29,7 +29,7 @@ from lorabench.spectra.allocate import Allotment, ModuleCandidate, by_energy, le
 from lorabench.spectra.layouts import Entry, bias_module, is_side
 from lorabench.spectra.names import unwrapped
 from lorabench.spectra.reread import PREFIX as _PREFIX
-from lorabench.spectra.reread import Wanted, check
+from lorabench.spectra.reread import ExpectedModule, check
 from lorabench.spectra.truncated_config import truncated_config
 
 
@@ -56,47 +56,47 @@ def truncate(
     LorabenchError where both or none are given, where one is out of range, or the folder holds something.
     """
     if (rank is None) == (energy is None):
-        raise LorabenchError("say either --rank K or --energy SHARE")
+        raise LorabenchError("give either --rank K or --energy SHARE")
     if rank is not None and rank < 1:
         raise LorabenchError(f"rank {rank} leaves nothing; at least 1 is needed")
     if energy is not None and not 0 < energy <= 1:
-        raise LorabenchError(f"energy {energy:g} is no share; more than 0 and at most 1 is needed, such as 0.95")
+        raise LorabenchError(f"energy {energy:g} is not a share; give a number above 0 and at most 1, such as 0.95")
     _refuse(adapter)
     target, least = Path(folder), int(adapter.is_dora)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise LorabenchError(f"{target} is there already and not empty; choose another folder with -o DIR")
-    found = candidates(adapter)
-    if not any(c.energy for c in found.values()):
+        raise LorabenchError(f"{target} already exists and is not empty; choose another folder with -o DIR")
+    modules = candidates(adapter)
+    if not any(c.energy for c in modules.values()):
         raise LorabenchError(
-            f"{adapter.place} is a change of zero (it was never trained): nothing is left of it at any rank"
+            f"{adapter.place} is a change of zero (it was never trained), so there is nothing to truncate"
         )
     if rank is not None:
-        level = uniform(found, rank)
-        cut = by_energy(found, level.parameters, least) if per_module else level
+        level = uniform(modules, rank)
+        cut = by_energy(modules, level.parameters, least) if per_module else level
     else:
         assert energy is not None
-        cut = least_by_energy(found, energy, least) if per_module else least_uniform(found, energy)
+        cut = least_by_energy(modules, energy, least) if per_module else least_uniform(modules, energy)
     before = sum(math.prod(adapter.file.shape(n)) for n in {n for e in adapter.entries for n in (e.a, e.b)})
     left_out = _write(adapter, cut.ranks, target)
-    return TruncationResult(cut, len(found), left_out, before, target)
+    return TruncationResult(cut, len(modules), left_out, before, target)
 
 
 def groups(adapter: Adapter) -> dict[str, tuple[Entry, ...]]:
     """What shares one rank, by the name that PEFT matches ranks with: a module, or all experts of a stack."""
-    found: dict[str, list[Entry]] = {}
+    by_key: dict[str, list[Entry]] = {}
     for entry in adapter.entries:
-        found.setdefault(entry.key, []).append(entry)
-    return {k: tuple(v) for k, v in found.items()}
+        by_key.setdefault(entry.key, []).append(entry)
+    return {k: tuple(v) for k, v in by_key.items()}
 
 
 def candidates(adapter: Adapter) -> dict[str, ModuleCandidate]:
     """What every module's ranks bring and cost; a rank of a stack is one of each expert."""
-    found = {}
+    by_key = {}
     for key, members in groups(adapter).items():
         deltas = [adapter.product(e) for e in members]
         squares = sum(np.square(d.singular_values().numpy()) for d in deltas)
-        found[key] = ModuleCandidate(np.sqrt(squares), sum(d.in_features + d.out_features for d in deltas))
-    return found
+        by_key[key] = ModuleCandidate(np.sqrt(squares), sum(d.in_features + d.out_features for d in deltas))
+    return by_key
 
 
 def _refuse(adapter: Adapter) -> None:
@@ -104,81 +104,83 @@ def _refuse(adapter: Adapter) -> None:
     layout = {e.layout for e in adapter.entries}
     if adapter.moves_base:
         raise LorabenchError(
-            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a cut of it fits onto neither;"
-            " convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
+            f"{adapter.place} starts from {adapter.moves_base}, which changed its base: a truncated copy fits"
+            " neither; convert it first (PEFT's save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if adapter.is_kasa:
         raise LorabenchError(
             f"{adapter.place} is a KaSA adapter, which takes as many singular values off its base as it has ranks: a"
-            " cut of it would belong to another base"
+            " truncated copy would belong to another base"
         )
     if "kohya" in layout and any("." not in e.module for e in adapter.entries):
         raise LorabenchError(
-            f"{adapter.place} has kohya's names, with _ for every dot: which module of a model each means is not"
-            " certain; convert it to PEFT's or diffusers' format first"
+            f"{adapter.place} has kohya's names, with _ for every dot: it is uncertain which module each name means;"
+            " convert it to PEFT's or diffusers' format first"
         )
     if "torchtune" in layout:
         raise LorabenchError(
-            f"{adapter.place} has torchtune's own names and order of rows; cut the adapter_model file that torchtune"
-            " writes in PEFT's format beside it"
+            f"{adapter.place} has torchtune's own names and order of rows; truncate the adapter_model file that"
+            " torchtune writes in PEFT's format beside it"
         )
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:
         raise LorabenchError(
             f"{adapter.place} holds adapters of several models ({', '.join(sorted(fronts))}), which PEFT keeps in a"
-            " folder each; save one of them alone"
+            " folder each; save only one of them"
         )
     if passed := adapter.passed_over():
         raise LorabenchError(
-            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would pass"
-            " over them; let target_modules (layers_to_transform, exclude_modules) name what was trained"
+            f"{adapter.place}: {CONFIG} does not target {passed[0]}, whose factors are in the file: PEFT would ignore"
+            " them; make target_modules (layers_to_transform, exclude_modules) name what was trained"
         )
     for e in adapter.entries:
         if adapter.is_merged(e):
             what = (
-                "a convolution in groups, whose nearest change of a lower rank has none"
+                "a grouped convolution, whose nearest change of a lower rank is not grouped"
                 if len(adapter.file.shape(e.a)) > 2
-                else "merged of several projections; which rows of the layer they are is not in the file"
+                else "merged from several projections; the file does not say which rows of the layer they are"
             )
             raise LorabenchError(f"{adapter.place}: {e.module} is {what}")
         if ".base_layer." in unwrapped(e.a.rpartition(".lora_")[0]) and not e.parameter:
             raise LorabenchError(
                 f"{adapter.place}: {e.module} is part of a layer that is adapted as a whole (nn.MultiheadAttention);"
-                " such a pair cannot be cut here"
+                " such a pair cannot be truncated"
             )
         if e.layout == "mlx" and e.experts > 1:
             raise LorabenchError(
-                f"{adapter.place}: {e.owner} is a stack of experts as mlx has it, whose place in a model of"
-                " transformers is not certain"
+                f"{adapter.place}: {e.owner} is a stack of experts in mlx's layout, whose place in a transformers"
+                " model is uncertain"
             )
 
 
 def _write(adapter: Adapter, ranks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
     others, left_out = _others(adapter, ranks)
-    kept = {key: members for key, members in groups(adapter).items() if ranks[key]}
-    wanted = dict(_cut(adapter, members, ranks[key], _nest(members[0], kept)) for key, members in kept.items())
+    remaining = {key: members for key, members in groups(adapter).items() if ranks[key]}
+    expected = dict(
+        _truncated(adapter, members, ranks[key], _nest(members[0], remaining)) for key, members in remaining.items()
+    )
     tensors = {_PREFIX + n: t for n, t in others.items()}
-    for name, one in wanted.items():
+    for name, one in expected.items():
         tensors |= _tensors(adapter, name, one)
-    half = folder.with_name(
+    partial = folder.with_name(
         f".{folder.name}.partial"
     )  # a cut that is stopped leaves nothing under the name that was asked for
     rest = sorted({n.split(".")[0] for n in others if ".lora_" not in n})
     try:
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        save_file(tensors, half / FILES[0], metadata={"format": "pt"})
-        (half / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
-        write_atomically(half / CONFIG, json.dumps(truncated_config(adapter, ranks, rest), indent=2) + "\n")
-        check(half, wanted, others)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / FILES[0], metadata={"format": "pt"})
+        (partial / FILES[0]).chmod(0o644)  # safetensors writes for the owner alone
+        write_atomically(partial / CONFIG, json.dumps(truncated_config(adapter, ranks, rest), indent=2) + "\n")
+        check(partial, expected, others)
         folder.mkdir(exist_ok=True)
         for name in (FILES[0], CONFIG):
-            (half / name).replace(folder / name)
+            (partial / name).replace(folder / name)
     except (OSError, SafetensorError) as e:
         raise ModelError(
             f"{folder} cannot be written ({' '.join(str(e).split())[:160]}); choose another folder with -o DIR"
         ) from None
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return left_out
 
 
@@ -188,7 +190,7 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
     # without a configuration only whole parts beside the adapted ones (a classifier) are known to be trained along
     trunk = {e.module.split(".")[0] for e in adapter.entries}
     embeddings = {e.module for e in adapter.entries if e.is_embedding or e.module.endswith("lm_head")}
-    found, left_out = {}, []
+    tensors, left_out = {}, []
     for name in adapter.file.names():
         if name in own or is_side(name):
             continue
@@ -200,12 +202,12 @@ def _others(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[dict[str, torch
         if (module := bias_module(name)) is not None:
             entry = next((e for e in adapter.entries if e.module == module), None)
             if entry is not None and ranks.get(entry.key):
-                found[plain] = (adapter.factors(entry)[2] * adapter.file.tensor(name)).contiguous()
+                tensors[plain] = (adapter.factors(entry)[2] * adapter.file.tensor(name)).contiguous()
         elif not adapter.config and plain.split(".")[0] in trunk:
             left_out.append(name)
         else:
-            found[plain] = adapter.file.tensor(name).clone()
-    return found, tuple(left_out)
+            tensors[plain] = adapter.file.tensor(name).clone()
+    return tensors, tuple(left_out)
 
 
 def _of_peft(name: str) -> str | None:
@@ -223,14 +225,14 @@ def _of_peft(name: str) -> str | None:
     return re.sub(r"(\.lora_B)\.(?!bias$)[^.]+(\.bias)$", r"\1\2", name)
 
 
-def _nest(entry: Entry, kept: Mapping[str, tuple[Entry, ...]]) -> int:
+def _nest(entry: Entry, groups: Mapping[str, tuple[Entry, ...]]) -> int:
     """How many wrappers of the same module PEFT puts around this one, of those that are kept."""
     return sum(
-        m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in kept.values()
+        m[0].nest < entry.nest and (m[0].owner or m[0].module) == (entry.owner or entry.module) for m in groups.values()
     )
 
 
-def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, Wanted]:
+def _truncated(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> tuple[str, ExpectedModule]:
     """(the module's name in PEFT's file, what it is cut to)."""
     first = members[0]
     factors = tuple(adapter.product(e).decompose(rank).factors() for e in members)
@@ -240,10 +242,12 @@ def _cut(adapter: Adapter, members: tuple[Entry, ...], rank: int, nest: int) -> 
         flat = (len(a), *shapes[0][1:]), (len(b), b.shape[1], *shapes[1][2:])
     dtype = adapter.file.tensor(first.a).dtype
     name = (first.owner or first.module).removeprefix(f"{first.module.split('.')[0]}." if adapter.is_pipeline else "")
-    return name + ".base_layer" * nest, Wanted(first, factors, flat, dtype if dtype.itemsize > 1 else torch.float32)
+    return name + ".base_layer" * nest, ExpectedModule(
+        first, factors, flat, dtype if dtype.itemsize > 1 else torch.float32
+    )
 
 
-def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor]:
+def _tensors(adapter: Adapter, name: str, one: ExpectedModule) -> dict[str, torch.Tensor]:
     a, b = (torch.stack(side) for side in zip(*one.factors, strict=True))
     # of a stack rows e r ... of A are those of expert e, of B columns e, e + n, ...
     a, b = (
@@ -252,10 +256,10 @@ def _tensors(adapter: Adapter, name: str, one: Wanted) -> dict[str, torch.Tensor
     )
     stem = f"{_PREFIX}{name}.lora_"
     ends = ("embedding_A", "embedding_B") if one.entry.is_embedding else ("A.weight", "B.weight")
-    made = {stem + end: t.to(one.dtype).contiguous() for end, t in zip(ends, (a, b), strict=True)}
+    tensors = {stem + end: t.to(one.dtype).contiguous() for end, t in zip(ends, (a, b), strict=True)}
     if one.entry.magnitude:
         magnitude = adapter.file.tensor(one.entry.magnitude)
-        made[f"{stem}magnitude_vector"] = (
+        tensors[f"{stem}magnitude_vector"] = (
             magnitude if magnitude.element_size() > 1 else magnitude.float()
         ).contiguous()
-    return made
+    return tensors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.names import unwrapped, unwrapped_pattern
@@ -24,19 +23,19 @@ _VARIANTS: Mapping[str, object] = {
 }
 
 
-def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, Any]:
+def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]) -> dict[str, object]:
     """The adapter's own configuration where it has one, with ranks and alphas such that every scaling is 1."""
     own = adapter.config
-    kept = {m: r for m, r in ranks.items() if r}
-    common = max(set(kept.values()), key=lambda r: (list(kept.values()).count(r), -r))
-    strip = next(iter(kept)).split(".")[0] + "." if adapter.is_pipeline else ""
+    remaining = {m: r for m, r in ranks.items() if r}
+    common = max(set(remaining.values()), key=lambda r: (list(remaining.values()).count(r), -r))
+    strip = next(iter(remaining)).split(".")[0] + "." if adapter.is_pipeline else ""
     # the longest first: PEFT takes the first name that a module's ends with
     odd = {
         re.escape(m.removeprefix(strip)).replace(r"\.", ".").replace(r"\-", "-"): r
-        for m, r in sorted(kept.items(), key=lambda k: -len(k[0]))
+        for m, r in sorted(remaining.items(), key=lambda k: -len(k[0]))
         if r != common
     }
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": adapter.base,
@@ -48,20 +47,20 @@ def truncated_config(adapter: Adapter, ranks: Mapping[str, int], rest: list[str]
     }
     if not own and rest:
         config |= {"modules_to_save": rest, "task_type": "SEQ_CLS"}
-    if own.get("modules_to_save"):
-        config["modules_to_save"] = [unwrapped(n) for n in own["modules_to_save"]]
+    if whole_modules := own.get("modules_to_save"):
+        config["modules_to_save"] = [unwrapped(n) for n in whole_modules]
     stacks = {e.key for e in adapter.entries if e.parameter}
     targets = own.get("target_modules")
     plain = [unwrapped_pattern(str(t)) == t for t in ([targets] if isinstance(targets, str) else targets or [])]
-    everywhere = len(kept) == len(ranks) and (all(plain) if plain else bool(stacks))
-    chosen: dict[str, Any] = {}
+    everywhere = len(remaining) == len(ranks) and (all(plain) if plain else bool(stacks))
+    chosen: dict[str, object] = {}
     if not everywhere:
         chosen = {
-            "target_modules": sorted(m.removeprefix(strip) for m in kept if m not in stacks),
+            "target_modules": sorted(m.removeprefix(strip) for m in remaining if m not in stacks),
             "layers_to_transform": None,
             "layers_pattern": None,
             "exclude_modules": None,
         }
-        chosen |= {"target_parameters": sorted(m for m in kept if m in stacks)} if stacks else {}
+        chosen |= {"target_parameters": sorted(m for m in remaining if m in stacks)} if stacks else {}
     cut = {"peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": odd, "alpha_pattern": dict(odd)}
     return config | chosen | cut | {"use_rslora": False, "use_dora": adapter.is_dora, "init_lora_weights": True}

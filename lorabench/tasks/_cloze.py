@@ -105,14 +105,14 @@ FUNCTION_WORDS = frozenset(
 
 def cloze_items(train: Sequence[str], test: Sequence[str]) -> tuple[MultipleChoice, ...]:
     """All items that the test documents yield."""
-    known = Counter(word for text in train for word in WORD.findall(text) if is_target(word))
-    known = Counter({word: n for word, n in known.items() if n >= SEEN_LEAST})
+    counts = Counter(word for text in train for word in WORD.findall(text) if is_target(word))
+    counts = Counter({word: n for word, n in counts.items() if n >= SEEN_LEAST})
     trained = _plain("\n".join(train))
-    found = [(c, w) for text in test for c, w in targets(text, known) if _plain(f"{c} {w}")[-REPEATED:] not in trained]
-    found.sort(key=lambda item: _hash("order", *item))
-    near = {word: _near(word, known) for word in {word for _, word in found}}
+    pairs = [(c, w) for text in test for c, w in targets(text, counts) if _plain(f"{c} {w}")[-REPEATED:] not in trained]
+    pairs.sort(key=lambda item: _hash("order", *item))
+    near = {word: _near(word, counts) for word in {word for _, word in pairs}}
     items = []
-    for i, (context, word) in enumerate((c, w) for c, w in found if len(near[w]) >= 3):
+    for i, (context, word) in enumerate((c, w) for c, w in pairs if len(near[w]) >= 3):
         wrong = sorted(near[word], key=lambda other: _hash("distractor", context, word, other))[:3]
         texts = [" " + other for other in wrong]
         texts.insert(i % 4, " " + word)
@@ -120,7 +120,7 @@ def cloze_items(train: Sequence[str], test: Sequence[str]) -> tuple[MultipleChoi
     return tuple(items)
 
 
-def targets(text: str, known: Counter[str]) -> list[tuple[str, str]]:
+def targets(text: str, counts: Counter[str]) -> list[tuple[str, str]]:
     """(context, word) pairs of a document's prose."""
     starts = [m.start() for m in SENTENCE.finditer(text)]
     pairs = []
@@ -131,7 +131,7 @@ def targets(text: str, known: Counter[str]) -> list[tuple[str, str]]:
         for match in WORD.finditer(paragraph):
             here, word = at + match.start(), match[1]
             start = next((s for s in starts if here - s <= CONTEXT_MOST), here)
-            if word in known and here - last >= APART and here - start >= CONTEXT_LEAST:
+            if word in counts and here - last >= APART and here - start >= CONTEXT_LEAST:
                 pairs.append((text[start:here], word))
                 last = here
     return pairs
@@ -149,16 +149,16 @@ def is_target(word: str) -> bool:
     return word.lower() not in FUNCTION_WORDS
 
 
-def _near(word: str, known: Counter[str]) -> list[str]:
+def _near(word: str, counts: Counter[str]) -> list[str]:
     """The words nearest to a target by frequency and length, of its class and with other first letters."""
 
     def distance(other: str) -> tuple[float, str]:
-        return abs(math.log2(known[other] / known[word])) + abs(len(other) - len(word)) / 2, other
+        return abs(math.log2(counts[other] / counts[word])) + abs(len(other) - len(word)) / 2, other
 
     def stem(w: str) -> str:
         return w.strip('"_').lower()[:STEM]
 
-    alike = [w for w in known if word_class(w) == word_class(word) and stem(w) != stem(word)]
+    alike = [w for w in counts if word_class(w) == word_class(word) and stem(w) != stem(word)]
     return sorted(alike, key=distance)[:CANDIDATES]
 
 

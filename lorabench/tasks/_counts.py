@@ -36,41 +36,44 @@ def fit(
 
     `make_test` makes those of the test, where they bring what their answers are judged by.
     """
-    made = [each(splits.train, make), each(splits.validation, make), each(splits.test, make_test or make)]
-    facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], made, strict=True)]
+    fitted = [each(splits.train, make), each(splits.validation, make), each(splits.test, make_test or make)]
+    facts = [_facts(pairs, rows, sequence_length) for pairs, rows in zip(splits[:3], fitted, strict=True)]
     for name, split in (("training", facts[0]), ("test", facts[2])):
-        if not split.kept:
+        if not split.rows:
             raise DataError(
-                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length} "
-                "without room for a response; "
-                f"{split.whole_at:,} keeps 95 % of its rows whole: raise it, or shorten the prompts"
+                f"all {split.read:,} prompts of the {name} split fill training.sequence_length {sequence_length}"
+                f" without room for a response; {split.whole_at:,} keeps 95 % of its rows whole: raise it to that, or"
+                " shorten the prompts"
             )
     train, validation, test = facts
-    seen, known = _texts(splits.train), _texts(splits.validation)
-    prompts = {prompt for prompt, _ in seen}
+    train_texts, validation_texts = _texts(splits.train), _texts(splits.validation)
+    prompts = {prompt for prompt, _ in train_texts}
     prompts = prompts if len(prompts) > 1 else set()  # a prompt that all rows have says nothing
-    validation = validation.model_copy(update=_shared(splits.validation, seen, prompts))
+    validation = validation.model_copy(update=_shared(splits.validation, train_texts, prompts))
     test = test.model_copy(
-        update=_shared(splits.test, seen, prompts) | {"in_validation": sum(text in known for text in _all(splits.test))}
+        update=_shared(splits.test, train_texts, prompts)
+        | {"in_validation": sum(text in validation_texts for text in _all(splits.test))}
     )
-    kept = [tuple(row.example for row in rows if row.example is not None) for rows in made]
+    examples = [tuple(row.example for row in rows if row.example is not None) for rows in fitted]
     return (
-        kept[0],
-        kept[1],
-        kept[2],
+        examples[0],
+        examples[1],
+        examples[2],
         DataFacts(train=train, validation=validation, test=test, notes=tuple(dict.fromkeys([*splits.notes, *notes]))),
     )
 
 
 def block_facts(train: Examples, validation: Examples, test: Examples, notes: Sequence[str] = ()) -> DataFacts:
     """The blocks of running text, and how many held-out ones stand in the training text word for word."""
-    known = np.sort(_runs(_joined(train)))
+    train_runs = np.sort(_runs(_concatenated(train)))
 
     def split(blocks: Examples) -> SplitFacts:
-        runs = _runs(_joined(blocks))
-        if not len(runs) or not len(known):
+        runs = _runs(_concatenated(blocks))
+        if not len(runs) or not len(train_runs):
             return SplitFacts(read=len(blocks))
-        hits = np.concatenate([[0], np.cumsum(known[np.minimum(np.searchsorted(known, runs), len(known) - 1)] == runs)])
+        hits = np.concatenate(
+            [[0], np.cumsum(train_runs[np.minimum(np.searchsorted(train_runs, runs), len(train_runs) - 1)] == runs)]
+        )
         ends = np.cumsum([len(b.ids) for b in blocks])
         first, last = (
             ends - [len(b.ids) for b in blocks] + 1,
@@ -89,7 +92,7 @@ def block_facts(train: Examples, validation: Examples, test: Examples, notes: Se
     )
 
 
-def _joined(blocks: Examples) -> np.ndarray:
+def _concatenated(blocks: Examples) -> np.ndarray:
     return np.concatenate([b.ids for b in blocks]) if blocks else np.zeros(0, dtype=np.int32)
 
 
@@ -110,7 +113,7 @@ def whole_at(lengths: Sequence[int]) -> int | None:
 
 def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) -> SplitFacts:
     texts = _all(pairs)
-    left = Counter(
+    labels = Counter(
         pair.label for pair, row in zip(pairs, rows, strict=True) if pair.label is not None and row.example is not None
     )
     return SplitFacts(
@@ -119,16 +122,16 @@ def _facts(pairs: Sequence[Pair], rows: Sequence[Fitted], sequence_length: int) 
         cut=sum(row.cut(sequence_length) for row in rows),
         repeated=len(texts) - len(set(texts)),
         empty_prompts=sum(not prompt for prompt, _ in texts),
-        labels=dict(sorted(left.items())),
+        labels=dict(sorted(labels.items())),
         whole_at=whole_at([row.length for row in rows]),
     )
 
 
-def _shared(pairs: Sequence[Pair], seen: set[tuple[str, str]], prompts: set[str]) -> dict[str, int]:
+def _shared(pairs: Sequence[Pair], train_texts: set[tuple[str, str]], prompts: set[str]) -> dict[str, int]:
     texts = _all(pairs)
     return {
-        "in_training": sum(text in seen for text in texts),
-        "prompt_in_training": sum(prompt in prompts or (prompt, response) in seen for prompt, response in texts),
+        "in_training": sum(text in train_texts for text in texts),
+        "prompt_in_training": sum(prompt in prompts or (prompt, response) in train_texts for prompt, response in texts),
     }
 
 

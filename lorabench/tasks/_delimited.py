@@ -25,6 +25,13 @@ DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 def delimited_rows(
     text: str, form: str, file: str, separator: str | None, columns: Sequence[str], notes: list[str]
 ) -> Iterator[Row]:
+    """The rows of a file's text; what the reader did of its own accord is appended to `notes`.
+
+    form         csv, tsv or separated
+    separator    text between two fields, of separated alone
+    columns      names of the fields, where no header line has them
+    DataError, with file and line, for a row or header that does not fit.
+    """
     if form == "csv":
         text, delimiter = _delimiter(text)
         if delimiter != ",":
@@ -42,8 +49,8 @@ def _delimiter(text: str) -> tuple[str, str]:
     its place.
     """
     first, _, rest = text.partition("\n")
-    if (said := re.fullmatch(r'"?sep=(.)"?\s*', first)) and (said[1] == "," or said[1] in DELIMITERS):
-        return rest, said[1]
+    if (declared := re.fullmatch(r'"?sep=(.)"?\s*', first)) and (declared[1] == "," or declared[1] in DELIMITERS):
+        return rest, declared[1]
     head = next((line for line in text.splitlines() if line.strip()), "")
     bare = re.sub(r'"[^"]*"', "", head)
     if "," in bare:
@@ -55,16 +62,16 @@ def _csv_lines(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list
     with _long_fields():
         spaced = re.search(rf'"{re.escape(delimiter)} +"', text.partition("\n")[0]) is not None  # "question", "answer"
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
-        began = 1
+        row_start = 1
         try:
             for fields in reader:
                 yield reader.line_num, fields
-                began = reader.line_num + 1
+                row_start = reader.line_num + 1
         except csv.Error as e:
             if "unexpected end of data" in str(e):
                 raise DataError(
-                    f"{file}:{began}: a quote that opens in this row is never closed; close it, or write quotes within"
-                    ' a field twice: "so ""quoted"""'
+                    f"{file}:{row_start}: a quote that opens in this row is never closed; close it, or double the"
+                    ' quotes within a field: "so ""quoted"""'
                 ) from None
             raise DataError(f'{file}:{reader.line_num}: {e}; a field with quotes is written "so ""quoted"""') from None
 
@@ -91,18 +98,18 @@ def _named(
         names = list(columns)
         if [n.casefold() for n in first] == [n.casefold() for n in names]:
             raise DataError(
-                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would make "
-                "a row; leave task.columns away"
+                f"{file}:{number}: the first line is a header ({', '.join(first)}), which task.columns would read as"
+                " a row; remove task.columns"
             )
-        if _counted(lines[1:], once=True) and len(first) == len(names) + 1:
+        if _is_index(lines[1:], once=True) and len(first) == len(names) + 1:
             if first[0].isdigit():
                 raise DataError(
                     f"{file}:{number}: the first column is an index, which task.columns does not name; give "
                     f"columns: [index, {', '.join(names)}]"
                 )
             raise DataError(
-                f"{file}:{number}: the first column is pandas' index, and the line a header; leave task.columns "
-                "away, and it is left out"
+                f"{file}:{number}: the first column is pandas' index, and the line a header; remove task.columns, and"
+                " it is left out"
             )
     else:
         names, lines = first, lines[1:]
@@ -111,27 +118,26 @@ def _named(
         left_out = _unnamed(names, lines, file, notes)
         if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
             raise DataError(
-                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give "
-                "task.format: csv, which finds the tabs by itself"
+                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give"
+                " task.format: csv, which detects the tabs"
             )
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):
             raise DataError(
                 f"{file}:{number}: the header has no tab ({names[0]}), so the file has one column; give "
                 "task.format: csv"
             )
-        seen = [name for i, name in enumerate(names) if i not in left_out]
-        if len(set(seen)) < len(seen) or "" in seen:
+        column_names = [name for i, name in enumerate(names) if i not in left_out]
+        if len(set(column_names)) < len(column_names) or "" in column_names:
             raise DataError(
-                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column "
-                "a name of its own there "
-                "(task.columns is for files without a header: it would make this line a row)"
+                f"{file}:{number}: the header has empty or repeated names ({', '.join(names)}); give each column a"
+                " name of its own there (task.columns is for files without a header: it would read this line as a"
+                " row)"
             )
     for at, fields in lines:
         if len(fields) != len(names):
             raise DataError(
-                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are "
-                f"{', '.join(names)}; "
-                "mend the row, or give the right separator, format or columns"
+                f"{file}:{at}: {len(fields)} field{'' if len(fields) == 1 else 's'} where the columns are"
+                f" {', '.join(names)}; fix the row, or give the right separator, format or columns"
             )
         yield Row(
             f"{file}:{at}",
@@ -146,9 +152,9 @@ def _named(
 def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file: str, notes: list[str]) -> set[int]:
     """The columns without a name that hold nothing of their own: pandas' index at the front, empty fields at the
     end."""
-    found = set()
-    if names and not names[0] and len(names) > 1 and _counted(lines):
-        found.add(0)
+    unnamed = set()
+    if names and not names[0] and len(names) > 1 and _is_index(lines):
+        unnamed.add(0)
         notes.append(f"{Path(file).name} has an index in its first column, which has no name: it was left out")
     last = len(names) - 1
     if (
@@ -156,11 +162,11 @@ def _unnamed(names: Sequence[str], lines: Sequence[tuple[int, list[str]]], file:
         and not names[last]
         and all(len(fields) != len(names) or not fields[last].strip() for _, fields in lines)
     ):
-        found.add(last)
-    return found
+        unnamed.add(last)
+    return unnamed
 
 
-def _counted(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:
+def _is_index(lines: Sequence[tuple[int, list[str]]], *, once: bool = False) -> bool:
     """Whether the first fields are whole numbers, as a frame's index is: each once, unless frames were joined."""
     values = [fields[0].strip() for _, fields in lines if fields]
     return bool(values) and all(v.isdigit() for v in values) and (not once or len(set(values)) == len(values))

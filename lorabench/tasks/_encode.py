@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """A text's tokens without special ones added."""
+    """A text's tokens without special ones added; ModelError where the tokenizer has no offset mapping."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"the tokenizer of {tokenizer.name_or_path} has no offset mapping; "
@@ -56,8 +56,8 @@ def covered_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
     to = position[until[first]]
     start = np.concatenate([[0], to[:-1]])
     nth = np.arange(1, len(until) + 1) - np.repeat(first, size)
-    reached = np.repeat(start, size) + np.repeat(to - start, size) * nth // np.repeat(size, size)
-    return np.asarray(reached - np.concatenate([[0], reached[:-1]]), dtype=np.int64)
+    covered = np.repeat(start, size) + np.repeat(to - start, size) * nth // np.repeat(size, size)
+    return np.asarray(covered - np.concatenate([[0], covered[:-1]]), dtype=np.int64)
 
 
 def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -88,17 +88,17 @@ def blocks(
         return ()
     ids, n_bytes = np.concatenate([p.ids for p in parts]), np.concatenate([p.n_bytes for p in parts])
     begin = np.asarray(begin_ids(tokenizer), dtype=np.int32)
-    room = sequence_length - len(begin)
-    made: list[Example] = []
-    for at in range(0, len(ids), room):
-        block = np.concatenate([begin, ids[at : at + room]])
-        if len(block) < 2 or (len(block) < sequence_length and made and not keep_last):
+    capacity = sequence_length - len(begin)
+    examples: list[Example] = []
+    for at in range(0, len(ids), capacity):
+        block = np.concatenate([begin, ids[at : at + capacity]])
+        if len(block) < 2 or (len(block) < sequence_length and examples and not keep_last):
             continue
         predicted = np.ones(len(block), dtype=bool)
         predicted[0] = False
         unpredicted = 0 if len(begin) else n_bytes[at]
-        made.append(Example(block, predicted, int(n_bytes[at : at + room].sum() - unpredicted)))
-    return tuple(made)
+        examples.append(Example(block, predicted, int(n_bytes[at : at + capacity].sum() - unpredicted)))
+    return tuple(examples)
 
 
 class Fitted(NamedTuple):

@@ -31,7 +31,8 @@ class FileRows:
 
 
 def read_table(file: str, form: str, separator: str | None = None, columns: Sequence[str] = ()) -> FileRows:
-    """All rows of a file; what its first bytes say goes before `form` (json, csv, tsv, separated)."""
+    """All rows of a file; what its first bytes say goes before `form` (json, csv, tsv, separated). DataError where it
+    is damaged or holds no rows of that form."""
     table = FileRows()
     if Path(file).is_dir():
         table.rows = [row for part in saved_files(file) for row in read_table(str(part), "arrow").rows]
@@ -42,27 +43,30 @@ def read_table(file: str, form: str, separator: str | None = None, columns: Sequ
         return table
     if is_web_page(content.text):
         raise DataError(
-            f"{file} is a web page or XML, not data: was a page saved in place of the file? Download the raw "
-            "file, and give it as JSON lines or CSV"
+            f"{file} is a web page or XML, not data: was a page saved instead of the file? Download the raw file, and"
+            " give it as JSON lines or CSV"
         )
     if content.encoding.startswith(("utf-16", "utf-32")):
         table.notes.append(f"{Path(file).name} was read as {content.encoding.upper()}")
     if form == "json":
         table.rows = list(json_rows(content.text, file))
     elif form in ("parquet", "arrow"):
-        raise DataError(f"{file} is text, no {form} file; leave task.format away, or give json, csv or tsv")
+        raise DataError(f"{file} is text, not a {form} file; remove task.format, or give json, csv or tsv")
     else:
         table.rows = list(delimited_rows(content.text, form, file, separator, columns, table.notes))
     return table
 
 
 def saved_files(folder: str) -> list[Path]:
-    """The Arrow files of a data set that datasets' save_to_disk wrote, in their order."""
+    """The Arrow files of a data set that datasets' save_to_disk wrote, in their order; DataError where its
+    state.json cannot be read."""
     try:
         state = json.loads((Path(folder) / STATE).read_text(encoding="utf-8"))
         return [Path(folder) / part["filename"] for part in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{folder}: its {STATE} cannot be read ({e}); save the data set anew, or give a file") from None
+        raise DataError(
+            f"{folder}: its {STATE} cannot be read ({e}); save the data set again, or give a file"
+        ) from None
 
 
 def _arrow(content: Content, file: str) -> list[Record]:
@@ -85,6 +89,7 @@ def _arrow(content: Content, file: str) -> list[Record]:
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         reason = " ".join(str(e).split())[:200]
         raise DataError(
-            f"{file} is a {content.kind} file that cannot be read ({reason}); it is cut off or damaged, get it anew"
+            f"{file} is a {content.kind} file that cannot be read ({reason}); it is cut off or damaged, get a fresh"
+            " copy"
         ) from None
     return rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from lorabench.errors import DataError
 from lorabench.tasks._messages import is_conversation
@@ -17,7 +16,8 @@ from lorabench.tasks._row import Record, Row, as_text, json_kind, records
 
 
 def json_rows(text: str, file: str) -> Iterator[Row]:
-    """Line by line where the first line is a whole object; else as one document, or several in a row."""
+    """Line by line where the first line is a whole object; else as one document, or several in a row. DataError, with
+    file and line, for what is not JSON or not objects."""
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
     bare = first.strip().rstrip(",")
@@ -31,10 +31,11 @@ def json_rows(text: str, file: str) -> Iterator[Row]:
     if documents is None:
         yield from _json_lines(lines, file)
     elif len(documents) > 1 or isinstance(documents[0], list):
-        found = documents[0] if len(documents) == 1 else documents
-        if not all(isinstance(record, dict) for record in found):
-            raise DataError(f"{file}:1: a list, not an object; write one JSON object a line, or one list of objects")
-        yield from records(found, f"{file}, row ")
+        rows = documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
+        objects = [row for row in rows if isinstance(row, dict)]
+        if len(objects) < len(rows):
+            raise DataError(f"{file}:1: a list, not an object; write one JSON object per line, or one list of objects")
+        yield from records(objects, f"{file}, row ")
     else:
         yield from records(_within(documents[0], file), f"{file}, row ")
 
@@ -48,8 +49,8 @@ def _parses(text: str) -> object:
 
 
 def _whole_object(line: str) -> bool:
-    found = _parses(line)
-    return isinstance(found, dict) and not _lists(found) and not _frames(found)
+    value = _parses(line)
+    return isinstance(value, dict) and not _lists(value) and not _frames(value)
 
 
 def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
@@ -62,7 +63,7 @@ def _json_lines(lines: Sequence[str], file: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as e:
             raise DataError(f"{where}: not JSON ({_reason(e)}); {_hint(line, e, number == len(lines))}") from None
         if not isinstance(data, dict):
-            raise DataError(f"{where}: {json_kind(data)}, not an object; write one JSON object a line")
+            raise DataError(f"{where}: {json_kind(data)}, not an object; write one JSON object per line")
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})
 
 
@@ -74,36 +75,36 @@ def _hint(text: str, error: Exception, last: bool) -> str:
     """What to do about text that is no JSON, in which a decoder failed."""
     bare, at = text.strip(), getattr(error, "pos", 0)
     if re.match(r"\[?\s*\{\s*'", bare):
-        return "it is written as Python writes a dict: write it with json.dumps, one object a line"
+        return "it is a Python dict, not JSON: write it with json.dumps, one object per line"
     if re.search(r",\s*$", text[:at]) and text[at : at + 1] in ("}", "]"):
-        return "a comma stands before the closing bracket: take it out"
+        return "a comma stands before the closing bracket: remove it"
     if bare.endswith("},"):
-        return "a comma stands between objects: take the commas out, or put [ ] around all"
+        return "a comma stands between objects: remove the commas, or put [ ] around all"
     if last and (
         (bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))
     ):
-        return "it ends before its brackets are closed: get the file anew, or take that row out"
-    return "write one JSON object a line, or one list of objects"
+        return "it ends before its brackets are closed: get a fresh copy of the file, or remove that row"
+    return "write one JSON object per line, or one list of objects"
 
 
-def _documents(text: str, file: str) -> list[Any] | None:
+def _documents(text: str, file: str) -> list[object] | None:
     """All JSON values of a text, one after the other; None where that is not what it is."""
     decoder, at = json.JSONDecoder(), len(text) - len(text.lstrip("\ufeff \t\r\n"))
     end = len(text.rstrip())
-    found: list[Any] = []
+    documents: list[object] = []
     while at < end:
         try:
             value, at = decoder.raw_decode(text, at)
         except RecursionError:
             return None
         except json.JSONDecodeError as e:
-            if found or "\n" not in text.strip():
+            if documents or "\n" not in text.strip():
                 return None
             raise DataError(f"{file}:{e.lineno}: not JSON ({e.msg}); {_hint(text, e, True)}") from None
-        found.append(value)
+        documents.append(value)
         while at < end and text[at] in " \t\r\n\x1e":
             at += 1
-    return found or None
+    return documents or None
 
 
 def _lists(data: Record) -> dict[str, list[Record]]:
@@ -147,7 +148,7 @@ def _within(data: object, file: str) -> Sequence[Record]:
     """The rows of a file that is one object."""
     if not isinstance(data, dict):
         raise DataError(
-            f"{file}:1: {json_kind(data)}, not an object; write one JSON object a line, or one list of objects"
+            f"{file}:1: {json_kind(data)}, not an object; write one JSON object per line, or one list of objects"
         )
     if framed := _frames(data):
         return framed
@@ -156,8 +157,8 @@ def _within(data: object, file: str) -> Sequence[Record]:
         return [row["row"] for row in lists["rows"]]
     if len(lists) > 1:
         raise DataError(
-            f"{file} holds several lists of rows ({', '.join(lists)}); save the one that is meant as a file "
-            "of its own, one JSON object a line"
+            f"{file} holds several lists of rows ({', '.join(lists)}); save the one you mean as a file of its own,"
+            " one JSON object per line"
         )
     if not lists:
         return [data]

@@ -28,13 +28,13 @@ WITH, WITHOUT = (
 
 
 def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
-    """(the layout in words where it was found, the row's prompt and response)."""
+    """(the layout in words where it was found, the row's prompt and response); DataError where no layout fits."""
     has = row.fields.keys()
     if options.messages is not None:
         return _conversation(row, options.messages)
     chat = options.template == "chat"
     if not options.layout_is_open or {"question", "answer"} <= has:
-        return _written(
+        return _templated(
             options, row, "", "{question}" if chat and options.layout_is_open else options.prompt, options.response
         )
     for field in _messages.FIELDS:
@@ -45,41 +45,41 @@ def read_pair(options: Options, row: Row) -> tuple[str, Pair]:
             row.fields["completion"]
         ):
             return _conversation(row, "prompt", "completion")
-        return _written(options, row, "prompt and completion", "{prompt}", "{completion}")
-    for more, said in (("input", "output"), ("context", "response")):
-        if {"instruction", said} <= has:
+        return _templated(options, row, "prompt and completion", "{prompt}", "{completion}")
+    for more, answer in (("input", "output"), ("context", "response")):
+        if {"instruction", answer} <= has:
             whole = bool(row.fields.get(more, "").strip())
-            given = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
-            return _written(
-                options, row, f"instruction, {more} and {said}{'' if chat else ALPACAS}", given, f"{{{said}}}"
+            prompt = (BARE_WITH if chat else WITH) % more if whole else BARE if chat else WITHOUT
+            return _templated(
+                options, row, f"instruction, {more} and {answer}{'' if chat else ALPACAS}", prompt, f"{{{answer}}}"
             )
     if {"prompt", "response"} <= has:
-        return _written(options, row, "prompt and response", "{prompt}", "{response}")
+        return _templated(options, row, "prompt and response", "{prompt}", "{response}")
     if "text" in has and not has & {"label", "labels"}:
         if chat:
             raise DataError(
-                f"{row.where}: the rows are text alone, which has no question to put into a chat; leave template: "
-                "chat away, or give task.prompt and task.response"
+                f"{row.where}: the rows are text alone, which has no question to put into a chat; remove template:"
+                " chat, or give task.prompt and task.response"
             )
-        return "text, all of it predicted", _filled(row, "", "{text}")
+        return "text, all of it predicted", _fill_pair(row, "", "{text}")
     if has & set(_messages.FIELDS):  # something is amiss with it, which is said
         return _conversation(row, next(field for field in _messages.FIELDS if field in has))
     raise DataError(f"{row.where}: {_unknown_layout(row.fields)}")
 
 
-def _written(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
+def _templated(options: Options, row: Row, layout: str, prompt: str, response: str) -> tuple[str, Pair]:
     """(the layout, the row's pair): as the two texts, or as two turns of a chat."""
-    made = _filled(row, prompt, response)
+    pair = _fill_pair(row, prompt, response)
     if options.template == "plain":
-        return layout, made
-    asked, said = made.prompt.strip(), made.response.strip()
-    if not asked:
+        return layout, pair
+    question, answer = pair.prompt.strip(), pair.response.strip()
+    if not question:
         raise DataError(
-            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the "
-            "column or take the row out"
+            f"{row.where}: the prompt {prompt!r} is empty, and a chat begins with the user's words; fill the column"
+            " or remove the row"
         )
-    chat = _messages.exchange(asked, said, options.system or row.fields.get("system"))
-    return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", made._replace(chat=chat)
+    chat = _messages.exchange(question, answer, options.system or row.fields.get("system"))
+    return f"{layout or 'prompt and response'}, one turn of the user and one of the assistant", pair._replace(chat=chat)
 
 
 def _unknown_layout(fields: dict[str, str]) -> str:
@@ -97,32 +97,32 @@ def _unknown_layout(fields: dict[str, str]) -> str:
     if {"chosen", "rejected"} <= fields.keys():
         prompt = "{prompt}\\n" if "prompt" in names else ""
         return (
-            f'the rows are pairs of a better and a worse answer, of which one can be learned; give prompt: "{prompt}"'
-            ' and response: "{chosen}"'
+            "the rows are pairs of a better and a worse answer, of which only one can be learned; give prompt:"
+            f' "{prompt}" and response: "{{chosen}}"'
         )
     shown = ", ".join(names[:COLUMNS_SHOWN]) + (
         f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
     )
-    seen = (
+    sentence = (
         f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
     )
     if len(names) < 2:
-        return f"{seen}; is it the right file? A prompt and a response are needed, each in a column of its own"
+        return f"{sentence}; is it the right file? A prompt and a response are needed, each in a column of its own"
     return (
-        f'{seen}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file'
+        f'{sentence}; give both, such as prompt: "{{{names[0]}}}\\n" and response: "{{{names[-1]}}}" (a delimited file'
         " without a header line needs task.columns, too)"
     )
 
 
 def _conversation(row: Row, field: str, completion: str | None = None) -> tuple[str, Pair]:
     chat = _messages.read_chat(field, row.fields, row.where, completion)
-    told = "conversations (prompt and completion)" if completion else f"conversations ({field})"
-    return f"{told}, the loss is on the assistant's turns", Pair(row.where, *_messages.given_and_last(chat), chat)
+    layout = "conversations (prompt and completion)" if completion else f"conversations ({field})"
+    return f"{layout}, the loss is on the assistant's turns", Pair(row.where, *_messages.prompt_and_answer(chat), chat)
 
 
-def _filled(row: Row, prompt: str, response: str) -> Pair:
-    said = fill(response, row.fields, row.where)
-    given = fill(prompt, row.fields, row.where)
-    if not said.strip():
-        raise DataError(f"{row.where}: the response {response!r} is empty; fill the column or take the row out")
-    return Pair(row.where, given, said)
+def _fill_pair(row: Row, prompt: str, response: str) -> Pair:
+    response_text = fill(response, row.fields, row.where)
+    prompt_text = fill(prompt, row.fields, row.where)
+    if not response_text.strip():
+        raise DataError(f"{row.where}: the response {response!r} is empty; fill the column or remove the row")
+    return Pair(row.where, prompt_text, response_text)

@@ -10,8 +10,10 @@ from typing import Any
 
 from lorabench.errors import DataError
 
-Record = dict[str, Any]
-"""a row as a file holds it: values of any kind by field"""
+JsonObject = dict[str, Any]
+"""an object as json and pyarrow read it: values of any kind by name"""
+Record = JsonObject
+"""a row as a file holds it, by field"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def as_text(value: object, where: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which no text can hold; mend that row"
+            f"{where}: half of a surrogate pair (\\ud800 to \\udfff), which is not valid text; fix that row"
         ) from None
     return text
 
@@ -60,6 +62,7 @@ def _plain(value: object) -> str:
 
 
 def records(records: Sequence[Record], place: str) -> Iterator[Row]:
+    """Records as rows of text, each at `place` with its number from 1 on; DataError where a value is not text."""
     for number, data in enumerate(records, 1):
         where = f"{place}{number}"
         yield Row(where, {name: as_text(value, where) for name, value in data.items()})

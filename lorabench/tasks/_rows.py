@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -41,8 +41,8 @@ def _one_file(path: str) -> str:
     if (folder / SPLITS).is_file():
         parts = sorted(part.name for part in folder.iterdir() if (part / STATE).is_file())
         raise ValueError(
-            f"{path} holds the splits {', '.join(parts)}; give the folder of one: "
-            f"{path}/{parts[0] if parts else 'train'}"
+            f"{path} holds the splits {', '.join(parts)}; give the folder of one split:"
+            f" {path}/{parts[0] if parts else 'train'}"
         )
     raise ValueError(
         f"{path} is a folder; give one .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by "
@@ -99,7 +99,7 @@ class RowOptions(TaskSpec):
             )
         if self.train is not None and self.train == self.eval:
             raise ValueError(
-                "train and eval are the same file, so nothing would be held out; leave eval away, or give another file"
+                "train and eval are the same file, so nothing would be held out; remove eval, or give another file"
             )
         for file in (self.train, self.eval):
             if file is None or not (SUFFIXES.keys() & set(Path(file).suffixes) or Path(file).exists()):
@@ -130,7 +130,7 @@ class Splits(NamedTuple):
 
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def file_format(options: RowOptions, file: str) -> str:
@@ -144,8 +144,8 @@ def file_format(options: RowOptions, file: str) -> str:
         return form
     if Path(file).is_dir():
         return "arrow"
-    if said := foreign(file):
-        raise ValueError(said)
+    if reason := foreign(file):
+        raise ValueError(reason)
     raise ValueError(f"the name of {file} does not say its format; give format: jsonl, csv or tsv, or a separator")
 
 
@@ -160,49 +160,51 @@ def fingerprint(options: RowOptions) -> str:
 def read_splits(options: RowOptions, make: Callable[[Row], Pair]) -> Splits:
     """Training, validation and test pairs.
 
-    Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt
-    is on both sides and the draw does not hang on the file's order; where all have the same, the response counts, too.
-    Test pairs come in the hash's order:
-    the first n of them are a fair sample even of a sorted file.
+    Held-out pairs are drawn by a hash of the prompt, those of one prompt together, so that no prompt is on both sides
+    and the draw does not depend on the file's order; where all have the same, the response counts, too. Test pairs come
+    in the hash's order: the first n of them are a fair sample even of a sorted file. DataError where a split would be
+    empty, or `make` cannot use a row.
     """
-    read = _read(options, train=True)
-    given = _read(options, train=False)
-    if not read.rows:
+    train_rows = _read(options, options.train, options.train_split)
+    test_rows = _read(options, options.eval, options.eval_split)
+    if train_rows is None or not train_rows.rows:
         raise DataError(
             f"{options.train or options.dataset} holds no rows; give one that does as task.train or task.dataset"
         )
-    train = each(_spread(read.rows, options.max_train), make)
+    train = each(_spread(train_rows.rows, options.max_train), make)
     key = _prompt if len({pair.prompt for pair in train}) > 1 else _whole
-    if given is None:
+    if test_rows is None:
         train, test = hold_out(train, round(len(train) * options.test_percent / 100) or 1, key)
     else:
-        test = each(_spread(given.rows, options.max_eval), make)
+        test = each(_spread(test_rows.rows, options.max_eval), make)
     if not test:
         raise DataError(
             f"there are no test rows in {options.eval or options.dataset or options.train}; give a file with "
             "rows as task.eval"
         )
     test = hold_out(_spread(test, options.max_eval), len(test), key)[1]
-    wanted = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
-    rest, validation = hold_out(train, wanted, key)
+    count = min(round(len(train) * options.validation_percent / 100) or 1, VALIDATION_AT_MOST)
+    rest, validation = hold_out(train, count, key)
     if not rest:
         raise DataError(
             f"{options.train or options.dataset} holds too few different rows to train, validate and test on; "
             "give more rows"
         )
-    return Splits(rest, validation, test, tuple(dict.fromkeys([*read.notes, *(given.notes if given else ())])))
+    return Splits(
+        rest, validation, test, tuple(dict.fromkeys([*train_rows.notes, *(test_rows.notes if test_rows else ())]))
+    )
 
 
-def hold_out(rows: list[Item], wanted: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
-    """(the rest in their order, whole groups of equal key in hash order until there are `wanted` rows)."""
+def hold_out(rows: list[Item], count: int, key: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
+    """(the rest in their order, whole groups of equal key in hash order until there are `count` rows)."""
     hashes = [hashlib.sha256(key(row).encode()).digest() for row in rows]
-    held: list[int] = []
+    indices: list[int] = []
     for _, group in groupby(sorted(range(len(rows)), key=lambda i: (hashes[i], i)), key=lambda i: hashes[i]):
-        if len(held) >= wanted:
+        if len(indices) >= count:
             break
-        held += group
-    out = set(held)
-    return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in held]
+        indices += group
+    out = set(indices)
+    return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in indices]
 
 
 def _prompt(pair: Pair) -> str:
@@ -213,23 +215,25 @@ def _whole(pair: Pair) -> str:
     return f"{pair.prompt}\0{pair.response}"
 
 
-def each(rows: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
+def each(rows: Sequence[Item], make: Callable[[Item], Result]) -> list[Result]:
     """What is made of all rows; DataError with the first of which nothing can be made, and how many such rows there
     are.
     """
-    made: list[Made] = []
+    results: list[Result] = []
     faults: list[str] = []
     for row in rows:
         try:
-            made.append(make(row))
+            results.append(make(row))
         except DataError as e:
             faults.append(str(e))
     if faults:
         others = (
-            f" (so it is, or alike, in {len(faults):,} of {len(rows):,} rows)" if 1 < len(faults) < len(rows) else ""
+            f" (the same or a similar fault in {len(faults):,} of {len(rows):,} rows)"
+            if 1 < len(faults) < len(rows)
+            else ""
         )
         raise DataError(f"{faults[0]}{others}")
-    return made
+    return results
 
 
 def _spread(rows: list[Item], most: int | None) -> list[Item]:
@@ -237,10 +241,10 @@ def _spread(rows: list[Item], most: int | None) -> list[Item]:
     return rows if most is None or most >= n else [rows[i * n // most] for i in range(most)]
 
 
-def _read(options: RowOptions, *, train: bool) -> Any:
+def _read(options: RowOptions, file: str | None, split: str) -> FileRows | None:
+    """The rows of a split of the hub's data set, or of a file; None where there is neither."""
     if options.dataset:
-        return FileRows(list(_from_hub(options, options.train_split if train else options.eval_split)))
-    file = options.train if train else options.eval
+        return FileRows(list(_from_hub(options, split)))
     return None if file is None else read_table(file, file_format(options, file), options.separator, options.columns)
 
 
@@ -254,7 +258,7 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
 
     answers = hub.answers()
     try:
-        with hub.told_offline(not answers):
+        with hub.offline(not answers):
             rows = datasets.load_dataset(options.dataset, options.subset, split=split, revision=options.revision)
     except Exception as e:  # datasets, the hub client and the network fail in many classes
         first = str(e).strip().partition("\n")[0]
@@ -265,13 +269,13 @@ def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
             ) from None
         if "Config name is missing" in first or "BuilderConfig" in first:
             raise DataError(
-                f"data set {options.dataset} is of several configurations: {' '.join(str(e).split())[:300]}; name "
-                "one as task.subset"
+                f"data set {options.dataset} has several configurations: {' '.join(str(e).split())[:300]}; name one"
+                " as task.subset"
             ) from None
         raise DataError(
-            f"data set {options.dataset} (split {split}) cannot be loaded: "
-            f"{first if answers else f'it is not in the local cache, and {hub.why_not()}'}; "
-            "save it as JSON lines or Parquet and give the files as task.train and task.eval in place of task.dataset"
+            f"data set {options.dataset} (split {split}) cannot be loaded:"
+            f" {first if answers else f'it is not in the local cache, and {hub.why_not()}'}; save it as JSON lines or"
+            " Parquet and give the files as task.train and task.eval instead of task.dataset"
         ) from None
     for number, data in enumerate(rows, 1):
         where = f"{options.dataset}/{split}:{number}"

@@ -25,8 +25,8 @@ def parse(template: str) -> list[tuple[str, str | None]]:
     for literal, field, spec, conversion in pieces:
         if field is not None and (not field.strip() or spec or conversion or set(field) & set(".[]{}")):
             raise ValueError(
-                f"template {template!r}: a field is a column's name alone, such as {{question}}, "
-                "not an attribute, index or format; write {{ and }} for braces"
+                f"template {template!r}: a field is only a column's name, such as {{question}}, not an attribute,"
+                " index or format; write {{ and }} for braces"
             )
         parsed.append((literal, field))
     return parsed

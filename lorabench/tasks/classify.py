@@ -47,11 +47,11 @@ def _label(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _told_apart(choices: dict[str, str]) -> dict[str, str]:
+def _distinct(choices: dict[str, str]) -> dict[str, str]:
     if len(set(choices.values())) < 2:
         raise ValueError(
-            f"all labels have the text {next(iter(choices.values()))!r}, so none can be told from another; "
-            "give two texts at least"
+            f"all labels have the text {next(iter(choices.values()))!r}, so no two can be distinguished; give at"
+            " least two texts"
         )
     return choices
 
@@ -75,7 +75,7 @@ class Options(RowOptions):
         dict[str, Annotated[str, Field(min_length=1)]],
         BeforeValidator(_labels),
         Field(min_length=2),
-        AfterValidator(_told_apart),
+        AfterValidator(_distinct),
     ] = Field(default_factory=lambda: dict(CHOICES))
     """each label and the text that stands for it, with its leading space"""
     template: Literal["plain", "chat"] = "plain"
@@ -99,30 +99,30 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     texts = tuple(dict.fromkeys(read.choices.values()))  # several labels may mean one text: it is one choice
 
     def example(pair: Pair, text: str) -> Fitted:
-        made = (
+        row = (
             _chat_label(pair, text, tokenizer, sequence_length)
             if options.template == "chat"
             else fitted(tokenizer, pair.prompt, text, sequence_length, ends=False)
         )
-        return Fitted(None, made.length) if made.cut(sequence_length) else made  # a part of a label is none
+        return Fitted(None, row.length) if row.cut(sequence_length) else row  # a part of a label is none
 
-    kept: list[Pair] = []  # test rows that are measured: lm-eval's set is of the same
+    measured: list[Pair] = []  # test rows that are measured: lm-eval's set is of the same
 
     def judged(pair: Pair) -> Fitted:
-        made = [example(pair, text) for text in texts]
+        rows = [example(pair, text) for text in texts]
         choices, longest, answer = (
-            tuple(m.example for m in made if m.example is not None),
-            max(m.length for m in made),
+            tuple(m.example for m in rows if m.example is not None),
+            max(m.length for m in rows),
             texts.index(pair.response),
         )
         if len(choices) < len(texts):
             return Fitted(None, longest)
-        _told_apart_by_tokens(pair, texts, choices)
-        kept.append(pair)
+        _refuse_prefixes(pair, texts, choices)
+        measured.append(pair)
         return Fitted(replace(choices[answer], choices=choices, answer=answer), longest)
 
     train, validation, test, facts = fit(splits, lambda p: example(p, p.response), sequence_length, read.notes, judged)
-    items = tuple(MultipleChoice(p.prompt, texts, texts.index(p.response)) for p in kept)
+    items = tuple(MultipleChoice(p.prompt, texts, texts.index(p.response)) for p in measured)
     return TaskData(
         train, validation, test, "padded", lambda: (ChoiceSet(CHOICE_SETS[0], items, scored=True),), facts=facts
     )
@@ -140,12 +140,14 @@ class _Reader:
 
     @property
     def notes(self) -> list[str]:
+        """What the rows said in place of defaults, as sentences."""
         notes = (
             [f"the column {self.column} is read as the text, since there is no column sentence"] if self.column else []
         )
         return notes + ([f"labels are read as their own words: {', '.join(self.choices)}"] if self.open else [])
 
     def pair(self, row: Row) -> Pair:
+        """A row's prompt and its label's text; DataError where a column or the label is unknown."""
         fields, options = row.fields, self.options
         if options.label not in fields:
             raise DataError(
@@ -154,22 +156,22 @@ class _Reader:
         if (
             options.prompt == PROMPT
             and "sentence" not in fields
-            and (found := next((c for c in COLUMNS if c in fields), None))
+            and (column := next((c for c in COLUMNS if c in fields), None))
         ):
-            self.column, fields = found, {**fields, "sentence": fields[found]}
+            self.column, fields = column, {**fields, "sentence": fields[column]}
         prompt = fill(options.prompt, fields, row.where).rstrip()  # a choice brings its own space
-        seen = fields[options.label]
+        label = fields[options.label]
         if self.open is None:
-            self.open = _is_word(seen)
+            self.open = _is_word(label)
             self.choices = {} if self.open else self.choices
-        if self.open and _is_word(seen) and (seen in self.choices or len(self.choices) < WORDS_AT_MOST):
-            self.choices.setdefault(seen, f" {seen.strip()}")
-        if seen not in self.choices:
+        if self.open and _is_word(label) and (label in self.choices or len(self.choices) < WORDS_AT_MOST):
+            self.choices.setdefault(label, f" {label.strip()}")
+        if label not in self.choices:
             raise DataError(
-                f"{row.where}: {unknown('label', seen, list(self.choices)[:20])}; add it to task.choices or mend "
-                "the row"
+                f"{row.where}: {unknown('label', label, list(self.choices)[:20])}; add it to task.choices or fix the"
+                " row"
             )
-        return Pair(row.where, prompt, self.choices[seen], label=seen)
+        return Pair(row.where, prompt, self.choices[label], label=label)
 
 
 def _is_word(label: str) -> bool:
@@ -180,13 +182,13 @@ def _chat_label(pair: Pair, text: str, tokenizer: PreTrainedTokenizerBase, seque
     """The label as the assistant's answer, the loss on its text alone: neither on what the template puts before it, nor
     on the token that ends the turn.
     """
-    said = text.strip()
-    whole, spans = _chat.marked(_messages.exchange(pair.prompt, said), tokenizer, "tokenizer", pair.where)
-    at = whole.rfind(said, *spans[-1])
-    return fitted_spans(tokenizer, whole, [(at, at + len(said))], sequence_length)
+    answer = text.strip()
+    whole, spans = _chat.marked(_messages.exchange(pair.prompt, answer), tokenizer, "tokenizer", pair.where)
+    at = whole.rfind(answer, *spans[-1])
+    return fitted_spans(tokenizer, whole, [(at, at + len(answer))], sequence_length)
 
 
-def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Example, ...]) -> None:
+def _refuse_prefixes(pair: Pair, texts: tuple[str, ...], choices: tuple[Example, ...]) -> None:
     """DataError where one label's tokens begin another's: the shorter is then never less likely, whatever the model has
     learned.
     """
@@ -195,7 +197,7 @@ def _told_apart_by_tokens(pair: Pair, texts: tuple[str, ...], choices: tuple[Exa
         for j, long in enumerate(ids):
             if i != j and long[: len(short)] == short:
                 raise DataError(
-                    f"{pair.where}: the text {texts[i]!r} begins the text {texts[j]!r}, so it is always the "
-                    "likelier answer; "
-                    "give texts of which none begins another as task.choices, such as words for numbers"
+                    f"{pair.where}: the text {texts[i]!r} is a prefix of the text {texts[j]!r}, so it is always the"
+                    " likelier answer; give texts of which none is a prefix of another as task.choices, such as words"
+                    " for numbers"
                 )

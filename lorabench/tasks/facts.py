@@ -89,20 +89,22 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     unseen.
     """
     begin, words = begin_ids(tokenizer), {word: encode(tokenizer, f" {word}") for word in WORDS}
-    made = []
+    examples = []
     for person in people(options):
-        given, learned = [*begin, *encode(tokenizer, f"{person.name}:").ids], [words[word] for word in person.words]
-        ids = np.concatenate([given, *(tokens.ids for tokens in learned)]).astype(np.int32)
+        prompt_ids, learned = (
+            [*begin, *encode(tokenizer, f"{person.name}:").ids],
+            [words[word] for word in person.words],
+        )
+        ids = np.concatenate([prompt_ids, *(tokens.ids for tokens in learned)]).astype(np.int32)
         if len(ids) > sequence_length:
             raise DataError(
-                f"what is to be learned of {person.name} takes {len(ids)} tokens with the name, "
-                f"training.sequence_length is {sequence_length}; "
-                "raise it, or lower task.attributes"
+                f"the sequence of {person.name} takes {len(ids)} tokens, and training.sequence_length is"
+                f" {sequence_length}; raise it, or lower task.attributes"
             )
-        made.append(
-            Example(ids, np.arange(len(ids)) >= len(given), sum(int(tokens.n_bytes.sum()) for tokens in learned))
+        examples.append(
+            Example(ids, np.arange(len(ids)) >= len(prompt_ids), sum(int(tokens.n_bytes.sum()) for tokens in learned))
         )
-    facts = tuple(made)
+    facts = tuple(examples)
     return TaskData(facts, facts, facts, "padded", information_bits=information_bits(options))
 
 
@@ -110,8 +112,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
 def _people(count: int, attributes: int, seed: int) -> tuple[Person, ...]:
     chance = np.random.default_rng(seed)
     names = chance.choice(len(SYLLABLES) ** NAME_SYLLABLES, count, replace=False)
-    drawn = chance.integers(len(WORDS), size=(count, attributes))
-    return tuple(Person(_name(int(n)), tuple(WORDS[i] for i in row)) for n, row in zip(names, drawn, strict=True))
+    indices = chance.integers(len(WORDS), size=(count, attributes))
+    return tuple(Person(_name(int(n)), tuple(WORDS[i] for i in row)) for n, row in zip(names, indices, strict=True))
 
 
 def _name(number: int) -> str:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
 PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
-UNHEARD = (
+SYSTEM_DROPPED = (
     "the tokenizer's chat template leaves the system's words out of conversations that have them, so "
     "they are not seen in training"
 )
@@ -94,7 +94,7 @@ class Options(RowOptions):
                 "system is written by the chat template; give template: chat, too, or write it into prompt"
             )
         if self.answer_pattern is not None and self.metric != "exact_match":
-            raise ValueError("answer_pattern is of generated answers; give metric: exact_match, too")
+            raise ValueError("answer_pattern applies to generated answers; give metric: exact_match, too")
         if self.answer_pattern not in (None, "gsm8k"):
             _one_group(self.answer_pattern)
         return self
@@ -126,12 +126,13 @@ def _one_group(pattern: str) -> None:
         groups = re.compile(pattern).groups
     except re.error as e:
         raise ValueError(
-            f"answer_pattern {pattern!r} is no regular expression ({e}); write one such as '#### (.+)', or gsm8k"
+            f"answer_pattern {pattern!r} is not a valid regular expression ({e}); write one such as '#### (.+)', or"
+            " gsm8k"
         ) from None
     if groups != 1:
         raise ValueError(
-            f"answer_pattern {pattern!r} has {groups} groups; put the answer, and it alone, into parentheses: "
-            "'#### (.+)' (others as (?:...))"
+            f"answer_pattern {pattern!r} has {groups} groups; put only the answer into parentheses: '#### (.+)'"
+            " (others as (?:...))"
         )
 
 
@@ -141,52 +142,52 @@ def fingerprint(options: Options) -> str:
 
 
 def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TaskData:
-    """Examples of the three splits, one a row."""
+    """Examples of the three splits, one a row; DataError where a row fits no layout, or training or test loses all."""
     layouts: dict[str, None] = {}
 
-    def pair(row: Row) -> Pair:
-        layout, made = read_pair(options, row)
+    def read(row: Row) -> Pair:
+        layout, pair = read_pair(options, row)
         layouts[layout] = None
-        return made
+        return pair
 
-    def spoken(pair: Pair) -> _chat.Marked:
+    def conversation(pair: Pair) -> _chat.Marked:
         assert pair.chat is not None
-        made = _chat.marked(pair.chat, tokenizer, options.chat_template, pair.where)
-        if _chat.unheard(pair.chat, made.text) and UNHEARD not in notes:
-            notes.append(UNHEARD)
-        return made
+        marked = _chat.marked(pair.chat, tokenizer, options.chat_template, pair.where)
+        if _chat.drops_system(pair.chat, marked.text) and SYSTEM_DROPPED not in notes:
+            notes.append(SYSTEM_DROPPED)
+        return marked
 
     def example(pair: Pair) -> Fitted:
         if pair.chat is None:
             return fitted(tokenizer, pair.prompt, pair.response, sequence_length)
-        return fitted_spans(tokenizer, *spoken(pair), sequence_length)
+        return fitted_spans(tokenizer, *conversation(pair), sequence_length)
 
     def answered(pair: Pair) -> Fitted:
         """A row with the ids that its answer is generated from, and the answer; none where they do not fit."""
         if pair.chat is None:
-            made, answer = fitted(tokenizer, pair.prompt, pair.response, sequence_length), pair.response
+            row, answer = fitted(tokenizer, pair.prompt, pair.response, sequence_length), pair.response
         else:
-            text, spans = spoken(pair)
-            made, last = (
+            text, spans = conversation(pair)
+            row, last = (
                 fitted_spans(tokenizer, text, spans, sequence_length),
                 fitted_spans(tokenizer, text, spans[-1:], sequence_length),
             )
-            if made.example is None or last.example is None:
-                return Fitted(None, made.length)
-            made = Fitted(replace(made.example, given=int(last.example.predicted.argmax())), made.length)
+            if row.example is None or last.example is None:
+                return Fitted(None, row.length)
+            row = Fitted(replace(row.example, prompt_length=int(last.example.predicted.argmax())), row.length)
             answer = _without_special(tokenizer, text[slice(*spans[-1])])
-        if made.example is None:
-            return made
+        if row.example is None:
+            return row
         if generation is not None and extracted(answer, generation) is None:
             raise DataError(
-                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; mend the "
-                "pattern or the row, or take the row out of the test"
+                f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; fix the"
+                " pattern or the row, or remove the row from the test"
             )
-        given = made.example.given or int(made.example.predicted.argmax())
-        return Fitted(replace(made.example, given=given, reference=answer), made.length)
+        prompt_length = row.example.prompt_length or int(row.example.predicted.argmax())
+        return Fitted(replace(row.example, prompt_length=prompt_length, reference=answer), row.length)
 
     generation = options.generation
-    splits = read_splits(options, pair)
+    splits = read_splits(options, read)
     notes = [f"rows are read as {layout}" for layout in layouts if layout]
     train, validation, test, facts = fit(splits, example, sequence_length, notes, answered if generation else None)
     return TaskData(train, validation, test, "padded", generation=generation, facts=facts)

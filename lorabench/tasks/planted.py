@@ -53,7 +53,7 @@ class Options(TaskSpec):
     @model_validator(mode="after")
     def _once(self) -> Options:
         if isinstance(self.rank, dict) and self.targets is not None:
-            raise ValueError("rank names the modules already; leave targets away, or give one rank for all of them")
+            raise ValueError("rank names the modules already; remove targets, or give one rank for all of them")
         if isinstance(self.rank, dict) and not self.rank:
             raise ValueError(
                 "rank names no module; give a number, full, or a rank for each module such as {q_proj: 2, v_proj: 8}"

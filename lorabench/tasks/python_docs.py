@@ -74,29 +74,29 @@ def split_topics(topics: Mapping[str, str]) -> Split:
     own = without_repeats(topics)
     size = {name: len(text.encode()) for name, text in own.items()}
     total = sum(size.values())
-    room = {"test": TEST_SHARE * total, "validation": VALIDATION_SHARE * total}
+    headroom_bytes = {"test": TEST_SHARE * total, "validation": VALIDATION_SHARE * total}
     split = Split({}, {}, {})
     for name in sorted(own, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        part = next((p for p in room if size[name] <= min(room[p], LARGEST * total)), "train")
-        if part in room:
-            room[part] -= size[name]
+        part = next((p for p in headroom_bytes if size[name] <= min(headroom_bytes[p], LARGEST * total)), "train")
+        if part in headroom_bytes:
+            headroom_bytes[part] -= size[name]
         getattr(split, part)[name] = own[name]
     return split
 
 
 def without_repeats(topics: Mapping[str, str]) -> dict[str, str]:
     """The topics with each longer paragraph in the shortest topic that has it alone; topics left empty fall away."""
-    seen: set[str] = set()
+    paragraphs: set[str] = set()
     own: dict[str, str] = {}
     for name, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
-        kept = []
+        own_paragraphs = []
         for paragraph in re.split(r"\n[ \t]*\n", text.strip("\n")):
             plain = " ".join(paragraph.split())
-            if len(plain) < REPEATED_FROM or plain not in seen:
-                kept.append(paragraph)
-            seen.add(plain)
-        if any(len(" ".join(p.split())) >= REPEATED_FROM for p in kept):
-            own[name] = "\n\n".join(kept) + "\n"
+            if len(plain) < REPEATED_FROM or plain not in paragraphs:
+                own_paragraphs.append(paragraph)
+            paragraphs.add(plain)
+        if any(len(" ".join(p.split())) >= REPEATED_FROM for p in own_paragraphs):
+            own[name] = "\n\n".join(own_paragraphs) + "\n"
     return own
 
 

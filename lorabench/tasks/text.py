@@ -60,7 +60,7 @@ class Options(TaskSpec):
         both = next((file for file in self.eval if file in self.train), None)
         if both is not None:
             raise ValueError(
-                f"{both} is in train and in eval, so nothing would be held out; leave eval away, or give another file"
+                f"{both} is in train and in eval, so nothing would be held out; remove eval, or give another file"
             )
         return self
 
@@ -81,11 +81,11 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     both = next((file for file in _files(options.eval) if file in files), None)
     if both is not None:
         raise DataError(
-            f"{both} is among the training files and in task.eval, so it would be tested on what was trained; "
-            "take it out of one of them"
+            f"{both} is among the training files and in task.eval, so the test would be on training text; remove it"
+            " from one of them"
         )
-    held = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
-    parts = split(_read(options.train), [share / 100 for share in held])
+    shares = (options.validation_percent,) if options.eval else (options.validation_percent, options.test_percent)
+    parts = split(_read(options.train), [share / 100 for share in shares])
     test = _read(options.eval) if options.eval else parts[2]
     train = blocks(tokenizer, parts[0], sequence_length, keep_last=False)
     validation = blocks(tokenizer, parts[1], sequence_length, keep_last=True)
@@ -93,7 +93,7 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
     for name, examples in (("training", train), ("validation", validation), ("test", tested)):
         if not examples:
             raise DataError(
-                f"the {name} text of {', '.join(options.train)} holds no token; give longer files or other shares"
+                f"the {name} text of {', '.join(options.train)} holds no tokens; give longer files or other shares"
             )
     return TaskData(
         train,
@@ -144,12 +144,14 @@ def _head(file: Path) -> str:
 def _files(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
-        found = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
-        if not found:
+        matches = (
+            sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
+        )
+        if not matches:
             raise DataError(
                 f"{path} holds no text file; allowed: {' and '.join(SUFFIXES)} files in a folder, or a file by its name"
             )
-        files += found
+        files += matches
     return files
 
 

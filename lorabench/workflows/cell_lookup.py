@@ -84,7 +84,9 @@ def find_cell(
         )
     first = results[0]
     if len(named.cells) > 1:
-        at_rate = f" at the chosen learning rate {first.cell.training.rate:g}" if first.cell.tuned_over else ""
+        at_rate = (
+            f" at the chosen learning rate {first.cell.training.fixed_learning_rate:g}" if first.cell.tuned_over else ""
+        )
         say(
             f"{named.title} has {len(named.cells)} cells; taken is seed {first.cell.seed}{at_rate} ({first.cell.id}),"
             " for another one give its id"

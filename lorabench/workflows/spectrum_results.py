@@ -30,7 +30,7 @@ class TruncatedAdapter:
     notes: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
-        """The rank of each module."""
+        """A row per module: the rank that it was cut to."""
         import pandas as pd
 
         return pd.DataFrame({"rank": dict(self.ranks)}).rename_axis("module")
@@ -40,7 +40,7 @@ class TruncatedAdapter:
         return f"Truncation in {self.folder}\n  {self.parameters:,} of {self.parameters_before:,} parameters, {energy}"
 
     def to_dict(self) -> dict[str, object]:
-        """Everything in plain values."""
+        """All fields as plain values, for JSON."""
         return asdict(self) | {"folder": str(self.folder), "ranks": dict(self.ranks)}
 
 

@@ -48,11 +48,11 @@ class TracedMemory:
         return self.planner.beyond(self._setting(candidate))
 
     def prefetch(self, candidates: Sequence[Candidate]) -> None:
-        """Traces them side by side."""
+        """Traces candidates side by side, so that `needs` answers at once."""
         self.planner.prefetch([self._setting(c) for c in candidates])
 
     def longest_sequence(self, candidate: Candidate) -> int:
-        """In tokens."""
+        """The longest sequence at which a candidate fits, in tokens; 0 where none does."""
         return self.planner.longest(self._setting(candidate), self.workload.sequence_length)
 
     def _setting(self, candidate: Candidate) -> TrainConfig:

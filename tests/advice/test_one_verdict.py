@@ -16,7 +16,7 @@ from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.selection import enough
 from lorabench.analysis.verdict import LEVEL_WITH, Comparison, leader
 from lorabench.record.result import CellResult, Fault, Reading
-from lorabench.report import comparison_text
+from lorabench.report import answer_text, comparison_text, recommendation_text
 from lorabench.report.dataframe import conditions
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
@@ -118,11 +118,11 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
         rows = conditions(view).set_index("condition")
         for c in (c for c in view.analysis.comparisons if c.metric == view.analysis.metric):
             assert rows.loc[c.condition, f"{c.metric}_verdict"] == c.verdict
-            assert comparison_text.verdict(c) in answer.sentence(view, c)
+            assert comparison_text.verdict(c) in answer_text.sentence(view, c)
             assert pair(view, c.condition, c.reference) is c
             assert pair(view, c.reference, c.condition) == c.mirrored()
         for p in accuracy_memory.compute(view):
-            told = None if p.by is None else view.analysis.verdicts.told(view.analysis.metric, p.condition, p.by)
+            told = None if p.by is None else view.analysis.verdicts.own(view.analysis.metric, p.condition, p.by)
             if told is not None and p.tier in ("dominated", "level", "open"):
                 assert {"worse": "dominated", "not decisive": "open"}.get(told.verdict, "level") == p.tier
         for curve in rank_curve.curves(view, view.analysis.metric):
@@ -137,7 +137,7 @@ def test_sections_and_table_give_the_pairs_own_verdict(views: dict[tuple[str, in
             if (
                 len(gap.gaps) == 1
                 and (
-                    c := view.analysis.verdicts.told(
+                    c := view.analysis.verdicts.own(
                         view.analysis.metric, gap.gaps[0].condition, gap.gaps[0].unquantized_counterpart
                     )
                 )
@@ -150,10 +150,10 @@ def test_what_is_recommended_is_level_with_what_the_answer_calls_best(views: dic
     for view in views.values():
         best = leader(view.analysis.summaries, view.analysis.metric)
         assert best is not None
-        assert f"with {best.label.text} (" in answer.best_sentence(view)
+        assert f"with {best.label.text} (" in answer_text.best_sentence(view)
         (r,) = recommendation.compute(view)
         assert r.best.condition == best.condition
-        assert r.best.label in recommendation.sentence(r, recommendation.metric(view.analysis.metric))
+        assert r.best.label in recommendation_text.sentence(r, recommendation.metric(view.analysis.metric))
         for o in r.options:
             c = None if o is r.best else pair(view, o.condition, r.best.condition)
             if enough(o, r.options, r.margin or 0.0) and o is not r.best:
@@ -223,7 +223,7 @@ def test_six_that_are_not_decisive_are_not_shown_to_be_beyond_the_margin(tmp_pat
     assert any(c.low is not None and c.low > 0.02 and c.verdict == "not decisive" for c in found), (
         "alone it would be beyond"
     )
-    said = answer.counts(
+    said = answer_text.counts(
         view, answer.compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
     )
     assert said == ("Of 6 conditions compared with full: 6 not decisive.",)

@@ -201,8 +201,8 @@ def test_an_interval_over_draws_holds_the_truth_where_one_over_pairs_does_not():
                 unit="model",
                 common="",
                 source="",
-                ours=tuple(-away),
-                theirs=(0.0,) * 8,
+                scores=tuple(-away),
+                reference_scores=(0.0,) * 8,
             )
             low, high = fact.worse.interval
             held[how] += low <= 0 <= high

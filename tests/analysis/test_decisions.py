@@ -15,6 +15,7 @@ from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.pareto import pareto
 from lorabench.analysis.verdict import Verdicts
 from lorabench.record.result import CellResult, Reading
+from lorabench.report import answer_text, other_study_text
 from lorabench.report.blocks import Points
 from lorabench.report.view import make_view
 from lorabench.sections import answer, other_study
@@ -89,7 +90,7 @@ def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
     assert (found.kind, view.analysis.label(found.chosen.condition)) == ("level", "LoRA r=4")
     assert found.memory == pytest.approx(2 / 9)
     assert (found.compared, found.worse, found.equivalent, found.undecided) == (6, 3, 3, 0)
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith("LoRA r=4 does as well as full: held-out loss −0.001 nats (95 % interval")
     assert "within the margin of 0.02 nats" in said
     assert said.endswith(
@@ -102,7 +103,7 @@ def test_where_all_are_worse_the_nearest_is_named_with_its_interval(tmp_path: Pa
     view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
     (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
     assert found.kind == "behind"
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith("None of the 6 conditions reaches full: the nearest, LoRA r=16 nf4, ends 0.0")
     assert "95 % interval 0.0" in said and "3 seeds" in said
 
@@ -127,7 +128,7 @@ comparison: {loss_margin: 0.001}
 def test_a_planted_zero_is_not_decisive_on_the_first_screen(tmp_path: Path, seeds: str) -> None:
     view = make_view(filled(tmp_path, ZERO.replace("SEEDS", seeds)))
     (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
-    assert answer.verdict(view, found).startswith("Not decisive: ")
+    assert answer_text.decision(view, found).startswith("Not decisive: ")
     assert not any(c.decisive for c in view.analysis.comparisons)
 
 
@@ -172,7 +173,7 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
     )
     (listed,) = (b for b in shown.blocks if isinstance(b, Points))
     assert (
-        "Without a place, since some of their cells did not finish and the mean of those that did flatters: LoRA r=1."
+        "Not placed, since some of their cells did not finish and the mean of the others flatters them: LoRA r=1."
         in listed.items[-1]
     )
     front = next(
@@ -182,9 +183,7 @@ def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_
     c = view.analysis.comparison("eval_loss", hit)
     assert c is not None and c.decisive and c.difference < 0
     assert c.verdict == "not decisive", "of survivors nothing good is said"
-    assert answer.sentence(view, c).endswith(
-        "not decisive, since 1 cell of it did not finish and those that did flatter it."
-    )
+    assert answer_text.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish, which flatters it.")
     assert view.analysis.summary(hit).mean(MEMORY) is not None
 
 
@@ -212,9 +211,9 @@ def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> 
     assert view.other is not None
     found = other_study.compute(view, view.other)
     assert found.differ == ()
-    assert len(found.twins) == 8
-    assert all(t.comparison and t.comparison.difference == 0 for t in found.twins)
-    assert "8 equal to the last digit" in other_study.summary(view, view.other, found)
+    assert len(found.matches) == 8
+    assert all(t.comparison and t.comparison.difference == 0 for t in found.matches)
+    assert "8 equal to the last digit" in other_study_text.summary(view, view.other, found)
 
 
 def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: Path) -> None:
@@ -225,9 +224,11 @@ def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: P
     assert found.differ == (("training.steps", "40", "60"),)
     assert [view.analysis.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
     assert [view.other.analysis.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
-    twin = next(t for t in found.twins if view.analysis.label(t.here) == "LoRA r=4")
+    twin = next(t for t in found.matches if view.analysis.label(t.here) == "LoRA r=4")
     ours = [view.analysis.results[i].value("eval_loss") or 0 for i in view.analysis.summary(twin.here).cells]
-    theirs = [view.other.results[i].value("eval_loss") or 0 for i in view.other.summary(twin.there).cells]
+    theirs = [
+        view.other.analysis.results[i].value("eval_loss") or 0 for i in view.other.analysis.summary(twin.there).cells
+    ]
     assert twin.comparison and twin.comparison.difference == pytest.approx(
         sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3
     )
@@ -250,7 +251,7 @@ def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp
     view = make_view(filled(tmp_path, THREE, change))
     (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
     assert (found.kind, found.undecided) == ("open", 1)
-    said = answer.verdict(view, found)
+    said = answer_text.decision(view, found)
     assert said.startswith(
         "Not decisive: the data do not tell LoRA r=4, the best by the mean of 1 that are not decided, from full"
     )
@@ -285,7 +286,9 @@ def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
 
     view = make_view(filled(tmp_path, THREE, lost))
     (found,) = compute_decisions(view.analysis.summaries, view.analysis.comparisons, "eval_loss")
-    assert answer.verdict(view, found).endswith("1 cell of full did not finish, and those that did may flatter it.")
+    assert answer_text.decision(view, found).endswith(
+        "1 cell of full did not finish, and those that did may flatter it."
+    )
 
 
 def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
@@ -298,15 +301,15 @@ def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
     view = make_view(here, fill(tmp_path / "b", study, other))
     assert view.other is not None
     found = other_study.compute(view, view.other)
-    assert len(found.changed) == len(found.twins) == 8
-    assert "8 conditions have other bytes" in other_study.warnings(view, view.other, found)[0]
+    assert len(found.changed) == len(found.matches) == 8
+    assert "8 conditions differ in their bytes" in other_study_text.warnings(view, view.other, found)[0]
 
 
 def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, THREE))
     told = 0
     for c in (c for c in view.analysis.comparisons if c.low is not None):
-        said = answer.sentence(view, c)
+        said = answer_text.sentence(view, c)
         found = re.search(r"ends ([\d.]+) \S+ (above|below) .*interval\D*? ([−\d.]+) to ([−\d.]+),", said)
         assert found, said
         size, low, high = (float(found[i].replace("−", "-")) for i in (1, 3, 4))
@@ -394,9 +397,11 @@ def test_where_every_condition_lost_cells_the_page_says_so_and_no_reason_is_inve
         assert c.verdict == "not decisive" and not c.beyond(0.0), (
             "full lost a cell as well, and what is left of it flatters it"
         )
-        lost = ": not decisive, since 1 cell of the reference did not finish and those that did flatter it."
-        assert answer.sentence(view, c).endswith((lost, ": not decisive among so many comparisons.", ": not decisive."))
+        lost = ": not decisive, since 1 cell of the reference did not finish, which flatters it."
+        assert answer_text.sentence(view, c).endswith(
+            (lost, ": not decisive among so many comparisons.", ": not decisive.")
+        )
     front = accuracy_memory.section(view)
     assert front is not None
     (listed,) = (b for b in front.blocks if isinstance(b, Points))
-    assert listed.items[0] == "Nothing stands on the front, since no trained condition finished whole."
+    assert listed.items[0] == "No condition is on the front: every trained one has cells that did not finish."

@@ -101,7 +101,7 @@ def test_the_finding_names_the_conditions_it_is_about(tmp_path: Path) -> None:
 def test_cut_responses(tmp_path: Path) -> None:
     found = seen(tmp_path, counted(facts(train={"cut": 144, "whole_at": 333}, test={"cut": 3})))
     assert (
-        "the response of 144 of 900 training rows and 3 of 300 test rows loses its end"
+        "the response of 144 of 900 training rows and 3 of 300 test rows is cut at its end"
         in found["responses_cut"].sentence
     )
     assert "333 keeps 95 %" in found["responses_cut"].sentence
@@ -130,7 +130,7 @@ def test_test_rows_beyond_max_sequences_are_told(tmp_path: Path) -> None:
 def test_test_rows_in_training(tmp_path: Path) -> None:
     found = seen(tmp_path / "many", counted(facts(test={"in_training": 30, "prompt_in_training": 40})))
     assert list(found) == ["test_leaked"] and found["test_leaked"].severity == "grave"
-    assert "30 of 300 test rows (10.0 %) are training rows, too" in found["test_leaked"].sentence
+    assert "30 of 300 test rows (10.0 %) are also training rows" in found["test_leaked"].sentence
     found = seen(tmp_path / "few", counted(facts(test={"in_training": 2, "prompt_in_training": 9, "in_validation": 4})))
     assert list(found) == ["prompts_leaked"]
     assert (

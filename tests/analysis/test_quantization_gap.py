@@ -21,6 +21,7 @@ from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
+from lorabench.report import quantization_gap_text as text
 from lorabench.report.blocks import Figure
 from lorabench.report.view import make_view
 from lorabench.sections import quantization_gap as section
@@ -102,7 +103,7 @@ def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
 def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(cells: tuple[Cell, ...]) -> None:
     both = (*cells, *renamed(cells, "hub/large"))
     gaps = found(both, noisy(0, {}))
-    assert {k: (len(t.gaps), len(t.bases), t.wanted) for k, t in gaps.items()} == {
+    assert {k: (len(t.gaps), len(t.bases), t.expected) for k, t in gaps.items()} == {
         "int8": (4, 0, 4),
         "nf4": (4, 2, 4),
         "nf4 + double quant": (4, 0, 4),
@@ -125,7 +126,11 @@ def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(c
 
 def test_a_twin_with_a_tuned_rate_may_have_chosen_another_one(tmp_path: Path) -> None:
     tuned = expand(study_of(tmp_path, STUDY.replace("learning_rate: 3e-3", "learning_rate: {tune: [1e-3, 3e-3]}")))
-    chosen = tuple(c for c in tuned if not c.training.steps or c.training.rate == (1e-3 if kind(c) == "none" else 3e-3))
+    chosen = tuple(
+        c
+        for c in tuned
+        if not c.training.steps or c.training.fixed_learning_rate == (1e-3 if kind(c) == "none" else 3e-3)
+    )
     assert {k: len(t.gaps) for k, t in found(chosen, noisy(0, {})).items()} == {
         "int8": 2,
         "nf4": 2,
@@ -196,7 +201,7 @@ def test_only_seeds_at_which_all_pairs_finished_are_pooled(cells: tuple[Cell, ..
     assert pooled.pairs == 2
     assert pooled.difference == pytest.approx(np.mean(per_seed(cells, value, "nf4", (0, 2))))
     broken = found(cells, lambda c: None if (c.method.rank, kind(c)) == (4, "nf4") else value(c))["nf4"]
-    assert (len(broken.gaps), broken.wanted) == (1, 2)
+    assert (len(broken.gaps), broken.expected) == (1, 2)
     torn = found(
         cells,
         lambda c: None if kind(c) == "nf4" and (c.method.rank == 4) == (c.seed == 0) and c.training.steps else value(c),
@@ -231,12 +236,10 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     found = section.compute(view, "eval_loss")
     assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
-        assert section.sentences(view, t, "eval_loss")[0].endswith(
-            "1 cell of the unquantised counterparts did not finish, so that those that did may flatter them."
+        assert text.type_sentences(view, t, "eval_loss")[0].endswith(
+            "1 cell of the unquantised counterparts did not finish, which may flatter them."
         )
-    (shown,) = {
-        section._line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken
-    }
+    (shown,) = {text.line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken}
     assert shown.endswith("(1 cell of the counterpart did not finish)")
 
 
@@ -244,9 +247,9 @@ def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
     for keep, said in (
         (
             lambda c: c.method.rank != 4 or c.seed == 0,
-            "Intervals of pairs with one seed are over its items alone: how far",
+            "Intervals of pairs with one seed are over its items alone: the noise",
         ),
-        (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: how far"),
+        (lambda c: c.seed == 0 or not c.method.rank, "The intervals are over the items of one seed: the noise"),
     ):
         view = make_view(
             filled(

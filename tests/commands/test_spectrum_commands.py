@@ -48,7 +48,7 @@ def test_a_cell_by_its_id_beside_another_seed_as_text_json_and_page(cells, monke
         "amplification",
         "repair cosine",
         "intruders",
-        f"Beside cell {ids[1]}",
+        f"Compared with cell {ids[1]}",
         "phi(1, 1)",
     ):
         assert words in text
@@ -92,7 +92,7 @@ def test_a_full_cell_and_a_results_directory(cells, monkeypatch, capsys):
     home, ids = cells
     monkeypatch.chdir(home)
     assert cli.main(["spectrum", ids[2]]) == 0
-    assert "keeps no weights" in capsys.readouterr().out
+    assert "saves no weights" in capsys.readouterr().out
     assert cli.main(["spectrum", "reports/two"]) == 2
     assert "is a whole results directory; name one of its cells" in capsys.readouterr().err
     assert cli.main(["truncate", ids[2], "--rank", "2", "-o", "x"]) == 2
@@ -112,7 +112,7 @@ def test_truncate_a_cell_and_look_at_what_was_written(cells, monkeypatch, capsys
     assert cli.main(["spectrum", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["model"]["entropy_rank"] < 4
     assert cli.main(["truncate", ids[0], "--rank", "1", "-o", str(out)]) == 2
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
 
 
 def test_quantization_error_with_what_a_cell_learned(cells, monkeypatch, capsys):
@@ -187,11 +187,28 @@ def test_the_python_interface_gives_a_frame(cells, monkeypatch):
 
     home, ids = cells
     monkeypatch.chdir(home)
-    found = lb.spectrum(ids[0], compare=home / "reports" / "two" / "cells" / ids[1])
+    results = home / "reports" / "two"
+    found = lb.spectrum(ids[0], compare=results / "cells" / ids[1], directory=results)
     frame = found.frame()
     assert len(frame) == 28
     assert frame["energy_rank_0.9"].between(1, 4).all()
     assert (frame["entropy_rank"] / frame["rank"] - frame["rank_utilisation"]).abs().max() < 1e-12
-    assert found.likeness.modules == 28
+    assert found.similarity.modules == 28
     with pytest.raises(lb.LorabenchError):
-        lb.spectrum("nowhere")
+        lb.spectrum("nowhere", directory=results)
+
+
+@pytest.mark.parametrize("call", ["spectrum", "compare", "truncate", "quantization_error"])
+def test_the_python_interface_looks_no_id_up_where_no_directory_is_named(cells, monkeypatch, tmp_path, call):
+    import lorabench as lb
+
+    home, ids = cells
+    monkeypatch.chdir(home)  # where the command line finds the cell
+    calls = {
+        "spectrum": lambda: lb.spectrum(ids[0]),
+        "compare": lambda: lb.spectrum(home / "reports" / "two" / "cells" / ids[1], compare=ids[0]),
+        "truncate": lambda: lb.truncate(ids[0], tmp_path / "cut", rank=1),
+        "quantization_error": lambda: lb.quantization_error("lorabench/tiny-300k", adapter=ids[0]),
+    }
+    with pytest.raises(lb.LorabenchError, match=f"there is no file or folder {ids[0]}; .* name it with directory="):
+        calls[call]()

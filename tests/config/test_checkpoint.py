@@ -62,7 +62,7 @@ def test_none_means_as_stored_and_a_compute_dtype_may_be_chosen():
     assert matched("m", stored, QuantizationSpec(name="nf4")) == own
     chosen = QuantizationSpec(name="nf4", compute_dtype="float32")
     assert matched("m", stored, chosen) == own.model_copy(update={"compute_dtype": "float32"})
-    with pytest.raises(ModelError, match="cannot become int8"):
+    with pytest.raises(ModelError, match="cannot be turned into int8"):
         matched("m", stored, QuantizationSpec(name="int8"))
 
 
@@ -79,7 +79,7 @@ def test_headers_are_read_without_the_weights(tmp_path):
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
     assert stored_tensors(weight_files(tmp_path)) == {"a": Stored("F8_E4M3", (2, 3), file)}
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(5))
-    with pytest.raises(ModelError, match="is no whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         stored_tensors(weight_files(tmp_path))
 
 

@@ -45,7 +45,7 @@ def test_a_precision_is_no_quantization(word, dtype):
 def test_a_method_of_elsewhere_is_not_built_in_and_no_slip_for_another(word):
     told = unknown_choice("method", word, plugins.names("methods"))
     assert told.startswith(
-        f"method '{word}' is not built into lorabench; built are base, dora, full, lora, pissa, rslora; nearest: "
+        f"method '{word}' is not built into lorabench; allowed: base, dora, full, lora, pissa, rslora; nearest: "
     )
     assert "did you mean" not in told
 

@@ -69,7 +69,7 @@ def test_a_name_that_only_holds_a_cards_name_is_another_card(text):
 
 @pytest.mark.parametrize("text", ["a100", "nvidia a100", "A100-SXM4", "NVIDIA A100 PCIe"])
 def test_a_name_of_two_cards_is_told_with_both(text):
-    with pytest.raises(LorabenchError, match=f"^gpu '{text}' may be a100-40gb or a100-80gb; say which$"):
+    with pytest.raises(LorabenchError, match=f"^gpu '{text}' may be a100-40gb or a100-80gb; name one of them$"):
         find_gpu(text)
 
 
@@ -103,10 +103,10 @@ def test_a_size_is_a_card_without_rates_named_as_typed(text, gib):
     [
         ("", "no gpu is named"),
         ("  ", "no gpu is named"),
-        ("24", "say 24GB"),
-        ("12345", "say 24GB"),
-        ("0GB", "a gpu of 0GB cannot be meant"),
-        ("-5GB", "a gpu of -5GB cannot be meant"),
+        ("24", "give 24GB"),
+        ("12345", "give 24GB"),
+        ("0GB", "no gpu has 0GB of memory"),
+        ("-5GB", "no gpu has -5GB of memory"),
         ("9" * 400 + "GB", "up to 100TB"),
         ("9" * 400, "without a unit"),
         ("9" * 5000 + "GB", "up to 100TB"),
@@ -199,7 +199,7 @@ def test_what_a_size_means_is_said_in_both_units():
 )
 def test_several_cards_are_told_to_be_one_so_far(text, one):
     with pytest.raises(
-        LorabenchError, match=f"cards, but memory and time are predicted for one card so far; say --gpu {one},"
+        LorabenchError, match=f"cards, but memory and time are predicted for a single card; give --gpu {one},"
     ):
         find_gpu(text)
 
@@ -211,5 +211,5 @@ def test_one_times_a_card_is_that_card():
 
 @pytest.mark.parametrize("text", ["apple m2", "M2 Max", "mps"])
 def test_apples_chips_are_told_not_to_be_known(text):
-    with pytest.raises(LorabenchError, match="Apple's chips are not"):
+    with pytest.raises(LorabenchError, match="not on Apple's GPUs"):
         find_gpu(text)

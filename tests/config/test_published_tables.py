@@ -39,7 +39,7 @@ def test_agreement_is_judged_by_the_printed_digits(text, ours, words):
 @pytest.mark.parametrize(
     ("rows", "line", "words"),
     [
-        ("  - {name: a, published: many}", 8, "'many' is no published value"),
+        ("  - {name: a, published: many}", 8, "'many' is not a published value"),
         ("  - {name: a, published: 4 GiB}", 8, "units: K, M, B, kB"),
         ("  - {name: a, rank: 4}", 8, "method.rank"),
         ("  - {name: a, quantity: weights}", 8, "did you mean 'weight_bytes'"),

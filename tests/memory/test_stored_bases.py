@@ -17,7 +17,8 @@ from lorabench.memory.step_profile import predict_step
 from lorabench.memory.validate import setting_from
 from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
-from tests.spectra.test_dequantised import FORMS, plain, stored  # noqa: F401  (plain is a fixture)
+from tests.spectra.conftest import plain  # noqa: F401  (a fixture)
+from tests.spectra.test_dequantised import FORMS, stored
 
 
 @pytest.mark.parametrize(("kind", "form"), [("llama", f) for f in FORMS] + [("gpt2", "nf4")])
@@ -70,7 +71,7 @@ def test_a_stored_form_is_named_and_no_other_can_be_had(plain, tmp_path, capsys)
         " stored in int8" in capsys.readouterr().out
     )
     for words, sentence in (
-        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot become nf4"),
+        ({"quantization": {"name": "nf4"}}, "stored in int8, which cannot be turned into nf4"),
         ({"method": "full"}, "cannot be combined with quantization int8, in which"),
     ):
         with pytest.raises(LorabenchError, match=sentence):

@@ -46,9 +46,9 @@ def test_what_is_opened_from_an_archive_is_what_was_packed(store, tmp_path):
     with opened(tmp_path / "kept") as again:
         assert again.plan() == store.plan()
         assert again.results() == store.results()
-        ours, theirs = (make_view(s) for s in (again, store))
-        assert [s.statistics["eval_loss"].mean for s in ours.summaries] == [
-            s.statistics["eval_loss"].mean for s in theirs.summaries
+        unpacked, original = (make_view(s).analysis for s in (again, store))
+        assert [s.statistics["eval_loss"].mean for s in unpacked.summaries] == [
+            s.statistics["eval_loss"].mean for s in original.summaries
         ]
 
 
@@ -62,7 +62,7 @@ def test_a_results_directory_is_opened_as_it_is(store):
 
 
 def test_a_folder_with_neither_is_one_sentence(tmp_path):
-    with pytest.raises(StoreError, match="is no results directory"), opened(tmp_path):
+    with pytest.raises(StoreError, match="is not a results directory"), opened(tmp_path):
         pass
 
 
@@ -86,6 +86,6 @@ def test_an_id_that_leads_elsewhere_is_refused(store, tmp_path):
     plain = json.loads(gzip.decompress(path.read_bytes()))
     plain["results"]["../../outside"] = next(iter(plain["results"].values()))
     path.write_bytes(gzip.compress(json.dumps(plain).encode()))
-    with pytest.raises(StoreError, match="no cell's id"), opened(path.parent):
+    with pytest.raises(StoreError, match="not a cell's id"), opened(path.parent):
         pass
     assert not (tmp_path / "outside").exists()

@@ -109,7 +109,7 @@ def test_an_unreadable_result_costs_no_other_its_place(store):
 
 
 def test_a_folder_without_a_plan_is_told_apart(tmp_path):
-    with pytest.raises(StoreError, match="no results directory"):
+    with pytest.raises(StoreError, match="is not a results directory"):
         Store.open(tmp_path)
     (tmp_path / "plan.json").write_text("nonsense")
     with pytest.raises(StoreError, match="cannot be read"):

@@ -10,8 +10,8 @@ import pytest
 
 from lorabench.record.archive import opened
 from lorabench.report.page import write_report
+from tests.report.chromium import pytestmark, show  # noqa: F401
 from tests.report.stores import filled
-from tests.report.test_page_in_chromium import browser, pytestmark, show  # noqa: F401
 
 STORED = (
     "quickstart",
@@ -65,7 +65,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", [*STORED, "own"])
-def test_nothing_is_cut_off_on_a_wide_screen(browser: Any, pages: dict[str, Path], name: str) -> None:  # noqa: F811
+def test_nothing_is_cut_off_on_a_wide_screen(browser: Any, pages: dict[str, Path], name: str) -> None:
     show(browser, pages[name], 1440)
     assert browser.execute_script(CUT, True) == []
 
@@ -73,7 +73,7 @@ def test_nothing_is_cut_off_on_a_wide_screen(browser: Any, pages: dict[str, Path
 @pytest.mark.parametrize("width", [1024, 390])
 @pytest.mark.parametrize("name", ["quickstart", "own"])
 def test_what_goes_on_beyond_the_edge_of_a_narrow_screen_fades_there(
-    browser: Any,  # noqa: F811
+    browser: Any,
     pages: dict[str, Path],
     name: str,
     width: int,
@@ -82,7 +82,7 @@ def test_what_goes_on_beyond_the_edge_of_a_narrow_screen_fades_there(
     assert browser.execute_script(CUT, False) == []
 
 
-def test_the_choice_table_opens_at_its_top_and_follows_a_choice(browser: Any, pages: dict[str, Path]) -> None:  # noqa: F811
+def test_the_choice_table_opens_at_its_top_and_follows_a_choice(browser: Any, pages: dict[str, Path]) -> None:
     show(browser, pages["paper/lora-rank-by-modules"], 1440)
     at = "return document.querySelector('.panel .scroll').scrollTop"
     assert browser.execute_script(at) == 0

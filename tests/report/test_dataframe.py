@@ -32,7 +32,7 @@ def planted(result: CellResult) -> CellResult:
     """Rank 16 validates best at 1e-4, the others at 3e-3; the rejected rate is 1 nat worse on the test set."""
     cell = result.cell
     right = 1e-4 if cell.method.rank == 16 else 3e-3
-    lost = 0.0 if cell.training.rate == right or not cell.tuned_over else 1.0
+    lost = 0.0 if cell.training.fixed_learning_rate == right or not cell.tuned_over else 1.0
     readings = tuple(
         (
             r.model_copy(update={"value": 2.0 + lost + 0.01 * cell.seed})
@@ -62,7 +62,7 @@ def test_chosen_says_which_rows_a_rank_curve_is_made_of(tmp_path: Path) -> None:
 def test_chosen_is_empty_while_a_rate_is_still_running_and_where_none_finished(tmp_path: Path) -> None:
     def partly(result: CellResult) -> CellResult | None:
         cell = result.cell
-        if cell.method.rank == 4 and cell.seed == 2 and cell.training.rate == 1e-4:
+        if cell.method.rank == 4 and cell.seed == 2 and cell.training.fixed_learning_rate == 1e-4:
             return None
         if cell.method.rank == 1:
             return result.model_copy(

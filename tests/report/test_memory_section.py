@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from lorabench.analysis.memory_prediction import PeakPair
 from lorabench.config import expand
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from lorabench.record.result import CellResult
+from lorabench.report import predicted_memory_text
 from lorabench.report.bars import BarPart, Bars, draw_bars
 from lorabench.report.blocks import Figure, Grid, Section, Text
 from lorabench.report.page import write_report
@@ -20,7 +22,7 @@ from lorabench.report.style import BLUE, GREY
 from lorabench.report.tables import table_of
 from lorabench.report.view import View, make_view
 from lorabench.sections import predicted_memory
-from lorabench.sections.predicted_memory import MOST, WHOLE, PeakPair
+from lorabench.sections.predicted_memory import MOST, WHOLE
 from tests import synthetic
 from tests.report.stores import ONLY_FULL, fill, filled, renamed, study_of
 
@@ -109,31 +111,33 @@ def test_the_sentence_names_the_part_that_grows_most() -> None:
         pair("small", 3e6, parts=(1e6, 0, 0, 0, 0, 2e6, 0, 0)),
         pair("big", 9e6, parts=(2e6, 0, 0, 0, 4e6, 3e6, 0, 0)),
     )
-    said = predicted_memory.growth((high, low))
+    said = predicted_memory_text.growth((high, low))
     assert (
         said
         == "From small (3.00 MB, the least) to big (9.00 MB, the most) the prediction grows by 6.00 MB; the part that"
         " grows most is optimizer state, by 4.00 MB."
     )
     assert (
-        predicted_memory.growth((low,))
-        == predicted_memory.growth((low, low))
-        == predicted_memory.growth((pair("a", 1.0), pair("b", 2.0)))
+        predicted_memory_text.growth((low,))
+        == predicted_memory_text.growth((low, low))
+        == predicted_memory_text.growth((pair("a", 1.0), pair("b", 2.0)))
         == ""
     )
 
 
 def test_of_very_many_conditions_the_ends_of_each_family_are_drawn_and_all_are_told() -> None:
     few = [pair(f"LoRA r={i}", 1e6 + i) for i in range(MOST)]
-    assert predicted_memory.drawn(few) == tuple(few)
+    assert predicted_memory.shown_pairs(few) == tuple(few)
     many = [pair(f"{family} r={i}", 1e6 + i, family) for i in range(MOST) for family in ("LoRA", "DoRA")]
-    assert [p.label for p in predicted_memory.drawn(many)] == [
+    assert [p.label for p in predicted_memory.shown_pairs(many)] == [
         "LoRA r=0",
         "DoRA r=0",
         f"LoRA r={MOST - 1}",
         f"DoRA r={MOST - 1}",
     ]
-    assert predicted_memory.drawn(odd := [pair(str(i), 1e6, str(i)) for i in range(MOST + 9)]) == tuple(odd[:MOST])
+    assert predicted_memory.shown_pairs(odd := [pair(str(i), 1e6, str(i)) for i in range(MOST + 9)]) == tuple(
+        odd[:MOST]
+    )
     figure = predicted_memory._figure(many)
     assert f"Of {2 * MOST} conditions 4 are drawn" in figure.caption
     assert len(figure.alternative) == 2 * MOST

@@ -15,6 +15,7 @@ import pytest
 from lorabench import formatting, plugins
 from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
+from lorabench.report import answer_text, predicted_memory_text
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
 from lorabench.report.page import sections, table_page, write_report
 from lorabench.report.table_model import Column, Table, TableRow, Value
@@ -134,7 +135,7 @@ def test_an_answer_is_built_from_its_comparison(view: View) -> None:
         for c in view.analysis.comparisons
         if c.metric == "eval_loss" and view.analysis.label(c.condition) == "LoRA r=16"
     )
-    said = answer.sentence(view, c)
+    said = answer_text.sentence(view, c)
     assert said.startswith(
         f"LoRA r=16 ends {c.difference:.3f} nats above full in held-out loss (95 % interval {c.low:.3f} to"
         f" {c.high:.3f}, 2 seeds): "
@@ -218,7 +219,7 @@ def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) 
     quantised = [p for name, p in by_label.items() if "nf4" in name]
     assert len(quantised) == 3
     assert all(p.error == pytest.approx(-2, abs=0.01) for p in quantised)
-    said = predicted_memory.sentence(tuple(by_label.values()))
+    said = predicted_memory_text.sentence(tuple(by_label.values()))
     assert said.startswith("Over 7 conditions the prediction is off by 1.0 % in the median, by 2.0 % at most (")
 
 

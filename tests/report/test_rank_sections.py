@@ -12,7 +12,7 @@ import pytest
 
 from lorabench.analysis.rank_curve import RankDifference, SmallestSufficientRank
 from lorabench.analysis.saturation import Fit, ParameterEstimate
-from lorabench.report import rank_curve_text
+from lorabench.report import quantization_gap_text, rank_curve_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
 from lorabench.report.view import View, make_view
@@ -164,7 +164,7 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
     )
     wide = replace(fit, c=ParameterEstimate(1.9, 1.0, 2.8))
     said = rank_curve_text.fit_sentence(replace(curve, fit=wide))
-    assert "[1.000, 2.800], is wider than all that rank changes." in said
+    assert "[1.000, 2.800], is wider than the whole effect of rank." in said
 
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
@@ -185,15 +185,15 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
     section = rank_curve.section(one)
     said = [s for b in blocks(section, Points) for s in b.items]  # type: ignore[union-attr]
     assert (
-        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed it is unknown how far a repetition"
-        " would land." in said
+        "LoRA; LoRA nf4: no smallest sufficient rank is named, since with one seed the noise between seeds is"
+        " unknown." in said
     )
     info = rank_curve.compute(one, "eval_loss")
     assert info is not None and info.rings == ()
     (gap,) = quantization_gap.compute(one, "eval_loss")
-    trained, base = quantization_gap.sentences(one, gap, "eval_loss")
+    trained, base = quantization_gap_text.type_sentences(one, gap, "eval_loss")
     assert trained.endswith(
-        "(4 pairs of conditions, 1 seed, so no interval: how far a repetition would land is unknown): not decisive."
+        "(4 pairs of conditions, 1 seed, so no interval: the noise between seeds is unknown): not decisive."
     )
     assert re.fullmatch(
         r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
@@ -228,7 +228,7 @@ def test_without_two_ranks_or_without_quantisation_there_is_no_section(tmp_path:
 def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
     (gap,) = quantization_gap.compute(view, "eval_loss")
     assert gap.pooled is not None and gap.pooled.low is not None and gap.pooled.high is not None
-    trained, base = quantization_gap.sentences(view, gap, "eval_loss")
+    trained, base = quantization_gap_text.type_sentences(view, gap, "eval_loss")
     assert (
         trained.replace("\N{NO-BREAK SPACE}", " ")
         == f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
@@ -243,7 +243,7 @@ def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
         ),
         bases=(),
     )
-    (said,) = quantization_gap.sentences(view, better, "eval_loss", stored=False)
+    (said,) = quantization_gap_text.type_sentences(view, better, "eval_loss", stored=False)
     assert (
         said.replace("\N{NO-BREAK SPACE}", " ")
         == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
@@ -254,7 +254,7 @@ def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
     (gap,) = quantization_gap.compute(view, "python-docs-cloze/acc")
     assert gap.pooled is not None
     cost = -gap.pooled.difference
-    trained, _ = quantization_gap.sentences(view, gap, "python-docs-cloze/acc", stored=False)
+    trained, _ = quantization_gap_text.type_sentences(view, gap, "python-docs-cloze/acc", stored=False)
     assert trained.startswith(
         f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy ["
     )
@@ -299,7 +299,7 @@ def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
     assert (gap.gaps, len(gap.bases), gap.pooled) == ((), 2, None)
     info = quantization_gap.drawing(bases, (gap,), "eval_loss")
     assert (info.x.names, info.lines[0].x) == (("tiny-300k", "tiny-1m"), (0.0, 1.0))
-    (said,) = quantization_gap.sentences(bases, gap, "eval_loss")
+    (said,) = quantization_gap_text.type_sentences(bases, gap, "eval_loss")
     assert said.startswith(
         "nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss ["
     )

@@ -22,16 +22,18 @@ from lorabench.config import expand
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.report import recommendation_text
 from lorabench.report.blocks import Panel, Points, Text
 from lorabench.report.comparison_text import amount
 from lorabench.report.page import sections_page, write_report
+from lorabench.report.recommendation_text import Recommended, sentence
 from lorabench.report.style import Style
 from lorabench.report.view import View, make_view
 from lorabench.sections import recommendation
-from lorabench.sections.recommendation import MOST_ROWS, Recommended, choosable, needed, sentence
+from lorabench.sections.recommendation import MOST_ROWS, choosable, needed
 from tests.advice.test_selection import option, random_options
+from tests.report.chromium import HOSTILE, emulate, pytestmark, show
 from tests.report.stores import STUDY, fill, filled, renamed, study_of
-from tests.report.test_page_in_chromium import HOSTILE, browser, emulate, pytestmark, show  # noqa: F401  (a fixture)
 
 chromium = pytestmark
 del pytestmark  # the sentences are tested without it
@@ -86,17 +88,17 @@ def test_zero_effect_gives_the_choice_of_fewest_parameters_and_claims_no_prefere
         " full, the best, by more than 0.02 nats (one-sided"
     )
     assert "4 seeds); train peak" in said
-    assert "It is taken for fewer parameters, not for a better held-out loss." in said
+    assert "It is chosen for fewer parameters, not for a better held-out loss." in said
     (twin,) = (o for o in r.enough if o.trainable_parameters == r.chosen.trainable_parameters and o is not r.chosen)
     assert (
-        f"As many parameters, and enough, too: {twin.label}; {r.chosen.label} is preferred to these by nothing that was"
-        " measured." in said
+        f"Also good enough with as many parameters: {twin.label}; no measurement prefers {r.chosen.label} to them."
+        in said
     )
-    assert "It is taken as one of several of so few parameters, not for a better" in sentence(
+    assert "It is chosen as one of several with equally few parameters, not for a better" in sentence(
         replace(r, best=twin), LOSS
     )
     swapped = replace(r, best=r.chosen)
-    assert "that its held-out loss is better than theirs is not claimed." in sentence(swapped, LOSS)
+    assert "not because its held-out loss is shown to be better than theirs." in sentence(swapped, LOSS)
 
 
 def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -> None:
@@ -106,11 +108,11 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         r = only(view)
         assert r.chosen is r.best and r.enough == (r.best,)
         assert sentence(r, LOSS).startswith(
-            "full, the best by its mean held-out loss: with one seed nothing is shown of any other"
+            "full, the best by its mean held-out loss: one seed shows nothing about the others"
         )
         assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
-            "With one seed the bound speaks for the items alone, and nothing is shown by it."
+            "With one seed the bound is over the items alone and shows nothing."
             in recommendation.panel(view, [r]).caption
         )
 
@@ -120,8 +122,8 @@ def test_without_any_noise_known_there_is_no_evidence() -> None:
     r = Recommended("", (best, other), 0, best, best, 0.02, 0, None)
     assert (
         sentence(r, LOSS)
-        == "No evidence: nothing is known of the noise of any difference, so best, the best by its mean held-out loss,"
-        " is left."
+        == "No evidence: the noise of the differences is unknown, which leaves best, the best by its mean held-out"
+        " loss."
     )
     assert "tolerates no loss" in sentence(replace(r, margin=None), LOSS)
 
@@ -164,7 +166,7 @@ def test_a_task_with_options_names_its_contests_by_them() -> None:
         ]
 
     assert recommendation._names([group(1), group(2)]) == ("planted, rank=1", "planted, rank=2")
-    assert recommendation._names([group(1), group(1)]) == ("contest (1)", "contest (2)")
+    assert recommendation._names([group(1), group(1)]) == ("group (1)", "group (2)")
     assert recommendation._names([group(1)]) == ("",)
 
 
@@ -294,7 +296,7 @@ def test_the_first_row_that_fits_and_is_good_enough_is_the_choice(seed: int) -> 
         styles=defaultdict(lambda: Style("#000", "solid", "circle")),
         analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
-    contest = recommendation._contest(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
+    contest = recommendation._group(fake, Recommended("", given, 0, best, None, 0.02, 0, None), LOSS)
     assert [
         o
         for o in given
@@ -332,12 +334,12 @@ def test_of_many_options_the_best_and_all_that_may_be_chosen_are_shown() -> None
         analysis=SimpleNamespace(verdicts=SimpleNamespace(of=lambda *a: None), metric="eval_loss"),
     )
     r = Recommended("", given, 0, given[-1], given[-1], 0.02, 0, None)
-    contest = recommendation._contest(fake, r, LOSS)
+    contest = recommendation._group(fake, r, LOSS)
     assert (len(contest.rows), contest.left_out) == (MOST_ROWS, 401 - MOST_ROWS)
-    every = recommendation._contest(fake, replace(r, options=given), LOSS).rows
+    every = recommendation._group(fake, replace(r, options=given), LOSS).rows
     assert set(choosable(every)) <= set(contest.rows)
     assert len(json.dumps(asdict(contest))) < 70_000
-    assert f"{401 - MOST_ROWS} more conditions that would not be chosen" in recommendation._caption([r], [contest])
+    assert f"{401 - MOST_ROWS} more conditions that would not be chosen" in recommendation_text.caption([r], [contest])
 
 
 def test_sizes_are_rounded_up_so_that_what_takes_them_fits() -> None:
@@ -357,7 +359,7 @@ def test_a_hostile_name_ends_no_script_in_the_panel(tmp_path: Path) -> None:
     ).read_text()
     (data,) = re.findall(r'<figure class="panel".*?<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert "<" not in data
-    assert any("<b>bold</b></script>" in c["name"] for c in json.loads(data)["contests"])
+    assert any("<b>bold</b></script>" in c["name"] for c in json.loads(data)["groups"])
 
 
 # ---- in the browser
@@ -395,7 +397,7 @@ const set = (name, value) => {
 @chromium
 @pytest.mark.slow
 def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored
@@ -406,10 +408,10 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
     peaks = sorted({o.peak_bytes / 1e6 for r in found for o in r.options if o.peak_bytes})
     memories = ["", *(f"{p + s:.6f}" for p in peaks for s in (-0.001, 0.001)), "24000"]
     drawn = browser.execute_script(
-        SET + "const [contests, tolerances, memories] = arguments;return contests.map((_, i) => {"
-        " document.querySelector('.panel [name=contest]').selectedIndex = i; return tolerances.map((t) =>"
+        SET + "const [groups, tolerances, memories] = arguments;return groups.map((_, i) => {"
+        " document.querySelector('.panel [name=group]').selectedIndex = i; return tolerances.map((t) =>"
         " memories.map((m) => {set('tolerated', t); set('size', m); return [document.querySelector('.panel .chosen"
-        " th')?.textContent ?? null, document.querySelector('.panel .told').textContent]; })); });",
+        " th')?.textContent ?? null, document.querySelector('.panel .answer').textContent]; })); });",
         [r.name for r in found],
         tolerances,
         memories,
@@ -427,7 +429,7 @@ def test_the_panels_choice_is_pythons_for_every_memory_and_tolerated_loss(
 
 
 @chromium
-def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tuple[View, Path]) -> None:
     view, path = stored
     show(browser, path, 1440)
     panel = next(b for b in recommendation.section(view).blocks if isinstance(b, Panel))  # type: ignore[union-attr]
@@ -436,7 +438,7 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
         for i, (name, size) in enumerate(sizes):
             label, told = browser.execute_script(
                 SET + f"set('tolerated', 9); set('card', '{title} {i}'); return [document.querySelector('.panel .chosen"
-                " th').textContent, document.querySelector('.panel .told').textContent]"
+                " th').textContent, document.querySelector('.panel .answer').textContent]"
             )
             assert told.startswith(f"Within {name}: ")
             assert label == select(r.options, 9, size).label  # type: ignore[union-attr]
@@ -444,14 +446,14 @@ def test_a_card_and_a_size_of_the_study_set_the_memory(browser: Any, stored: tup
         browser.execute_script(SET + "set('card', 'none'); return document.querySelector('.panel [name=size]').value")
         == ""
     )
-    assert browser.execute_script("return document.querySelector('.panel .told').textContent").startswith(
+    assert browser.execute_script("return document.querySelector('.panel .answer').textContent").startswith(
         "With no memory limit: "
     )
 
 
 @chromium
 def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_rows_in_words(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored
@@ -475,7 +477,9 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
         " r.cells[1].textContent)"
     )
     assert set(words) == {"does not fit"}
-    assert browser.execute_script("return document.querySelector('.panel .told').getAttribute('aria-live')") == "polite"
+    assert (
+        browser.execute_script("return document.querySelector('.panel .answer').getAttribute('aria-live')") == "polite"
+    )
     unlabelled = (
         "return [...document.querySelectorAll('.panel :is(input, select)')].filter(e => !e.ariaLabel &&"
         " !e.labels.length).length"
@@ -484,7 +488,7 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
 
 
 @chromium
-def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View, Path]) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     show(browser, stored[1], 1440)
@@ -492,7 +496,7 @@ def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View,
     ActionChains(browser).send_keys(Keys.END).perform()
     amount = float(browser.execute_script("return document.querySelector('.panel [name=tolerated]').value"))
     assert amount > 0.02
-    told = browser.execute_script("return document.querySelector('.panel .told').textContent")
+    told = browser.execute_script("return document.querySelector('.panel .answer').textContent")
     assert f"by more than {amount:g} nats" in told
     ActionChains(browser).send_keys(Keys.HOME, Keys.TAB, "0", Keys.ARROW_LEFT, Keys.BACKSPACE).perform()
     assert browser.execute_script("return document.activeElement.name") == "tolerated"
@@ -501,7 +505,7 @@ def test_the_keyboard_moves_the_tolerated_loss(browser: Any, stored: tuple[View,
 @chromium
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
 def test_the_panel_fits_its_page_and_asks_for_nothing(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
     width: int,
     dark: bool,
@@ -510,8 +514,8 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(
     show(browser, path, width, dark)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     wider = (
-        "return [...document.querySelectorAll('.panel :is(svg, .controls *, .told, .scroll, figcaption)')].filter(e =>"
-        " e.getBoundingClientRect().right > window.innerWidth + 1).length"
+        "return [...document.querySelectorAll('.panel :is(svg, .controls *, .answer, .scroll, figcaption)')]"
+        ".filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).length"
     )
     assert browser.execute_script(wider) == 0
     assert browser.execute_script("return document.querySelectorAll('.panel svg circle').length") > 6
@@ -522,21 +526,21 @@ def test_the_panel_fits_its_page_and_asks_for_nothing(
 
 
 @chromium
-def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any, stored: tuple[View, Path]) -> None:  # noqa: F811
+def test_on_paper_the_panel_is_its_sentence_its_plane_and_its_rows(browser: Any, stored: tuple[View, Path]) -> None:
     show(browser, stored[1], 1440)
     emulate(browser, media="print")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 695, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     )
     shown = (
-        "return ['.controls', '.told', '.plane svg', '.scroll'].map(s => document.querySelector('.panel ' +"
+        "return ['.controls', '.answer', '.plane svg', '.scroll'].map(s => document.querySelector('.panel ' +"
         " s).getBoundingClientRect()).map(r => [r.width > 0, r.right <= 695])"
     )
     assert browser.execute_script(shown) == [[False, True], [True, True], [True, True], [True, True]]
 
 
 @chromium
-def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> None:
     study = study_of(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]"))
     cells = expand(study)
     path = tmp_path / "page.html"
@@ -545,7 +549,7 @@ def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> No
     assert browser.title == "small: lorabench report"
     assert browser.execute_script("return document.querySelectorAll('.panel :is(img, b)').length") == 0
     options = browser.execute_script(
-        "return [...document.querySelectorAll('.panel [name=contest] option')].map(o => o.textContent)"
+        "return [...document.querySelectorAll('.panel [name=group] option')].map(o => o.textContent)"
     )
     assert any("<b>bold</b></script>" in o for o in options)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
@@ -554,7 +558,7 @@ def test_hostile_names_are_text_in_the_panel(browser: Any, tmp_path: Path) -> No
 
 @chromium
 def test_without_a_script_the_sentence_stands_and_there_is_nothing_to_operate(
-    browser: Any,  # noqa: F811
+    browser: Any,
     stored: tuple[View, Path],
 ) -> None:
     view, path = stored

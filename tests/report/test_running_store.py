@@ -38,7 +38,7 @@ def test_a_store_with_few_results_has_a_report_that_counts_them(tmp_path: Path, 
     text = text_of(write_report(store, tmp_path / "r.html"))
     assert f"{n} of {total} cells have finished, {total - n} have no result yet." in text
     assert re.search(r"Made by lorabench on \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)
-    assert "Make the report again when more cells have finished" in text
+    assert "Rebuild the report when more cells have finished" in text
 
 
 def test_decisions_are_so_far_until_all_cells_have_ended(tmp_path: Path) -> None:

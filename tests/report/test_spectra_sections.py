@@ -14,11 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from scipy.linalg import subspace_angles
 
+from lorabench.analysis import condition_spectra as of_conditions
 from lorabench.analysis import spectra as analysed
+from lorabench.analysis.rank_use import compute_beside_base
 from lorabench.record.result import CellResult
 from lorabench.record.spectrum import load_spectra, save_spectra
 from lorabench.record.store import Store
-from lorabench.report import spectra as of_conditions
+from lorabench.report import quantization_repair_text, rank_use_text, truncation_text
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
 from lorabench.report.drawing import Axis, Drawing, Line
 from lorabench.report.figures import draw_choice
@@ -107,11 +109,11 @@ def test_utilisation_is_the_entropy_rank_over_the_rank(view: View) -> None:
     assert found.utilisation is not None
     assert found.utilisation.mean == pytest.approx(np.mean(ranks) / 16)
     assert found.utilisation.std == pytest.approx(abs(ranks[0] - ranks[1]) / 16 / np.sqrt(2))
-    assert effective_rank.sentence(found).startswith(
+    assert rank_use_text.sentence(found).startswith(
         f"LoRA r=16: at rank 16 the changes use {np.mean(ranks):.3g} of 16 (entropy rank); 90 % of their energy"
         " lies in "
     )
-    assert "at rank" not in effective_rank.sentence(by_label["full"])
+    assert "at rank" not in rank_use_text.sentence(by_label["full"])
     info = effective_rank.compute_curve(view, used)
     assert info is not None
     assert [line.label for line in info.lines] == ["LoRA", "LoRA nf4"]
@@ -154,7 +156,7 @@ def test_long_decays_keep_their_first_and_last_point() -> None:
 
 
 def test_the_table_beside_the_base_holds_means_of_the_norms(view: View) -> None:
-    rows = {b.label: b for b in effective_rank.compute_beside(view)}
+    rows = {b.label: b for b in compute_beside_base(view.analysis)}
     found = [s for c in cells(view, "LoRA r=4") for s in load_spectra(view.analysis.file(c.cell.id, FILES[0]))]
     norms = [np.linalg.norm(v) for c in cells(view, "LoRA r=4") for v in raw(view, c).values()]
     row = rows["LoRA r=4"]
@@ -205,11 +207,11 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
     ]
     four = next(p for p in cut.points if p.rank == 4)
     assert four.value.ci_half_width == pytest.approx(half(values))
-    assert f"{np.mean(values):.3f} ± {half(values):.3f}" in truncation.sentence(cut, "eval_loss")
+    assert f"{np.mean(values):.3f} ± {half(values):.3f}" in truncation_text.sentence(cut, "eval_loss")
     drawn = truncation.drawing(view, "eval_loss", (cut,))
     assert next(x for x in drawn.lines if x.label == "LoRA r=16, cut").error[2] == pytest.approx(half(values))
 
-    tuned = view.analysis.tunings[0].tried[0]
+    tuned = view.analysis.tunings[0].results[0]
     assert tuned.ci_half_width == pytest.approx(half(list(tuned.losses)))
     assert learning_rates.drawing(view).lines[0].error[0] == tuned.ci_half_width
     assert f"± {tuned.ci_half_width:.3f}" in learning_rates.table(view).rows[0][1]
@@ -226,7 +228,7 @@ def test_plus_minus_is_the_95_percent_half_width_of_the_mean_in_every_section(tm
 def test_one_seed_has_no_bars(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, STUDY.replace("seeds: [0, 1]", "seeds: [0]")))
     for cut in truncation.compute(view, "eval_loss"):
-        assert "±" not in truncation.sentence(cut, "eval_loss")
+        assert "±" not in truncation_text.sentence(cut, "eval_loss")
     assert all(
         e is None
         for line in truncation.drawing(view, "eval_loss", truncation.compute(view, "eval_loss")).lines
@@ -294,7 +296,7 @@ def test_a_cut_stands_beside_what_was_trained_at_its_rank(view: View) -> None:
         if c.label == "LoRA r=16" and c.allocation == "uniform"
     )
     assert next(p for p in accuracy.points if p.rank == 4).ahead == four.ahead  # higher is better there
-    said = truncation.sentence(cut, "eval_loss")
+    said = truncation_text.sentence(cut, "eval_loss")
     assert f"trained at 4 {four.trained.mean:.3f}" in said
     assert f"(the cut one is better in {four.ahead} of 2 seeds)" in said
 
@@ -342,10 +344,10 @@ def test_the_first_truncation_figure_is_of_the_studys_own_metric(tmp_path: Path)
 def test_many_cut_curves_become_the_highest_rank_of_each_family(view: View) -> None:
     cuts = truncation.compute(view, "eval_loss")
     assert len(cuts) > truncation.MOST_LINES
-    assert {c.label for c in truncation.drawn(view, cuts)} == {"LoRA r=16", "LoRA r=16 nf4", "full"}
-    assert truncation.drawn(view, cuts[:3]) == cuts[:3]
-    many = tuple(replace(c, label=str(i)) for c in truncation.drawn(view, cuts) for i in range(2))
-    assert {c.allocation for c in truncation.drawn(view, many)} == {"uniform"}
+    assert {c.label for c in truncation.shown(view, cuts)} == {"LoRA r=16", "LoRA r=16 nf4", "full"}
+    assert truncation.shown(view, cuts[:3]) == cuts[:3]
+    many = tuple(replace(c, label=str(i)) for c in truncation.shown(view, cuts) for i in range(2))
+    assert {c.allocation for c in truncation.shown(view, many)} == {"uniform"}
 
 
 # similarity between seeds
@@ -413,7 +415,7 @@ def test_repair_is_the_mean_over_modules_and_seeds(view: View) -> None:
 
 def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
     found = quantization_repair.compute(view)
-    said = quantization_repair.answer(found)
+    said = quantization_repair_text.answer(found)
     top = max(found, key=lambda r: r.repaired.mean)
     assert said.startswith(
         "Does the adapter repair the quantisation? No. In 3 of 3 conditions the trained weights lie no nearer"
@@ -437,7 +439,7 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
             )
 
     other = quantization_repair.compute(rewritten(filled(tmp_path), repairs))
-    said = quantization_repair.answer(other)
+    said = quantization_repair_text.answer(other)
     assert "No." not in said
     assert "In 1 of 3 conditions" in said
     assert (
@@ -477,7 +479,7 @@ def test_spectra_of_an_older_version_are_shown_as_far_as_they_go(tmp_path: Path)
     assert effective_rank.compute_map(view) is not None
     assert all(u.utilisation is None for u in effective_rank.compute(view))
     assert effective_rank.compute_curve(view, effective_rank.compute(view)) is None
-    assert effective_rank.compute_beside(view) == ()
+    assert compute_beside_base(view.analysis) == ()
     assert quantization_repair.section(view) is None
 
 
@@ -518,9 +520,12 @@ def test_every_new_figure_says_its_numbers_in_words(view: View) -> None:
         assert isinstance(s, Section)
         assert all(isinstance(b, Figure | Grid | Points | Text) for b in s.blocks)
         assert all(b.caption and b.alternative and all(b.alternative) for b in s.blocks if isinstance(b, Figure))
-    assert of_conditions.highest(view, [s.condition for s in view.analysis.summaries]) == condition(view, "LoRA r=16")
+    assert of_conditions.highest(view.analysis, [s.condition for s in view.analysis.summaries]) == condition(
+        view, "LoRA r=16"
+    )
     assert {
-        view.analysis.label(c) for c in of_conditions.tops(view, [s.condition for s in view.analysis.summaries])
+        view.analysis.label(c)
+        for c in of_conditions.tops(view.analysis, [s.condition for s in view.analysis.summaries])
     } == {
         "LoRA r=16",
         "LoRA r=16 nf4",
@@ -584,7 +589,9 @@ def test_a_rank_that_learned_the_same_directions_lies_within_the_higher_one(tmp_
     wide = found[1]
     assert (len(wide.right.phi), len(wide.right.phi[0])) == (4, 8)
     assert wide.right.pairs == 2
-    one, other = (of_conditions.directions_by_seed(view, view.analysis.summaries[i].condition)[0] for i in (2, 4))
+    one, other = (
+        of_conditions.directions_by_seed(view.analysis, view.analysis.summaries[i].condition)[0] for i in (2, 4)
+    )
     name = next(iter(one))
     by_hand = (
         np.linalg.norm(

@@ -5,6 +5,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers as t
 
 from tests.engine.conftest import small_model
 
@@ -45,3 +46,18 @@ def real():
     if not REAL.is_file():
         pytest.skip("the LoRA paper's adapter does not lie beside the project")
     return REAL
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Folders of two small models, of which GPT-2 stores its matrices turned."""
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("plain")
+    sizes = {"vocab_size": 128, "num_attention_heads": 4}
+    t.LlamaForCausalLM(
+        t.LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, **sizes)
+    ).save_pretrained(place / "llama")
+    t.GPT2LMHeadModel(t.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=128, n_positions=32)).save_pretrained(
+        place / "gpt2"
+    )
+    return place

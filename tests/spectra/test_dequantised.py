@@ -1,7 +1,6 @@
 """Quantised checkpoints are read as the weights that they stand for: transformers' and bitsandbytes' own values, and
 hand counts."""
 
-import json
 import shutil
 
 import pytest
@@ -12,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from lorabench.commands.main import main
-from lorabench.errors import ModelError
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
 from lorabench.workflows import spectrum
+from tests.spectra.quantised_checkpoints import scaled
 
 FORMS = {
     "int8": {"load_in_8bit": True},
@@ -29,21 +28,6 @@ FORMS = {
         "bnb_4bit_quant_storage": "bfloat16",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """Folders of two small models, of which GPT-2 stores its matrices turned."""
-    torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("plain")
-    sizes = {"vocab_size": 128, "num_attention_heads": 4}
-    t.LlamaForCausalLM(
-        t.LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, **sizes)
-    ).save_pretrained(place / "llama")
-    t.GPT2LMHeadModel(t.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=128, n_positions=32)).save_pretrained(
-        place / "gpt2"
-    )
-    return place
 
 
 def stored(plain, kind, form, folder, dtype=torch.float32, **more):
@@ -112,13 +96,6 @@ def test_shards_and_wrappers_are_the_same_weights(plain, tmp_path):
         assert other.names() == whole.names()
         for name in whole.names():
             assert torch.equal(other.tensor(name), whole.tensor(name)), name
-
-
-def scaled(tmp_path, tensors, **quantization):
-    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
-    if quantization:
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": quantization}))
-    return Weights(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
@@ -201,91 +178,6 @@ def test_scaled_integers_of_compressed_tensors(tmp_path):
         **group,
     )
     assert found.weight("m").tolist() == [[0.0, -1.5, 6.0, 8.0], [5.0, 6.0, -27.0, 18.0]]
-
-
-@pytest.mark.parametrize(
-    ("tensors", "quantization", "words"),
-    [
-        ({"m.qweight": torch.zeros(2, 2, dtype=torch.int32)}, {"quant_method": "gptq"}, "GPTQ or AWQ"),
-        ({"m.qweight": torch.zeros(2, 2, dtype=torch.int32)}, {}, "GPTQ or AWQ"),
-        ({"m.W_q": torch.zeros(2, 2, dtype=torch.uint8)}, {"quant_method": "hqq"}, "HQQ"),
-        (
-            {
-                "e.gate_up_proj_blocks": torch.zeros(2, 2, dtype=torch.uint8),
-                "e.gate_up_proj_scales": torch.zeros(2, 2, dtype=torch.uint8),
-            },
-            {"quant_method": "mxfp4"},
-            "mxfp4",
-        ),
-        ({"m.weight": torch.zeros(2, 2)}, {"quant_method": "torchao"}, "torchao"),
-        ({"m.weight": torch.zeros(2, 2)}, {"quant_method": "awq"}, "awq"),
-        ({"m.weight_packed": torch.zeros(2, 2, dtype=torch.int32)}, {"quant_method": "compressed-tensors"}, "packed"),
-    ],
-)
-def test_other_quantisations_are_refused_by_name(tensors, quantization, words, tmp_path):
-    with pytest.raises(ModelError, match=words) as caught:
-        scaled(tmp_path, tensors, **quantization)
-    assert "take the unquantised checkpoint" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("tensors", "quantization", "words"),
-    [
-        ({"m.weight": torch.zeros(2, 2, dtype=torch.int8)}, {}, "int8 codes without a scale"),
-        ({"m.weight": torch.zeros(2, 2, dtype=torch.uint8)}, {}, "uint8 codes"),
-        (
-            {"m.weight": torch.zeros(2, 2, dtype=torch.int8), "m.weight_scale": torch.ones(2, 1)},
-            {},
-            "int8 codes with weight_scale",
-        ),
-        ({"m.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, {"quant_method": "fp8"}, "without a scale"),
-        (
-            {"m.weight": torch.zeros(6, 6).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(4, 1)},
-            {"quant_method": "fp8"},
-            "do not belong together",
-        ),
-        ({"m.weight": torch.zeros(6, 6, dtype=torch.int8), "m.SCB": torch.ones(4)}, {}, "4 row constants for 6 rows"),
-        (
-            {
-                "m.weight": torch.zeros(6, 6, dtype=torch.int8),
-                "m.SCB": torch.ones(6),
-                "m.weight_format": torch.tensor(2, dtype=torch.uint8),
-            },
-            {},
-            "tiled for one kind of card",
-        ),
-    ],
-)
-def test_codes_that_are_not_understood_are_one_sentence(tensors, quantization, words, tmp_path):
-    weights = scaled(tmp_path, tensors, **quantization)
-    with pytest.raises(ModelError, match=words):
-        weights.weight("m")
-
-
-def test_two_tensors_of_one_name_are_an_error(tmp_path):
-    with pytest.raises(ModelError, match=r"are both m\.weight once"):
-        scaled(tmp_path, {"m.weight": torch.zeros(2, 2), "_orig_mod.m.weight": torch.zeros(2, 2)})
-
-
-def test_a_pointer_and_a_missing_shard_and_an_adapter_say_what_to_do(plain, tmp_path):
-    for name, words in (
-        ("pointer", "Git LFS pointer"),
-        ("shard", "lacks model-00001-of-"),
-        ("adapter", "an adapter of some/base, not a model"),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        if name == "pointer":
-            (folder / "model.safetensors").write_text(
-                "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-            )
-        elif name == "shard":
-            t.AutoModelForCausalLM.from_pretrained(plain / "llama").save_pretrained(folder, max_shard_size="40kB")
-            next(folder.glob("model-00001-of-*")).unlink()
-        else:
-            (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-        with pytest.raises(ModelError, match=words):
-            Weights(folder)
 
 
 def test_the_change_against_a_quantised_base_is_told_and_of_its_true_weights(plain, tmp_path):

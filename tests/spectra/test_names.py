@@ -189,8 +189,8 @@ def test_a_dora_adapter_beside_another_base_is_one_sentence_that_does_not_advise
     with pytest.raises(
         LorabenchError,
         match=(
-            r"of 32 x 32 \(its model.layers.0.self_attn.q_proj.weight is 16 x 16\); the change of DoRA hangs on the"
-            r" base's weights: without --base"
+            r"of 32 x 32 \(its model.layers.0.self_attn.q_proj.weight is 16 x 16\); the change of DoRA depends on the"
+            r" base's weights; without --base"
         ),
     ):
         list(open_learned(str(folder), base=str(tmp_path / "base")).deltas())

@@ -14,7 +14,7 @@ from lorabench.spectra.alignment import intruders
 from lorabench.spectra.analyse import beside_base, decomposed
 from lorabench.spectra.decompose import decompose_dense, dense_singular_values, leading
 from lorabench.spectra.delta import of_factors, of_weights
-from lorabench.spectra.own import Kept, Own
+from lorabench.spectra.own import Own, TensorCache
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
     def look(own):
         return beside_base(delta, decomposed(delta), weight, quantise, own=own)
 
-    first = Own(Kept(tmp_path / "base", "w"), Kept(tmp_path / "base", "e"))
+    first = Own(TensorCache(tmp_path / "base", "w"), TensorCache(tmp_path / "base", "e"))
     assert not first.is_known
     made, plain = look(first), look(None)
     first.save()
@@ -83,7 +83,7 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
     }
     monkeypatch.setattr(module, "leading", lambda *given: pytest.fail("the weight was decomposed again"))
     monkeypatch.setattr(module, "leading_values", lambda *given: pytest.fail("the error was decomposed again"))
-    second = Own(Kept(tmp_path / "base", "w"), Kept(tmp_path / "base", "e"))
+    second = Own(TensorCache(tmp_path / "base", "w"), TensorCache(tmp_path / "base", "e"))
     assert second.is_known
     read = look(second)
     for found in (made, read):
@@ -102,29 +102,29 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
 
 
 def test_two_workers_lose_nothing_and_a_damaged_file_counts_as_absent(tmp_path):
-    one, two = Kept(tmp_path, "w"), Kept(tmp_path, "w")
+    one, two = TensorCache(tmp_path, "w"), TensorCache(tmp_path, "w")
     one.put("a", gaussian(3, 3, 1))
     two.put("b", gaussian(3, 3, 2))
     one.save()
     two.save()
-    third = Kept(tmp_path, "w")
+    third = TensorCache(tmp_path, "w")
     assert torch.equal(third.get("a", CPU), gaussian(3, 3, 1)) and torch.equal(third.get("b", CPU), gaussian(3, 3, 2))
-    assert Kept(tmp_path, "another model").get("a", CPU) is None
+    assert TensorCache(tmp_path, "another model").get("a", CPU) is None
     third.path.write_bytes(b"cut off")
-    fourth = Kept(tmp_path, "w")
+    fourth = TensorCache(tmp_path, "w")
     assert fourth.get("a", CPU) is None
     fourth.put("a", gaussian(3, 3, 1))
     fourth.save()
-    assert Kept(tmp_path, "w").there
+    assert TensorCache(tmp_path, "w").is_stored
 
 
 def test_a_file_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    kept = Kept(tmp_path, "w")
+    kept = TensorCache(tmp_path, "w")
     for i in range(20):
         kept.put(str(i), torch.zeros(20))
     kept.save()
-    assert sum(Kept(tmp_path, "w").get(str(i), CPU) is not None for i in range(20)) == 6
+    assert sum(TensorCache(tmp_path, "w").get(str(i), CPU) is not None for i in range(20)) == 6
 
 
 def test_a_dense_change_beside_its_base_is_that_of_its_whole_decomposition():

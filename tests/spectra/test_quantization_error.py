@@ -75,7 +75,7 @@ def test_nf4_of_normal_weights_errs_as_its_levels_say(tmp_path):
 def test_a_model_without_its_weights_and_an_unknown_form_are_told():
     with pytest.raises(LorabenchError, match="unknown quantization 'nf5'; did you mean 'nf4'"):
         spectrum.quantization_error("lorabench/tiny-300k", ["nf5"], find=nowhere)
-    with pytest.raises(LorabenchError, match="nothing cannot be loaded: it is no shipped model, no directory"):
+    with pytest.raises(LorabenchError, match="nothing cannot be loaded: it is not a shipped model, not a directory"):
         spectrum.quantization_error("meta-llama/nothing", ["nf4"], find=nowhere)
 
 

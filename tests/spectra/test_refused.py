@@ -15,7 +15,7 @@ from lorabench.spectra.source import open_learned
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import peft_adapter
-from tests.spectra.test_variants import merged
+from tests.spectra.peft_variants import merged
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ from tests.spectra.test_variants import merged
             )
         ),
         ({"use_bdlora": {"nblocks": 0}}, "use_bdlora is {'nblocks': 0}"),
-        ({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 3}}, "does not go into the 3 blocks"),
+        ({"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 3}}, "cannot be split into the 3 blocks"),
         ({"layer_replication": "all"}, "pairs of layers are needed"),
-        ({"rank_pattern": {"(q_proj": 4}}, "rank_pattern has '(q_proj', which is no regular expression"),
-        ({"alpha_pattern": {"*.q_proj": 4}}, "alpha_pattern has '*.q_proj', which is no regular expression"),
+        ({"rank_pattern": {"(q_proj": 4}}, "rank_pattern has '(q_proj', which is not a valid regular expression"),
+        ({"alpha_pattern": {"*.q_proj": 4}}, "alpha_pattern has '*.q_proj', which is not a valid regular expression"),
         ({"target_modules": "(.*q_proj"}, "target_modules has '(.*q_proj'"),
         ({"target_parameters": "experts"}, "target_parameters is 'experts'; a list of names is needed"),
         ({"r": None}, "r is None; a positive number is needed"),
@@ -70,7 +70,7 @@ def test_a_switch_that_is_not_understood_is_refused_by_name(fields, words, tmp_p
         ({"alora_invocation_tokens": [5, 6]}, "aLoRA: the change holds only from its invocation tokens on"),
         (
             {"some_new_switch": {"strength": 2}, "peft_version": "9.9"},
-            "adapter_config.json sets some_new_switch, which is not known here",
+            "adapter_config.json sets some_new_switch, which lorabench does not know",
         ),
         ({"ensure_weight_tying": True}, "layers that share a weight"),
         ({"init_lora_weights": "lora_ga"}, "the adapter starts from lora_ga"),
@@ -89,10 +89,10 @@ def test_every_field_of_this_pefts_configurations_is_known():
     """A field that is new in PEFT is told where it is set; here it asks to be looked at."""
     import dataclasses
 
-    from lorabench.spectra.declared import _KNOWN
+    from lorabench.spectra.declared import _LORA_FIELDS
 
     fields = {f.name for kind in (peft.LoraConfig, peft.AdaLoraConfig) for f in dataclasses.fields(kind)}
-    assert fields <= _KNOWN
+    assert fields <= _LORA_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -121,33 +121,33 @@ def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
         (
             {"use_dora": True},
             lambda s: {k: v for k, v in s.items() if "magnitude" not in k},
-            "says use_dora, and model.layers.0.self_attn.q_proj has no tensor of it",
+            "sets use_dora, but model.layers.0.self_attn.q_proj has no tensor for it",
         ),
         (
             {"kasa_config": peft.tuners.lora.config.KasaConfig()},
             lambda s: {k: v for k, v in s.items() if "diag" not in k},
-            "says kasa_config, and",
+            "sets kasa_config, but",
         ),
         (
             {},
             lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(32)},
-            "does not say use_dora: PEFT would pass over it",
+            "does not set use_dora, so PEFT would ignore it",
         ),
         (
             {},
             lambda s: s | {"base_model.model.model.layers.0.self_attn.q_proj.lora_E": torch.ones(4, 1)},
-            "does not say peft_type ADALORA",
+            "does not set peft_type ADALORA",
         ),
         (
             {},
             lambda s: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in s.items()},
-            "empty, as a run with DeepSpeed ZeRO-3 saves shards",
+            "empty, as DeepSpeed ZeRO-3 leaves shards",
         ),
-        ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as a run with DeepSpeed ZeRO-3 saves shards"),
+        ({}, lambda s: {k: torch.zeros(0, 4) for k in s}, "empty, as DeepSpeed ZeRO-3 leaves shards"),
         (
             {},
             lambda s: {k: v[..., None] if "lora_A" in k else v for k, v in s.items()},
-            "both of a layer or both of a convolution are needed",
+            "both must belong to a linear layer, or both to a convolution",
         ),
         (
             {},
@@ -155,7 +155,7 @@ def test_a_tensor_that_is_not_understood_is_refused_by_name(name, tmp_path):
             "of complex64; a matrix of floating-point numbers is needed",
         ),
         ({}, lambda s: {k: v.bool() for k, v in s.items()}, "of bool; a matrix of floating-point numbers is needed"),
-        ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are one tensor under two names"),
+        ({}, lambda s: s | {f"_orig_mod.{k}": v.clone() for k, v in s.items()}, "are the same tensor under two names"),
         ({}, lambda s: {"x": torch.ones(2)}, "holds no LoRA factors (its tensors: x"),
     ],
 )
@@ -175,13 +175,13 @@ def test_a_folder_says_what_it_holds_instead(tmp_path):
     with pytest.raises(LorabenchError, match="it holds adapter, base: name one of them"):
         open_learned(str(tmp_path / "run" / "checkpoint-5"))
     (tmp_path / "run" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"holds no adapter's factors; allowed: adapter_model.safetensors"):
+    with pytest.raises(ModelError, match=r"holds no adapter factors; allowed: adapter_model.safetensors"):
         open_learned(str(tmp_path / "run"))
     (tmp_path / "empty" / "one").mkdir(parents=True)
     (tmp_path / "empty" / "my-lora.safetensors").write_bytes(b"")
     with pytest.raises(LorabenchError, match=r"it holds my-lora.safetensors: name one of them"):
         open_learned(str(tmp_path / "empty"))
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         open_learned(str(tmp_path / "empty" / "my-lora.safetensors"))
 
 
@@ -237,7 +237,7 @@ def test_factors_that_the_configuration_passes_over_are_told_and_not_cut(fields,
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     adapter = Adapter(folder)
     assert list(adapter.passed_over()) == [f"model.{p}" for p in passed]
-    assert any("PEFT passes over them" in n for n in adapter.notes()) == bool(passed)
+    assert any("PEFT ignores them" in n for n in adapter.notes()) == bool(passed)
     if passed:
         with warnings.catch_warnings(record=True):
             loaded = peft.PeftModel.from_pretrained(small_model("llama"), folder)

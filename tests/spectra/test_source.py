@@ -1,6 +1,7 @@
 """Cells, adapters and checkpoints are found and read; what is none of them is one sentence."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,11 +57,11 @@ def test_a_cells_folder_gives_what_was_stored_when_it_ran(settings, tmp_path):
 
 def test_a_fully_fine_tuned_cell_gives_its_stored_values_and_says_so(tmp_path):
     learned = open_learned(str(ran(tmp_path, "method=full")))
-    assert "keeps no weights" in learned.notes[0]
+    assert "saves no weights" in learned.notes[0]
     found = list(analyse(learned))
     assert len(found) == 28
     assert all(s.alignment and s.rank == min(s.in_features, s.out_features) for s in found)
-    with pytest.raises(LorabenchError, match="keeps its singular values, not its weights"):
+    with pytest.raises(LorabenchError, match="stores its singular values, not its weights"):
         learned.deltas()
 
 
@@ -144,20 +145,20 @@ def test_an_adapter_beside_itself_is_alike_and_beside_another_like_a_random_one(
     mean = sum(s.whole("right") for s in other) / len(other)
     assert mean == pytest.approx(sum(s.random("right") for s in other) / len(other), rel=0.25)
     _, _, gpt2 = peft_adapter(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(LorabenchError, match="no module of one name and size in common"):
+    with pytest.raises(LorabenchError, match="no module of the same name and size in common"):
         list(compare(open_learned(str(one)), open_learned(str(gpt2))))
 
 
 @pytest.mark.parametrize(
     ("name", "base", "words"),
     [
-        ("nowhere", None, "it is no path, no cell under reports/"),
-        ("{tmp}", None, "is no adapter, cell or checkpoint"),
-        ("{tmp}/text.txt", None, "is no adapter, cell or checkpoint"),
-        ("{model}", None, "is a whole checkpoint; name the one that it was trained from with --base MODEL"),
-        ("{model}", "{tmp}/absent", "cannot be found: it is no directory, no shipped model (lorabench/tiny-"),
+        ("nowhere", None, "it is not a path, a cell under reports/"),
+        ("{tmp}", None, "is not an adapter, cell or checkpoint"),
+        ("{tmp}/text.txt", None, "is not an adapter, cell or checkpoint"),
+        ("{model}", None, "is a whole checkpoint; name the model that it was trained from with --base MODEL"),
+        ("{model}", "{tmp}/absent", "cannot be found: it is not a directory, a shipped model (lorabench/tiny-"),
         ("{model}", "{tmp}", "holds no weights"),
-        ("someone/some-adapter", None, "no hub id that can be reached"),
+        ("someone/some-adapter", None, "or a hub id that can be reached"),
     ],
 )
 def test_what_is_nothing_of_the_kind_is_one_sentence(name, base, words, tmp_path):
@@ -208,3 +209,17 @@ def test_what_lies_at_a_path_is_told_once(tmp_path):
     kinds = {n: resolve(str(tmp_path / n)).kind for n in ("model", "adapter", "kohya.safetensors", "cell", "gone")}
     assert list(kinds.values()) == ["checkpoint", "adapter", "adapter", "cell", "absent"]
     assert resolve("3fc2", lambda name: tmp_path / "cell").kind == "cell"
+
+
+def test_an_adapters_files_are_looked_up_once(tmp_path, monkeypatch):
+    _, _, folder = peft_adapter(tmp_path / "adapter")
+    at = resolve(str(folder))
+
+    def look(*_):
+        raise AssertionError("looked at the folder again")
+
+    for name in ("exists", "is_dir", "iterdir", "glob"):
+        monkeypatch.setattr(Path, name, look)
+    learned = open_learned(at)
+    assert learned.adapter.place == folder
+    assert learned.adapter.file.path == folder / "adapter_model.safetensors"

@@ -12,7 +12,7 @@ from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.trained import trained
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
-from tests.spectra.test_variants import randomised
+from tests.spectra.peft_variants import randomised
 
 LLAMA = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 CASES = {
@@ -66,7 +66,7 @@ def test_it_is_told_in_text_json_and_page_and_by_truncate(tmp_path, capsys):
     )
     model.save_pretrained(tmp_path / "a")
     head = sum(p.numel() for p in small_model("roberta").classifier.parameters())
-    words = f"{head:,} of {head + 512:,} trained numbers are outside of the adapters"
+    words = f"{head:,} of {head + 512:,} trained numbers are outside the adapters"
     assert cli.main(["spectrum", str(tmp_path / "a")]) == 0
     text = capsys.readouterr().out
     assert f"trained  {head + 512:,} numbers: 512 in the adapters, classifier ({head:,})" in text

@@ -194,12 +194,12 @@ def test_biases_of_a_file_without_configuration_are_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({}, "say either --rank K or --energy SHARE"),
-        ({"rank": 2, "energy": 0.5}, "say either"),
+        ({}, "give either --rank K or --energy SHARE"),
+        ({"rank": 2, "energy": 0.5}, "give either"),
         ({"rank": 0}, "rank 0 leaves nothing"),
-        ({"energy": 1.5}, "energy 1.5 is no share"),
-        ({"energy": 0.0}, "energy 0 is no share"),
-        ({"energy": float("nan")}, "energy nan is no share"),
+        ({"energy": 1.5}, "energy 1.5 is not a share"),
+        ({"energy": 0.0}, "energy 0 is not a share"),
+        ({"energy": float("nan")}, "energy nan is not a share"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(asked, words, tmp_path):
@@ -211,7 +211,7 @@ def test_what_cannot_be_asked_is_one_sentence(asked, words, tmp_path):
 
 def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path):
     _, _, folder = adapter_of(tmp_path / "a")
-    with pytest.raises(LorabenchError, match="is there already and not empty"):
+    with pytest.raises(LorabenchError, match="already exists and is not empty"):
         truncate(Adapter(folder), folder, rank=2)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ModelError, match="cannot be written"):

@@ -13,7 +13,7 @@ from lorabench.spectra.adapter import Adapter
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
 from tests.spectra.conftest import peft_adapter
-from tests.spectra.test_variants import CONFIGS, LINEAR, Convolutions, merged, mixtral, randomised
+from tests.spectra.peft_variants import CONFIGS, LINEAR, Convolutions, merged, mixtral, randomised
 
 NAMES = {
     "compiled outside": lambda k: f"_orig_mod.{k}",
@@ -197,7 +197,7 @@ def test_modules_under_the_adapters_name_and_their_copies_become_pefts_own(tmp_p
 def test_what_peft_would_read_otherwise_is_no_success(tmp_path, monkeypatch):
     """A file that is damaged between writing and reading: nothing is left that could be taken for a result."""
     _, _, folder = peft_adapter(tmp_path / "a", target_modules=["q_proj"])
-    real = reread._loaded
+    real = reread._load
 
     def damaged(folder, wanted, others):
         file = folder / "adapter_model.safetensors"
@@ -205,8 +205,8 @@ def test_what_peft_would_read_otherwise_is_no_success(tmp_path, monkeypatch):
         save_file(state | {k: 0 * v for k, v in state.items() if "lora_B" in k}, file)
         return real(folder, wanted, others)
 
-    monkeypatch.setattr(reread, "_loaded", damaged)
-    with pytest.raises(ModelError, match="PEFT reads another change of it"):
+    monkeypatch.setattr(reread, "_load", damaged)
+    with pytest.raises(ModelError, match="PEFT reads a different change"):
         truncate(Adapter(folder), tmp_path / "cut", rank=2)
     assert not (tmp_path / "cut").exists()
 

@@ -6,7 +6,7 @@ import json
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from lorabench.errors import LorabenchError, ModelError
@@ -16,86 +16,7 @@ from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
 from lorabench.spectra.truncate import truncate
 from tests.engine.conftest import small_model
-
-BD = {
-    "target_modules_bd_a": ["o_proj", "down_proj"],
-    "target_modules_bd_b": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
-    "nblocks": 2,
-}
-
-
-def randomised(model, seed=1):
-    """Random values in everything that the adapter holds; magnitudes a tenth longer."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "magnitude" in name:
-                p.mul_(1.1)
-            elif "lora_" in name or "trainable_tokens_delta" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
-    return model
-
-
-def merged(config, folder, model=None):
-    """An adapter of that configuration with random values, saved with its base; gives module to W after - W before, by
-    PEFT's own merge."""
-    torch.manual_seed(0)
-    model = small_model("llama") if model is None else model
-    before = {k: v.clone().double() for k, v in model.state_dict().items()}
-    (folder / "base").mkdir(parents=True)
-    save_file({k: v.float().contiguous().clone() for k, v in before.items()}, folder / "base" / "model.safetensors")
-    adapted = randomised(peft.get_peft_model(model, config)).eval()
-    adapted.save_pretrained(folder / "adapter")
-    after = adapted.merge_and_unload().state_dict()
-    return {
-        k.removesuffix(".weight"): after[k].double() - before[k]
-        for k in before
-        if bool((after[k].double() != before[k]).any())
-    }
-
-
-def assert_change(delta, expected):
-    """(out, in) of a layer as PEFT stores it: an embedding's the other way round, a convolution's flat."""
-    expected = expected.T if delta.is_embedding else expected.reshape(expected.shape[0], -1)
-    torch.testing.assert_close(delta.matrix().float(), expected.float(), rtol=1e-3, atol=2e-5)
-
-
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-CONFIGS = {
-    "plain": {},
-    "rslora and patterns": {
-        "use_rslora": True,
-        "rank_pattern": {"^model.layers.0.*q_proj": 2, "layers.1.mlp.up_proj": 6},
-        "alpha_pattern": {"layers.0.self_attn.q_proj": 3, "^model.layers.1.mlp.*": 5},
-    },
-    "dora": {"use_dora": True},
-    "dora rslora": {"use_dora": True, "use_rslora": True, "alpha_pattern": {"q_proj": 1}},
-    "kasa": {"kasa_config": peft.tuners.lora.config.KasaConfig()},
-    "kasa patterns": {
-        "kasa_config": peft.tuners.lora.config.KasaConfig(),
-        "rank_pattern": {"q_proj": 2},
-        "alpha_pattern": {"q_proj": 1},
-    },
-    "bdlora": {"use_bdlora": peft.tuners.lora.config.BdLoraConfig(**BD)},
-    "bdlora in part": {
-        "use_bdlora": peft.tuners.lora.config.BdLoraConfig(
-            target_modules_bd_b=["q_proj"], nblocks=4, match_strict=False
-        ),
-        "use_rslora": True,
-    },
-    "velora": {"velora_config": peft.tuners.lora.config.VeloraConfig(num_groups=4)},
-    "monteclora": {"monteclora_config": peft.tuners.lora.config.MontecloraConfig(num_samples=2)},
-    "mica": {"init_lora_weights": "mica"},
-    "orthogonal": {"init_lora_weights": "orthogonal"},
-    "gaussian": {"init_lora_weights": "gaussian"},
-    "no start": {"init_lora_weights": False},
-    "layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
-    "exclude": {"target_modules": "all-linear", "exclude_modules": ["lm_head", "o_proj"]},
-    "embedding": {"target_modules": ["embed_tokens", "q_proj"], "use_rslora": True},
-    "embedding dora": {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True},
-    "lm_head": {"target_modules": ["lm_head", "q_proj"]},
-    "trained along": {"modules_to_save": ["lm_head"], "trainable_token_indices": {"embed_tokens": [1, 5]}},
-}
+from tests.spectra.peft_variants import CONFIGS, LINEAR, Convolutions, assert_change, merged, randomised
 
 
 @pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
@@ -153,21 +74,6 @@ def test_adalora_with_ranks_cut_off_down_to_none(tmp_path):
     assert found["model.layers.1.self_attn.q_proj"].frobenius_norm == 0
 
 
-class Convolutions(nn.Module):
-    """One layer of each kind that PEFT adapts beside linear ones."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.one = nn.Conv1d(6, 8, 3)
-        self.two = nn.Conv2d(6, 8, 3)
-        self.point = nn.Conv2d(6, 8, 1)
-        self.three = nn.Conv3d(6, 8, 3)
-        self.grouped = nn.Conv2d(8, 12, 3, groups=4)
-        self.plain = nn.Linear(6, 8)
-        self.words = nn.Embedding(10, 6)
-
-
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_convolutions_and_embeddings_with_and_without_dora(dora, rslora, tmp_path):
@@ -223,7 +129,7 @@ def test_a_convolution_in_groups_changes_its_output_as_peft_does(tmp_path):
         x, delta.matrix().float().reshape(12, 8, 3, 3)
     )  # A reads all channels, B alone is grouped
     torch.testing.assert_close(changed, layer(x), rtol=1e-4, atol=1e-4)
-    with pytest.raises(LorabenchError, match="a convolution in groups"):
+    with pytest.raises(LorabenchError, match="a grouped convolution"):
         truncate(Adapter(tmp_path), tmp_path / "cut", rank=2)
 
 
@@ -256,104 +162,3 @@ def test_layers_made_of_others_are_held_against_the_layer_they_were_made_of(rslo
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"layer_replication": [[0, 2]]}))
     with pytest.raises(ModelError, match="layer_replication makes 2 layers of the base"):
         list(open_learned(str(tmp_path / "adapter")).deltas())
-
-
-def mixtral():
-    import transformers as t
-
-    torch.manual_seed(0)
-    config = t.MixtralConfig(
-        hidden_size=32,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-        num_local_experts=3,
-    )
-    return t.MixtralForCausalLM(config)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {
-            "use_rslora": True,
-            "rank_pattern": {"experts.gate_up_proj": 2},
-            "alpha_pattern": {"layers.1.mlp.experts.down_proj": 3},
-        },
-        {"target_parameters": ["mlp.experts.down_proj"]},
-    ],
-)
-def test_each_expert_of_a_stack_has_its_own_change(fields, tmp_path):
-    settings = {
-        "r": 4,
-        "lora_alpha": 6,
-        "target_modules": ["q_proj"],
-        "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-        "task_type": "CAUSAL_LM",
-    } | fields
-    expected = merged(peft.LoraConfig(**settings), tmp_path, mixtral())
-    learned = open_learned(str(tmp_path / "adapter"), base=str(tmp_path / "base"))
-    deltas = {d.module: d for d in learned.deltas()}
-    stacks = [n for n, d in expected.items() if d.dim() == 3]
-    assert stacks
-    assert len(deltas) == 2 + 3 * len(stacks)
-    base = load_file(tmp_path / "base" / "model.safetensors")
-    for name in stacks:
-        front, _, last = name.rpartition(".")
-        for e in range(3):
-            delta = deltas[f"{front}.{e}.{last}"]
-            assert_change(delta, expected[name][e])
-            assert torch.equal(learned.weight(delta), base[name][e])
-    assert all(s.alignment for s in analyse(learned))
-
-
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
-def test_a_checkpoint_that_holds_its_experts_apart_is_a_base_of_stacks(kind, tmp_path):
-    """transformers saves experts under the names that the model was published with, and stacks them when it loads."""
-    import transformers as t
-
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 64,
-    }
-    model = {
-        "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**sizes, num_local_experts=3)),
-        "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(
-            t.Qwen3MoeConfig(**sizes, head_dim=8, num_experts=3, moe_intermediate_size=24, num_experts_per_tok=2)
-        ),
-    }[kind]()
-    model.save_pretrained(tmp_path / "base")
-    held = {k: v.clone() for k, v in model.state_dict().items()}
-    assert any(".experts.0." in n for n in Weights(tmp_path / "base").names()), "apart on disk"
-    config = peft.LoraConfig(
-        r=2,
-        lora_alpha=4,
-        target_modules=["q_proj"],
-        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-    )
-    randomised(peft.get_peft_model(model, config)).save_pretrained(tmp_path / "adapter")
-    learned = open_learned(str(tmp_path / "adapter"), base=str(tmp_path / "base"))
-    deltas = list(learned.deltas())
-    assert len(deltas) == 2 * (1 + 2 * 3)
-    for delta in deltas:
-        name = delta.stack or f"{delta.module}.weight"
-        assert torch.equal(learned.weight(delta), held[name][delta.expert] if delta.stack else held[name])
-
-
-def test_the_router_of_mixtral_is_found_under_both_of_its_names(tmp_path):
-    small = mixtral()
-    small.save_pretrained(tmp_path / "base")
-    before = small.model.layers[0].mlp.gate.weight.detach().clone()
-    randomised(
-        peft.get_peft_model(small, peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.gate.weight"]))
-    ).save_pretrained(tmp_path / "adapter")
-    learned = open_learned(str(tmp_path / "adapter"), base=str(tmp_path / "base"))
-    assert torch.equal(learned.weight(next(learned.deltas())), before)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.conversations import CHATML
+
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared"
 TINY = REPOSITORY / "lorabench" / "models" / "tiny-300k"
@@ -61,3 +63,14 @@ def shared_data():
         return str(path)
 
     return find
+
+
+@pytest.fixture
+def chat():
+    """A tokenizer with ChatML's tokens, apart from its begin-of-text."""
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(TINY)
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = CHATML
+    return made

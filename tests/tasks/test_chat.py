@@ -10,27 +10,16 @@ from pydantic import ValidationError
 
 from lorabench.errors import DataError
 from lorabench.tasks import instruct
+from tests.tasks.conversations import CHATML, MARKED, TALK, THINKING, TURN, load, said, written
 
-TURN = "{{ '<|im_start|>' + m['role'] + '\n' }}"
-OPEN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-CHATML = "{% for m in messages %}" + TURN + "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}" + OPEN
-MARKED = (
-    "{% for m in messages %}" + TURN + "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + "
-        "'<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}" + OPEN
-)  # fmt: skip
 LLAMA = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) "
         "%}{{ raise_exception('roles must alternate') }}{% endif %}"
     "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + "
         "m['content'].strip() + eos_token }}{% endif %}{% endfor %}"
 )  # fmt: skip
-THINKING = (  # as Qwen3: an empty thought after the last question alone, so that earlier turns are no prefixes
-    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last "
-        "= loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}" + TURN
-    + "{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n\n</think>\n\n' }}{% endif "
-        "%}{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN
-)  # fmt: skip
+
+
 # as Mistral: the system's words stand in the last question, so that no conversation begins as the whole does
 LAST_SYSTEM = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' }}{% if loop.index0 "
@@ -38,48 +27,9 @@ LAST_SYSTEM = (
     "{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% "
         "endif %}{% endfor %}"
 )  # fmt: skip
-TALK = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Hi there"},
-    {"role": "assistant", "content": "Hello! How are you?"},
-    {"role": "user", "content": "Fine. Who won?"},
-    {"role": "assistant", "content": "I did."},
-]
+
+
 ENDED = ["Hello! How are you?<|im_end|>", "I did.<|im_end|>"]
-
-
-@pytest.fixture
-def chat():
-    """A tokenizer with ChatML's tokens, apart from its begin-of-text."""
-    from transformers import AutoTokenizer
-
-    from tests.tasks.conftest import TINY
-
-    made = AutoTokenizer.from_pretrained(TINY)
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    made.chat_template = CHATML
-    return made
-
-
-def written(tmp_path, talk, n=20, field="messages", **others):
-    """A file of n conversations that differ in their first turn."""
-    rows = []
-    for i in range(n):
-        first = {**talk[0], **{k: f"{talk[0][k]} {i}" for k in ("content", "value") if isinstance(talk[0].get(k), str)}}
-        rows.append({field: [first, *talk[1:]], "id": i, **others})
-    path = tmp_path / "chat.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return str(path)
-
-
-def said(tokenizer, example):
-    """The texts of an example's runs of predicted tokens."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], example.predicted.astype(int), [0]])))
-    return [tokenizer.decode(example.ids[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def load(tokenizer, file, length=256, **options):
-    return instruct.load(instruct.Options(train=file, **options), tokenizer, length)
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED, THINKING])
@@ -251,31 +201,28 @@ def test_without_a_template_the_sentence_says_what_to_do_and_plain_lines_do(tmp_
 @pytest.mark.parametrize(
     ("talk", "template", "message"),
     [
-        (TALK[:2], CHATML, "has no turn of the assistant to learn from"),
+        (TALK[:2], CHATML, "has no assistant turn to learn from"),
         ([{"role": "wizard", "content": "a"}, TALK[2]], CHATML, "turn 1: unknown role 'wizard'"),
         ([TALK[1], {"role": "assistant", "content": " "}], CHATML, "turn 2: the assistant says nothing"),
         (
             [{"role": "user", "content": [{"type": "image"}]}, TALK[2]],
             CHATML,
-            r"turn 1: the content has parts that are no text \(image\)",
+            r"turn 1: the content has parts that are not text \(image\)",
         ),
         (
             [TALK[1], {"role": "assistant", "content": None, "function_call": {"name": "f"}}],
             CHATML,
-            "write it as tool_calls",
+            "use tool_calls instead",
         ),
         (
             TALK,
             LLAMA,
-            (
-                r"chat template does not take this conversation \(roles must alternate\).*alike, in 18 of 18|does not"
-                r" take this conversation"
-            ),
+            r"chat template rejects this conversation \(roles must alternate\)",
         ),
         (
             TALK,
             "{% for m in messages | reverse %}{{ m.content }}{% endfor %}",
-            "turn 3: where the assistant's turn begins and ends cannot be told",
+            "turn 3: the tokenizer's chat template does not show where the assistant's turn begins and ends",
         ),
     ],
 )
@@ -316,165 +263,3 @@ def test_a_cut_conversation_keeps_the_turns_that_fit(tmp_path, chat):
     assert said(chat, data.train[0]) == ENDED[:1]
     assert data.facts.train.cut == data.facts.train.read
     assert data.facts.train.whole_at >= len(whole.ids)
-
-
-@pytest.mark.parametrize(
-    ("row", "prompt", "response"),
-    [
-        ({"prompt": "2 + 2 =", "completion": " 4"}, "2 + 2 =", " 4"),
-        ({"prompt": "a", "response": "b", "chosen": "c"}, "a", "b"),
-        ({"text": "a b", "meta": "x"}, "", "a b"),
-        (
-            {"instruction": "Add.", "input": "2 2", "output": "4"},
-            "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n",
-            "4",
-        ),
-        ({"instruction": "Add 2 2.", "input": "", "output": "4"}, "### Instruction:\nAdd 2 2.\n\n### Response:\n", "4"),
-        (
-            {"instruction": "Add.", "context": "2 2", "response": "4", "category": "x"},
-            "### Instruction:\nAdd.\n\n### Input:\n2 2\n\n### Response:\n",
-            "4",
-        ),
-    ],
-)
-def test_the_names_of_the_fields_say_the_layout_where_no_templates_are_given(row, prompt, response):
-    from lorabench.tasks._row import Row
-
-    layout, pair = instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
-    assert layout and pair.prompt.endswith(prompt) and pair.response == response
-    assert (
-        instruct.read_pair(
-            instruct.Options(train="t.jsonl", prompt=f"{{{next(iter(row))}}}", response="x"), Row("t.jsonl:1", row)
-        )[1].response
-        == "x"
-    )
-
-
-def test_rows_of_no_known_layout_say_what_to_give():
-    from lorabench.tasks._row import Row
-
-    with pytest.raises(
-        DataError,
-        match=(
-            r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a,"
-            r" b; give both"
-        ),
-    ):
-        instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
-    talk = json.dumps(TALK)
-    for row, advice in (
-        ({"dialog": talk}, "give task.messages: dialog"),
-        ({"chosen": talk, "rejected": talk}, "give task.messages: chosen"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r'give prompt: "\{prompt\}\\n" and response: "\{chosen\}"'),
-        ({"error": "Entry not found"}, "columns error; is it the right file"),
-        ({f"id{i}": "x" for i in range(100)}, "id11 and 88 more; give both"),
-    ):
-        with pytest.raises(DataError, match=advice):
-            instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
-    with pytest.raises(DataError, match=r"messages is no conversation \('hello'\)"):
-        instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"messages": "hello"}))
-
-
-PAIRS = [{"question": f"How many are {i}?", "answer": f"There are {i}. #### {i}"} for i in range(20)]
-
-
-def of_rows(folder, rows):
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return str(path)
-
-
-@pytest.mark.parametrize("template", [CHATML, MARKED, THINKING])
-def test_prompt_and_response_are_written_as_two_turns(tmp_path, chat, template):
-    chat.chat_template = template
-    data = load(chat, of_rows(tmp_path, PAIRS), template="chat", system="Be brief.")
-    whole = {}
-    for row in PAIRS:
-        turns = [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": row["question"]},
-            {"role": "assistant", "content": row["answer"]},
-        ]
-        whole[tuple(chat.apply_chat_template(turns, tokenize=True, return_dict=False))] = row["answer"]
-    for example in data.train + data.test:
-        answer = next(a for ids, a in whole.items() if ids[: len(example.ids)] == tuple(example.ids.tolist()))
-        (spoken,) = said(chat, example)
-        assert (
-            spoken.endswith(answer + "<|im_end|>")
-            and spoken.replace("<think>\n\n</think>\n\n", "") == answer + "<|im_end|>"
-        )
-    assert data.facts.notes == ("rows are read as prompt and response, one turn of the user and one of the assistant",)
-
-
-@pytest.mark.parametrize(
-    ("row", "asked", "answer"),
-    [
-        ({"instruction": "Add.", "input": "1 and 2", "output": "3"}, "Add.\n\n1 and 2", "3"),
-        ({"instruction": "Add.", "input": "", "output": "3"}, "Add.", "3"),
-        ({"instruction": "Add.", "context": "1 and 2", "response": "3"}, "Add.\n\n1 and 2", "3"),
-        ({"prompt": "Add.", "completion": " 3"}, "Add.", "3"),
-        ({"question": "Add?", "answer": "3"}, "Add?", "3"),
-    ],
-)
-def test_a_chat_asks_the_bare_question(row, asked, answer):
-    from lorabench.tasks._row import Row
-
-    turn, reply = instruct.read_pair(instruct.Options(train="x.jsonl", template="chat"), Row("here", row))[
-        1
-    ].chat.messages
-    assert (turn["content"], reply["content"]) == (asked, answer)
-    assert instruct.read_pair(instruct.Options(train="x.jsonl"), Row("here", row))[1].chat is None, (
-        "the default is as it was"
-    )
-
-
-def test_a_chat_of_rows_needs_a_template_and_a_question(tmp_path, chat):
-    file = of_rows(tmp_path, PAIRS)
-    chat.chat_template = None
-    with pytest.raises(DataError, match="has no chat template"):
-        load(chat, file, template="chat")
-    with pytest.raises(DataError, match="the rows are text alone, which has no question"):
-        load(chat, of_rows(tmp_path, [{"text": "a"}] * 4), template="chat")
-
-
-@pytest.mark.parametrize("template", [CHATML, THINKING])
-def test_the_last_answer_is_generated_from_all_before_it(tmp_path, chat, template):
-    chat.chat_template = template
-    data = load(chat, of_rows(tmp_path, PAIRS), template="chat", metric="exact_match", answer_pattern="gsm8k")
-    for row in data.test:
-        given = chat.decode(row.ids[: row.given])
-        question = next(p for p in PAIRS if f"{p['question']}<|im_end|>" in given)
-        turns = [{"role": "user", "content": question["question"]}]
-        assert given == chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True), (
-            "the words that open the answer are given"
-        )
-        assert row.reference.endswith(question["answer"])
-    talk = load(chat, written(tmp_path, TALK), metric="exact_match")
-    for row in talk.test:
-        assert row.reference.endswith(TALK[-1]["content"]) and TALK[2]["content"] in chat.decode(row.ids[: row.given])
-
-
-@pytest.mark.parametrize("template", [CHATML, THINKING])
-def test_a_label_is_the_assistants_answer_and_its_end_is_not_learned(tmp_path, chat, template):
-    from lorabench.tasks import classify
-
-    chat.chat_template = template
-    file = of_rows(tmp_path, [{"sentence": f"film {i}", "label": i % 2} for i in range(30)])
-    data = classify.load(classify.Options(train=file, template="chat"), chat, 256)
-    for row in data.train + data.test:
-        assert said(chat, row) in (["negative"], ["positive"])
-    for row in data.test:
-        assert [said(chat, c) for c in row.choices] == [["negative"], ["positive"]]
-        before = chat.decode(row.ids[~row.predicted])
-        assert before.startswith(
-            chat.apply_chat_template(
-                [
-                    {
-                        "role": "user",
-                        "content": next(f"Review: film {i}\nSentiment:" for i in range(30) if f"film {i}\n" in before),
-                    }
-                ],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        )

@@ -31,7 +31,7 @@ def test_rows_that_are_dropped_and_cut_are_counted_by_hand(tmp_path, words):
     )  # begin, i + 1, d d d, end: i + 6
     facts = instruct.load(instruct.Options(train=train, eval=test, **OPTIONS), words, 8).facts
     # of the test: i + 6 <= 8 is whole (i = 0, 1, 2), begin and prompt alone are 8 from i = 6 on
-    assert (facts.test.read, facts.test.dropped, facts.test.cut, facts.test.kept) == (10, 4, 3, 6)
+    assert (facts.test.read, facts.test.dropped, facts.test.cut, facts.test.rows) == (10, 4, 3, 6)
     assert facts.test.whole_at == 15, "of ten rows 95 % are all ten"
     assert facts.train.read + facts.validation.read == 30
     # begin, n, b, end: n + 3 <= 8 is whole, n = 6 loses the end alone, from n = 7 on nothing fits
@@ -61,7 +61,7 @@ def test_gsm8k_is_counted_as_its_own_tokens_say(shared_data, tiny):
         == sum(n > 200 for n in whole) - facts.test.dropped
         == sum(e.ids[-1] != tiny.eos_token_id for e in made)
     )
-    assert facts.test.kept == len(made)
+    assert facts.test.rows == len(made)
     assert facts.test.in_training == facts.test.prompt_in_training == 0
     assert sum(n <= facts.test.whole_at for n in whole) >= 285 > sum(n < facts.test.whole_at for n in whole)
 
@@ -121,7 +121,7 @@ def test_empty_prompts_are_counted(tmp_path, words):
 def test_faulty_rows_are_counted_with_the_first_of_them(tmp_path, words):
     rows = [{"q": f"a{i}", "a": "" if i in (3, 7, 8) else "b"} for i in range(20)]
     with pytest.raises(
-        DataError, match=r"t\.jsonl:4: the response .* is empty.*\(so it is, or alike, in 3 of 20 rows\)"
+        DataError, match=r"t\.jsonl:4: the response .* is empty.*\(the same or a similar fault in 3 of 20 rows\)"
     ):
         instruct.load(instruct.Options(train=put(tmp_path, "t.jsonl", rows), **OPTIONS), words, 64)
     del rows[5]["q"]

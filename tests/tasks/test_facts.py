@@ -135,7 +135,7 @@ def test_a_fact_that_does_not_fit_is_an_error_and_not_a_loss_of_bits(tiny):
     with pytest.raises(
         DataError,
         match=(
-            rf"takes {longest} tokens with the name, training.sequence_length is {longest - 1}; raise it, or lower"
+            rf"takes {longest} tokens, and training.sequence_length is {longest - 1}; raise it, or lower"
             r" task.attributes"
         ),
     ):

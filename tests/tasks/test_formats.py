@@ -98,7 +98,9 @@ def test_arrow_files_and_what_datasets_saved(tmp_path):
     made.save_to_disk(tmp_path / "saved", num_shards=2)
     assert [row.fields for row in table(str(tmp_path / "saved")).rows] == ROWS
     datasets.DatasetDict({"train": made, "dev": made}).save_to_disk(tmp_path / "splits")
-    with pytest.raises(ValidationError, match=r"holds the splits dev, train; give the folder of one: .*splits/dev"):
+    with pytest.raises(
+        ValidationError, match=r"holds the splits dev, train; give the folder of one split: .*splits/dev"
+    ):
         instruct.Options(train=str(tmp_path / "splits"))
     with pytest.raises(ValidationError, match=r"is a folder; give one \.jsonl"):
         instruct.Options(train=str(tmp_path))
@@ -169,14 +171,14 @@ def workbook(path):
             r"may be UTF-16 without its mark; convert .* iconv -f UTF-16BE -t UTF-8 t\.csv",
         ),
         ("t.jsonl", LINES + "null\n", r"t\.jsonl:13: null, not an object"),
-        ("t.csv", "\n \n", "holds nothing but blanks"),
-        ("t.csv", sqlite, "is an SQLite data base; export the table as CSV"),
-        ("t.csv", workbook, "a zip archive, as Excel workbooks are, too"),
+        ("t.csv", "\n \n", "holds nothing but whitespace"),
+        ("t.csv", sqlite, "is an SQLite database; export the table as CSV"),
+        ("t.csv", workbook, "a zip archive, as Excel workbooks are"),
         ("t.jsonl", pickle.dumps(ROWS), "is a Python pickle, which could run code"),
         ("t.jsonl", b"\x28\xb5\x2f\xfdabc", "compressed by Zstandard"),
-        ("t.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be unpacked .* cut off or damaged"),
+        ("t.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be unpacked .* truncated or damaged"),
         ("t.jsonl", LINES.encode() + b"\0\0", "holds a zero byte at character"),
-        ("t.jsonl", LINES.encode() + b'{"question": "\xc3', r"ends within a character, at byte \d+; it was cut off"),
+        ("t.jsonl", LINES.encode() + b'{"question": "\xc3', r"ends within a character, at byte \d+; it is truncated"),
         (
             "t.csv",
             "question,answer\nna\xefve,b\n".encode("cp1252"),
@@ -185,12 +187,12 @@ def workbook(path):
                 r" fits its bytes"
             ),
         ),
-        ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are no ASCII"),
+        ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are not ASCII"),
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
         ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* a comma stands before the closing bracket"),
         ("t.jsonl", ",\n".join(json.dumps(r) for r in ROWS), r"t\.jsonl:1: not JSON .* a comma stands between objects"),
-        ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* as Python writes a dict"),
+        ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* a Python dict, not JSON"),
         ("t.jsonl", "[" * 100_000, "nested too deeply"),
         ("t.csv", "question,answer\n", r"has a header \(question, answer\) and no row below it"),
         ("t.csv", 'question,answer\na,b\n"c,d\ne,f\n', r"t\.csv:3: a quote that opens in this row is never closed"),
@@ -216,7 +218,7 @@ def test_what_is_no_data_is_named_for_what_it_is(tmp_path, name, content, messag
 def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
     file = workbook(tmp_path / "made")
     with pytest.raises(
-        ValidationError, match="a zip archive, as Excel workbooks are, too; unpack it, or save the sheet as CSV"
+        ValidationError, match="a zip archive, as Excel workbooks are; unpack it, or save the sheet as CSV"
     ):
         instruct.Options(train=put(tmp_path, "t.xlsx", file))
 
@@ -224,7 +226,7 @@ def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
 @pytest.mark.parametrize("content", [FRAME.to_csv(index=False), FRAME.to_csv()])
 def test_columns_over_a_header_never_make_it_a_row(tmp_path, content):
     file = put(tmp_path, "t.csv", content)
-    with pytest.raises(DataError, match=r"leave task\.columns away"):
+    with pytest.raises(DataError, match=r"remove task\.columns"):
         read_file(instruct.Options(train=file, columns=("question", "answer")), file)
 
 

@@ -79,5 +79,5 @@ def test_faults_name_the_file(tmp_path, tiny):
     with pytest.raises(DataError, match="holds no text file"):
         text.load(text.Options(train=str(tmp_path / "empty")), tiny, 16)
     (tmp_path / "short.txt").write_text("a")
-    with pytest.raises(DataError, match="holds no token"):
+    with pytest.raises(DataError, match="holds no tokens"):
         text.load(text.Options(train=str(tmp_path / "short.txt")), tiny, 16)

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 def test_a_condition_goes_by_its_label_however_it_is_spelt(folder, name):
     found = cell_lookup.find(name, folder)
     assert found.is_condition and found.title == "LoRA r=4 nf4"
-    assert {(c.method.rank, c.quantization.name, c.seed, c.training.rate) for c in found.cells} == {
+    assert {(c.method.rank, c.quantization.name, c.seed, c.training.fixed_learning_rate) for c in found.cells} == {
         (4, "nf4", s, r) for s in (0, 1) for r in (1e-3, 3e-3)
     }
 
@@ -53,7 +53,12 @@ def test_a_cell_goes_by_its_words(folder, name):
 
 def test_the_words_of_a_cell_name_its_rate(folder):
     (cell,) = cell_lookup.find("lora rank 1, learning rate 1e-3, seed 0", folder).cells
-    assert (cell.method.rank, cell.quantization.name, cell.training.rate, cell.seed) == (1, "none", 1e-3, 0)
+    assert (cell.method.rank, cell.quantization.name, cell.training.fixed_learning_rate, cell.seed) == (
+        1,
+        "none",
+        1e-3,
+        0,
+    )
 
 
 def test_ids_and_conditions_ids_are_found_by_their_beginning(folder):
@@ -85,7 +90,7 @@ def test_of_a_condition_the_first_seed_at_the_chosen_rate_is_taken_and_said(fold
     told: list[str] = []
     _, result = cell_lookup.find_cell("lora rank 4", folder, told.append)
     (tuning,) = (t for t in make_view(Store(folder)).analysis.tunings if t.condition == result.cell.condition_id)
-    assert result.cell.seed == 0 and result.cell.training.rate == tuning.chosen
+    assert result.cell.seed == 0 and result.cell.training.fixed_learning_rate == tuning.chosen
     assert told == [
         f"LoRA r=4 has 4 cells; taken is seed 0 at the chosen learning rate {tuning.chosen:g} ({result.cell.id}), for"
         " another one give its id"

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.findings.base import Finding, cells_of, listed
+from lorabench.analysis.findings import cells_text as text
+from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.paths import model_label
@@ -17,12 +18,11 @@ _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
 
 def failed(e: StudyAnalysis) -> Finding | None:
     """Cells that ended in an error."""
-    groups, cells, share = _ended(e, "failed")
+    groups, cells, total = _ended(e, "failed")
     if not cells:
         return None
     kinds = Counter(error.kind for i in cells if (error := e.results[i].error))
-    why = f" ({listed([f'{kind} {n} times' if n > 1 else kind for kind, n in kinds.most_common()])})" if kinds else ""
-    sentence = f"{share} failed{why}. Run the study again to retry them; their log.txt tells more."
+    sentence = text.failed(len(cells), total, kinds)
     return Finding("failed", "grave", "Cells failed", sentence, e.labels(groups), cells)
 
 
@@ -31,126 +31,86 @@ def analysis_failed(e: StudyAnalysis) -> Finding | None:
     cells = tuple(i for g in e.groups for i in g.ids if i in e.results and e.results[i].faults)
     if not cells:
         return None
-    kinds = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
-    why = listed([f"{phase} in {n} cell{'s' * (n > 1)}" for phase, n in kinds.items()])
+    phases: Counter[str] = Counter(f.phase or "measure" for i in cells for f in e.results[i].faults)
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
-    sentence = (
-        f"A phase after training failed ({why}; {e.results[cells[0]].faults[0].message}), and its numbers are absent."
-        " Repeat it alone with: lorabench evaluate DIR."
-    )
+    sentence = text.analysis_failed(phases, e.results[cells[0]].faults[0].message)
     return Finding("analysis_failed", "caution", "Analyses failed", sentence, e.labels(groups), cells)
 
 
 def diverged(e: StudyAnalysis) -> Finding | None:
     """Cells whose loss became infinite."""
-    groups, cells, share = _ended(e, "diverged")
+    groups, cells, total = _ended(e, "diverged")
     if not cells:
         return None
-    rates = ", ".join(f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in cells}))
-    early = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
-    why = f"Their learning rate ({rates}) is too high for the setting: lower it."
-    if early:  # nothing was updated yet
-        why = (
-            f"{early} of them at the first step, which no learning rate has a part in: look at the base, its dtype and"
-            " the data." + (f" {why}" if early < len(cells) else "")
-        )
-    sentence = f"{share} lost a finite loss and have no results. {why}"
+    learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in cells}
+    at_first_step = sum(error.step == 1 for i in cells if (error := e.results[i].error) is not None)
+    sentence = text.diverged(len(cells), total, learning_rates, at_first_step)
     return Finding("diverged", "grave", "Cells diverged", sentence, e.labels(groups), cells)
 
 
 def out_of_memory(e: StudyAnalysis) -> Finding | None:
     """Cells that did not fit."""
-    groups, cells, share = _ended(e, "out_of_memory")
+    groups, cells, total = _ended(e, "out_of_memory")
     if not cells:
         return None
-    batches = ", ".join(str(b) for b in sorted({e.results[i].cell.training.batch_size for i in cells}))
-    sentence = (
-        f"{share} did not fit into memory. A batch smaller than theirs ({batches}) or gradient checkpointing may let"
-        " them run."
-    )
+    sentence = text.out_of_memory(len(cells), total, {e.results[i].cell.training.batch_size for i in cells})
     return Finding("out_of_memory", "grave", "Cells ran out of memory", sentence, e.labels(groups), cells)
 
 
 def skipped(e: StudyAnalysis) -> Finding | None:
     """Cells that were predicted not to fit."""
-    groups, cells, share = _ended(e, "skipped")
+    groups, cells, total = _ended(e, "skipped")
     if not cells:
         return None
-    sentence = (
-        f"{share} {_was(cells)} not run, since predicted not to fit into memory. Run the study without"
-        " --skip-infeasible to try."
-    )
+    sentence = text.skipped(len(cells), total)
     return Finding("skipped", "caution", "Cells were skipped", sentence, e.labels(groups), cells)
 
 
 def missing(e: StudyAnalysis) -> Finding | None:
     """Cells that have not run, those at all rates of a grid among them: the choice waits for them."""
-    groups, cells, share = _ended(e, "missing", e.planned)
+    groups, cells, total = _ended(e, "missing", e.planned)
     if not cells:
         return None
-    kept = {i for g in e.groups for i in g.ids}
-    aside = sum(i not in kept for i in cells)
-    told = (
-        f", {aside} of them at rates that are not the chosen ones so far, so that the choice may change"
-        if aside
-        else ""
-    )
-    sentence = (
-        f"{share} {'has' if len(cells) == 1 else 'have'} not been run yet{told}. Run the study again to complete it."
-    )
+    at_chosen = {i for g in e.groups for i in g.ids}
+    sentence = text.missing(len(cells), total, sum(i not in at_chosen for i in cells))
     return Finding("missing", "grave", "Cells are missing", sentence, e.labels(groups), cells)
 
 
 def rates_broke(e: StudyAnalysis) -> Finding | None:
     """Cells that broke while a rate was sought, at rates that no number comes from."""
-    kept = {i for g in e.groups for i in g.ids}
-    broken = {i: o for g in e.planned for i in g.ids if i not in kept and (o := e.outcome(i)) in _BROKEN}
+    at_chosen = {i for g in e.groups for i in g.ids}
+    broken = {i: o for g in e.planned for i in g.ids if i not in at_chosen and (o := e.outcome(i)) in _BROKEN}
     if not broken:
         return None
-    total = sum(len(g.ids) for g in e.planned)
-    how = ", ".join(f"{n} {o.replace('_', ' ')}" for o, n in Counter(broken.values()).most_common())
-    rates = listed([f"{r:g}" for r in sorted({e.results[i].cell.training.rate for i in broken})])
-    again = (
-        " Run the study again to retry those that failed: their rates may be better."
-        if "failed" in broken.values()
-        else ""
-    )
-    sentence = (
-        f"{cells_of(len(broken), total)} broke at rates that were not chosen ({how}; rates {rates}). No number comes"
-        f" from them.{again}"
-    )
+    learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in broken}
+    sentence = text.rates_broke(Counter(broken.values()), sum(len(g.ids) for g in e.planned), learning_rates)
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
     return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
 
 
 def mixed_environments(e: StudyAnalysis) -> Finding | None:
     """Cells that ran on different devices or with different libraries."""
-    seen = {
+    by_cell = {
         i: facts(env)
         for g in e.groups
         for i in g.ids
         if i in e.results and (env := e.results[i].environment) is not None
     }
     if not all(
-        "instructions" in f for f in seen.values()
+        "instructions" in f for f in by_cell.values()
     ):  # results of before it was recorded may be of the same processor
-        seen = {i: {name: value for name, value in f.items() if name != "instructions"} for i, f in seen.items()}
-    often = Counter(tuple(f.items()) for f in seen.values())
-    if len(often) < 2:
+        by_cell = {i: {name: v for name, v in f.items() if name != "instructions"} for i, f in by_cell.items()}
+    environments = Counter(tuple(f.items()) for f in by_cell.values())
+    if len(environments) < 2:
         return None
-    most = dict(often.most_common(1)[0][0])
-    names = dict.fromkeys(name for f in seen.values() for name in f)
-    parts = []
-    for name in names:
-        values = Counter(f.get(name, "none") for f in seen.values())
-        if len(values) > 1:
-            parts.append(f"{name} ({', '.join(f'{value}: {n}' for value, n in values.most_common())})")
-    odd = tuple(i for i, f in seen.items() if f != most)
-    sentence = (
-        f"Cells ran in {len(often)} environments, told apart by {listed(parts)}; the numbers count cells. Times and"
-        f" memory are not comparable between them. Run the {len(odd)} that differ from the most common one again, or"
-        " compare quality alone."
-    )
+    most_common = dict(environments.most_common(1)[0][0])
+    values = {
+        name: Counter(f.get(name, "none") for f in by_cell.values())
+        for name in dict.fromkeys(name for f in by_cell.values() for name in f)
+    }
+    odd = tuple(i for i, f in by_cell.items() if f != most_common)
+    differing = {name: counts for name, counts in values.items() if len(counts) > 1}
+    sentence = text.mixed_environments(len(environments), differing, len(odd))
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
         "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd
@@ -163,15 +123,10 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
     if not groups:
         return None
     bases = dict.fromkeys(
-        f"{model_label(g.setting.model.name)}"
-        f" ({g.setting.quantization.name}{' with double quantisation' if g.setting.quantization.double_quant else ''})"
+        (model_label(g.setting.model.name), g.setting.quantization.name, bool(g.setting.quantization.double_quant))
         for g in groups
     )
-    sentence = (
-        f"{listed(list(bases))} {'is' if len(bases) == 1 else 'are'} stored quantised and"
-        f" {'was' if len(bases) == 1 else 'were'} read so: nothing was quantised here, and what that quantisation lost"
-        " is in no number. Compare with the unquantised checkpoint to see it."
-    )
+    sentence = text.stored_quantised(list(bases))
     return Finding(
         "stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups)
     )
@@ -179,7 +134,7 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
 
 def unreached(e: StudyAnalysis) -> Finding | None:
     """Weights that were asked to be quantised or adapted, and are neither."""
-    told: dict[str, list[Replicates]] = {}
+    weights: dict[tuple[str, str], list[Replicates]] = {}
     for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
@@ -187,16 +142,16 @@ def unreached(e: StudyAnalysis) -> Finding | None:
                 quantised=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
             )
             if words:
-                told.setdefault(f"{model_label(cell.model.name)}: {words}.", []).append(g)
-    if not told:
+                weights.setdefault((model_label(cell.model.name), words), []).append(g)
+    if not weights:
         return None
-    groups = [g for some in told.values() for g in some]
-    sentence = f"{listed(list(told), ' ')} Weight bytes and trained parameters count as they are."
+    groups = [g for members in weights.values() for g in members]
+    sentence = text.unreached(list(weights))
     return Finding("unreached", "note", "Weights are not reached", sentence, e.labels(groups), e.finished(groups))
 
 
 def _resolved(e: StudyAnalysis, group: Replicates) -> list[Resolved]:
-    return [found for i in group.ids if i in e.results and (found := e.results[i].resolved) is not None]
+    return [resolved for i in group.ids if i in e.results and (resolved := e.results[i].resolved) is not None]
 
 
 def mixed_precision(e: StudyAnalysis) -> Finding | None:
@@ -217,18 +172,9 @@ def mixed_precision(e: StudyAnalysis) -> Finding | None:
     shared = [i for model, cells in before.items() if len(stored[model]) > 1 for i in cells]
     if not mixed and not shared:
         return None
-    said = []
-    if mixed:
-        numbers = Counter(dtype for by_dtype in mixed for dtype, cells in by_dtype.items() for _ in cells)
-        each = ", ".join(f"{dtype}: {n}" for dtype, n in sorted(numbers.items()))
-        said.append(
-            f"Cells of one model were evaluated in different precisions ({each}; the numbers count cells), so that"
-            " differences hold what precision alone makes."
-        )
-    if shared:
-        said.append(f"Forgetting of {len(shared)} cells may be counted from a base in another precision than theirs.")
+    number_by_dtype = Counter(dtype for by_dtype in mixed for dtype, cells in by_dtype.items() for _ in cells)
     cells = tuple(dict.fromkeys((*(i for m in mixed for c in m.values() for i in c), *shared)))
-    sentence = f"{' '.join(said)} Earlier versions did so; remove the folders of these cells and run the study again."
+    sentence = text.mixed_precision(number_by_dtype, len(shared))
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
     return Finding("mixed_precision", "caution", "Evaluated in different precisions", sentence, e.labels(groups), cells)
 
@@ -247,16 +193,8 @@ def facts(env: Environment) -> dict[str, str]:
 
 def _ended(
     e: StudyAnalysis, outcome: str, groups: Sequence[Replicates] | None = None
-) -> tuple[list[Replicates], tuple[str, ...], str]:
-    """The conditions and cells that ended so, at the chosen rates unless said otherwise, and their share in words."""
+) -> tuple[list[Replicates], tuple[str, ...], int]:
+    """The conditions and cells that ended so, at the chosen rates unless others are given, and of how many cells."""
     among = e.groups if groups is None else groups
     cells = tuple(i for g in among for i in g.ids if e.outcome(i) == outcome)
-    return (
-        [g for g in among if not set(g.ids).isdisjoint(cells)],
-        cells,
-        cells_of(len(cells), sum(len(g.ids) for g in among)),
-    )
-
-
-def _was(cells: Sequence[str]) -> str:
-    return "was" if len(cells) == 1 else "were"
+    return [g for g in among if not set(g.ids).isdisjoint(cells)], cells, sum(len(g.ids) for g in among)

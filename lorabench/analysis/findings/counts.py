@@ -21,14 +21,14 @@ class Worst(NamedTuple):
 
 def worst(e: StudyAnalysis, share: Callable[[DataFacts], float]) -> Worst | None:
     """None where no finished cell has counts."""
-    found: list[tuple[float, DataFacts, Replicates]] = []
+    rows: list[tuple[float, DataFacts, Replicates]] = []
     for g in e.groups:
         if (facts := facts_of(e, g)) is not None:
-            found.append((share(facts), facts, g))
-    if not found:
+            rows.append((share(facts), facts, g))
+    if not rows:
         return None
-    most, facts, group = max(found, key=lambda row: row[0])
-    return Worst(most, facts, group.setting.training.sequence_length, [g for part, _, g in found if part > 0])
+    most, facts, group = max(rows, key=lambda row: row[0])
+    return Worst(most, facts, group.setting.training.sequence_length, [g for part, _, g in rows if part > 0])
 
 
 def facts_of(e: StudyAnalysis, g: Replicates) -> DataFacts | None:
@@ -36,7 +36,3 @@ def facts_of(e: StudyAnalysis, g: Replicates) -> DataFacts | None:
     return next(
         (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
     )
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -8,11 +8,11 @@ the worst of them.
 
 from __future__ import annotations
 
-import math
-
 from lorabench.analysis.conditions import Replicates
-from lorabench.analysis.findings.base import Finding, listed
-from lorabench.analysis.findings.counts import facts_of, percent, worst
+from lorabench.analysis.findings import data_text as text
+from lorabench.analysis.findings.base import Finding
+from lorabench.analysis.findings.counts import facts_of, worst
+from lorabench.analysis.findings.data_text import CHANGES
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.record.data import DataFacts
 
@@ -26,95 +26,72 @@ LEAKED = {
 
 def rows_lost(e: StudyAnalysis) -> Finding | None:
     """More than half of a split was too long."""
-    found = worst(e, lambda f: _most(f, "dropped"))
-    if found is None or found.share <= MOST:
+    rows = worst(e, lambda f: _most(f, "dropped"))
+    if rows is None or rows.share <= MOST:
         return None
-    sentence = (
-        f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped: the"
-        f" numbers are about the short rest. {_raise(found.facts)}"
-    )
+    sentence = text.rows_lost(rows.facts, rows.length)
     return Finding(
-        "rows_lost", "grave", "Most rows were dropped", sentence, e.labels(found.groups), e.finished(found.groups)
+        "rows_lost", "grave", "Most rows were dropped", sentence, e.labels(rows.groups), e.finished(rows.groups)
     )
 
 
 def test_leaked(e: StudyAnalysis) -> Finding | None:
     """Test rows that were trained on."""
-    found = worst(e, lambda f: f.test.in_training / f.test.read)
-    if found is None or found.share < LEAKED[found.facts.unit]:
+    rows = worst(e, lambda f: f.test.in_training / f.test.read)
+    if rows is None or rows.share < LEAKED[rows.facts.unit]:
         return None
-    test = found.facts.test
-    sentence = (
-        f"{test.in_training:,} of {test.read:,} test rows ({percent(found.share)}) are training rows, too, prompt and"
-        " response: for them a low loss and a right answer are memory, and more rank remembers more. Take them out of"
-        " the training rows or of the test."
-    )
+    sentence = text.test_leaked(rows.facts.test, rows.share)
     return Finding(
-        "test_leaked", "grave", "Test rows were trained on", sentence, e.labels(found.groups), e.finished(found.groups)
+        "test_leaked", "grave", "Test rows were trained on", sentence, e.labels(rows.groups), e.finished(rows.groups)
     )
 
 
 def few_test_rows(e: StudyAnalysis) -> Finding | None:
     """A test split of a handful of rows."""
-    found = worst(e, lambda f: 1 / f.test.kept if f.unit == "rows" else 0.0)
-    if found is None or not found.share or found.facts.test.kept >= LEAST_ROWS:
+    rows = worst(e, lambda f: 1 / f.test.rows if f.unit == "rows" else 0.0)
+    if rows is None or not rows.share or rows.facts.test.rows >= LEAST_ROWS:
         return None
-    sentence = (
-        f"The held-out loss is measured on {found.facts.test.kept:,} rows; other rows could order the conditions"
-        f" otherwise. Give {LEAST_ROWS} test rows at the very least, better some hundred."
-    )
+    sentence = text.few_test_rows(rows.facts.test.rows, LEAST_ROWS)
     return Finding(
         "few_test_rows",
         "grave",
         "The test split is too small",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 
 def rows_dropped(e: StudyAnalysis) -> Finding | None:
     """A share of a split was too long."""
-    found = worst(e, lambda f: share if (share := _most(f, "dropped")) <= MOST else 0.0)  # above, it is another finding
-    if found is None or found.share < SOME:
+    rows = worst(e, lambda f: share if (share := _most(f, "dropped")) <= MOST else 0.0)  # above, it is another finding
+    if rows is None or rows.share < SOME:
         return None
-    items = found.facts.items
-    apart = (
-        f" The loss leaves them out ({found.facts.test.kept:,} test rows), the accuracy does not ({items:,})."
-        if items is not None and found.facts.test.dropped
-        else ""
-    )
-    sentence = (
-        f"{_each(found.facts, 'dropped')} have no room for a response in {found.length} tokens and were dropped.{apart}"
-        f" {_raise(found.facts)}"
-    )
+    sentence = text.rows_dropped(rows.facts, rows.length)
     return Finding(
         "rows_dropped",
         "caution",
         "Rows were dropped for their length",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 
 def responses_cut(e: StudyAnalysis) -> Finding | None:
     """A share of the responses lost their end."""
-    found = worst(e, lambda f: _most(f, "cut"))
-    if found is None or found.share < SOME:
+    rows = worst(e, lambda f: _most(f, "cut"))
+    if rows is None or rows.share < SOME:
         return None
-    sentence = (
-        f"At {found.length} tokens the response of {_each(found.facts, 'cut')} loses its end, where an answer often"
-        f" stands, and the end-of-text token with it. {_raise(found.facts)}"
-    )
+    sentence = text.responses_cut(rows.facts, rows.length)
     return Finding(
-        "responses_cut", "caution", "Responses were cut", sentence, e.labels(found.groups), e.finished(found.groups)
+        "responses_cut", "caution", "Responses were cut", sentence, e.labels(rows.groups), e.finished(rows.groups)
     )
 
 
 def prompts_leaked(e: StudyAnalysis) -> Finding | None:
     """Held-out rows whose prompt was trained on, with another response or for single rows with the same."""
-    found = worst(
+    rows = worst(
         e,
         lambda f: max(
             f.test.prompt_in_training / f.test.read,
@@ -122,43 +99,16 @@ def prompts_leaked(e: StudyAnalysis) -> Finding | None:
             f.test.in_validation / f.test.read,
         ),
     )
-    if (
-        found is None
-        or not found.share
-        or found.facts.test.in_training / found.facts.test.read >= LEAKED[found.facts.unit]
-    ):
+    if rows is None or not rows.share or rows.facts.test.in_training / rows.facts.test.read >= LEAKED[rows.facts.unit]:
         return None
-    test, validation = found.facts.test, found.facts.validation
-    parts = [
-        (
-            f"{test.prompt_in_training:,} of {test.read:,} test rows have the prompt of a training row"
-            f" ({test.in_training:,} its response, too)"
-            if test.prompt_in_training
-            else ""
-        ),
-        (
-            f"{validation.prompt_in_training:,} of {validation.read:,} validation rows have the prompt of a"
-            " training row"
-            if validation.prompt_in_training
-            else ""
-        ),
-        (
-            f"{test.in_validation:,} of {test.read:,} test rows are validation rows, by which a learning rate may be"
-            " chosen"
-            if test.in_validation
-            else ""
-        ),
-    ]
-    sentence = (
-        f"{'; '.join(p for p in parts if p)}. What is measured on them is partly memory: take them out of one side."
-    )
+    sentence = text.prompts_leaked(rows.facts.test, rows.facts.validation)
     return Finding(
         "prompts_leaked",
         "caution",
         "Test and training share prompts",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 
@@ -167,23 +117,13 @@ def test_rows_differ(e: StudyAnalysis) -> Finding | None:
     tests: dict[str, dict[tuple[int, int, int], list[Replicates]]] = {}
     for g in e.groups:
         if (facts := facts_of(e, g)) is not None and facts.unit == "rows":
-            seen = (min(facts.test.kept, g.setting.evaluation.max_sequences), facts.test.kept, facts.test.cut)
-            tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(seen, []).append(g)
-    parts, groups = [], []
-    for by_rows in (rows for rows in tests.values() if len(rows) > 1):
-        for (measured, kept, cut), members in by_rows.items():
-            parts.append(
-                f"{measured:,} of {kept:,} rows{f', {cut:,} of those cut,' if cut else ''} in"
-                f" {listed(e.labels(members))}"
-            )
-            groups += members
-    if not parts:
+            rows = (min(facts.test.rows, g.setting.evaluation.max_sequences), facts.test.rows, facts.test.cut)
+            tests.setdefault(g.setting.task.model_dump_json(), {}).setdefault(rows, []).append(g)
+    differing = [row for by_rows in tests.values() if len(by_rows) > 1 for row in by_rows.items()]
+    if not differing:
         return None
-    sentence = (
-        f"The test is not the same in all conditions of a task ({'; '.join(parts)}), so a difference between them may"
-        " be one of the rows. Give all conditions one training.sequence_length that keeps the test rows whole, and one"
-        " evaluation.max_sequences."
-    )
+    groups = [g for _, members in differing for g in members]
+    sentence = text.test_rows_differ([(*rows, e.labels(members)) for rows, members in differing])
     return Finding(
         "test_rows_differ",
         "caution",
@@ -196,23 +136,19 @@ def test_rows_differ(e: StudyAnalysis) -> Finding | None:
 
 def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
     """Test rows beyond evaluation.max_sequences."""
-    found = [
+    partly_measured = [
         (g, facts)
         for g in e.groups
         if (facts := facts_of(e, g)) is not None
         and facts.unit == "rows"
-        and facts.test.kept > g.setting.evaluation.max_sequences
+        and facts.test.rows > g.setting.evaluation.max_sequences
     ]
-    if not found:
+    if not partly_measured:
         return None
-    group, facts = min(found, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.kept)
+    group, facts = min(partly_measured, key=lambda one: one[0].setting.evaluation.max_sequences / one[1].test.rows)
     most = group.setting.evaluation.max_sequences
-    sentence = (
-        f"Every metric of the task is over the first {most:,} of {facts.test.kept:,} test rows, a fair sample of them"
-        " (evaluation.max_sequences). All of them would make the intervals over rows"
-        f" {math.sqrt(facts.test.kept / most):.1f} times as narrow."
-    )
-    groups = [g for g, _ in found]
+    sentence = text.rows_unmeasured(most, facts.test.rows)
+    groups = [g for g, _ in partly_measured]
     return Finding(
         "rows_unmeasured", "note", "A part of the test rows is measured", sentence, e.labels(groups), e.finished(groups)
     )
@@ -220,52 +156,25 @@ def rows_unmeasured(e: StudyAnalysis) -> Finding | None:
 
 def rows_changed(e: StudyAnalysis) -> Finding | None:
     """Rows dropped, cut or repeated in numbers that hardly matter."""
-    found = worst(
-        e, lambda f: sum(share for what in _CHANGES if (share := _most(f, what)) < SOME or what == "repeated")
+    rows = worst(
+        e, lambda f: sum(share for count in CHANGES if (share := _most(f, count)) < SOME or count == "repeated")
     )
-    if found is None or not found.share:
+    if rows is None or not rows.share:
         return None
-    parts = [
-        f"{_each(found.facts, what)} {words}"
-        for what, words in _CHANGES.items()
-        if (share := _most(found.facts, what)) > 0 and (share < SOME or what == "repeated")
+    counts = [
+        count for count in CHANGES if (share := _most(rows.facts, count)) > 0 and (share < SOME or count == "repeated")
     ]
-    sentence = (
-        f"{'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
-    )
+    sentence = text.rows_changed(rows.facts, counts)
     return Finding(
         "rows_changed",
         "note",
         "Single rows were dropped, cut or repeated",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 
-_CHANGES = {
-    "dropped": "were dropped for their length",
-    "cut": "lose the end of their response",
-    "repeated": "repeat an earlier one",
-}
-
-
-def _most(facts: DataFacts, what: str) -> float:
+def _most(facts: DataFacts, count: str) -> float:
     """The highest share of a split's rows that a count of that name has."""
-    return max(getattr(split, what) / split.read if split.read else 0.0 for split in facts.splits.values())
-
-
-def _each(facts: DataFacts, what: str) -> str:
-    """ "40 of 57 training rows and 3 of 60 test rows" """
-    named = {"train": "training"}
-    parts = [
-        f"{n:,} of {split.read:,} {named.get(name, name)} {facts.unit}"
-        for name, split in facts.splits.items()
-        if (n := getattr(split, what))
-    ]
-    return " and ".join(parts)
-
-
-def _raise(facts: DataFacts) -> str:
-    wanted = max((split.whole_at or 0 for name, split in facts.splits.items() if name != "validation"), default=0)
-    return f"A training.sequence_length of {wanted:,} keeps 95 % of the rows whole."
+    return max(getattr(split, count) / split.read if split.read else 0.0 for split in facts.splits.values())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lorabench.analysis.findings.base import Finding, listed
-from lorabench.analysis.findings.counts import percent, worst
+from lorabench.analysis.findings import data_text as text
+from lorabench.analysis.findings.base import Finding
+from lorabench.analysis.findings.counts import worst
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.record.data import DataFacts
 
@@ -14,55 +15,48 @@ ONE_SIDED = 0.7  # share of the test rows with one label
 
 def unseen_labels(e: StudyAnalysis) -> Finding | None:
     """Labels of the test that no training row has."""
-    found = worst(e, lambda f: float(len(_unseen(f))))
-    if found is None or not found.share:
+    rows = worst(e, lambda f: float(len(_unseen(f))))
+    if rows is None or not rows.share:
         return None
-    labels = _unseen(found.facts)
-    rows = sum(found.facts.test.labels[label] for label in labels)
-    sentence = (
-        f"{rows:,} of {found.facts.test.kept:,} test rows have a label that no training row has ({listed(labels)}), and"
-        " cannot be learned. Give training rows of every label, or take those out of the test."
-    )
+    labels = _unseen(rows.facts)
+    number = sum(rows.facts.test.labels[label] for label in labels)
+    sentence = text.unseen_labels(number, rows.facts.test.rows, labels)
     return Finding(
         "unseen_labels",
         "caution",
         "Labels that were never trained",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 
 def one_sided_labels(e: StudyAnalysis) -> Finding | None:
     """An accuracy that always saying one label would nearly have, or that none is better than."""
-    found = worst(e, lambda f: f.test.majority[1] if f.test.majority and len(f.test.labels) > 1 else 0.0)
-    if found is None or not found.share:
+    rows = worst(e, lambda f: f.test.majority[1] if f.test.majority and len(f.test.labels) > 1 else 0.0)
+    if rows is None or not rows.share:
         return None
-    label, share = found.facts.test.majority or ("", 0.0)
-    named = [
-        (e.by_condition[g.condition], name) for g in found.groups for name in ("accuracy", f"{g.setting.task.name}/acc")
+    label, share = rows.facts.test.majority or ("", 0.0)
+    accuracies = [
+        (e.by_condition[g.condition], name) for g in rows.groups for name in ("accuracy", f"{g.setting.task.name}/acc")
     ]  # of other items the labels say nothing
-    best = max((v for summary, name in named if (v := summary.mean(name)) is not None), default=None)
+    best = max((v for summary, name in accuracies if (v := summary.mean(name)) is not None), default=None)
     chance = 2 * math.sqrt(
-        share * (1 - share) / found.facts.test.kept
+        share * (1 - share) / rows.facts.test.rows
     )  # two standard errors of a share: the accuracy may be of other rows of the test
     even = (
-        share <= 1 / len(found.facts.test.labels) + chance
+        share <= 1 / len(rows.facts.test.labels) + chance
     )  # then an accuracy that low is one of guessing: at_chance says so
     if share < ONE_SIDED and (even or best is None or best > share + chance):
         return None
-    beside = f"; the best accuracy here is {percent(best)}" if best is not None else ""
-    sentence = (
-        f"{percent(share)} of the {found.facts.test.kept:,} test rows have the label {label}, so always saying it is"
-        f" right as often{beside}. Judge by the loss, or test with as many rows of each label."
-    )
+    sentence = text.one_sided_labels(label, share, rows.facts.test.rows, best)
     return Finding(
         "one_sided_labels",
         "caution",
         "Most test rows have one label",
         sentence,
-        e.labels(found.groups),
-        e.finished(found.groups),
+        e.labels(rows.groups),
+        e.finished(rows.groups),
     )
 
 

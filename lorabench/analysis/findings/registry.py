@@ -1,7 +1,8 @@
 """What a reader must know before believing a study: a closed set of findings, each found from the data.
 
-A kind is a function of its name in one of the modules beside this one: there its title, its sentence and what it rests
-on stand together. A new one is a function there, a word in base.Kind and a place below.
+A kind is a function of its name in one of the modules beside this one, which computes the values and gives the title
+and what it rests on; its sentence is built of the values by a function of the *_text module. A new one is a function in
+each, a word in base.Kind and a place below.
 """
 
 from __future__ import annotations
@@ -59,4 +60,4 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
 
 def check(study: StudyAnalysis) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
-    return tuple(found for one in CHECKS if (found := one(study)) is not None)
+    return tuple(finding for rule in CHECKS if (finding := rule(study)) is not None)

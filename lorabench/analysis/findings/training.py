@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from lorabench.analysis.findings.base import Finding, listed
+from lorabench.analysis.findings import design_text as text
+from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 
 _OFF = 0.05  # of a predicted peak: within it a card's reserve covers the error
@@ -23,7 +24,7 @@ _LAST, _LEAST_STEPS = 0.25, 8  # share of the steps that a fall is read from, an
 def prediction_off(e: StudyAnalysis) -> Finding | None:
     """Predicted peaks that missed."""
     errors: dict[str, float] = {}
-    known = 0
+    predicted = 0
     for g in e.trained:
         pairs = [
             (e.results[i].value("predicted_train_peak_bytes"), e.results[i].value("train_peak_bytes"))
@@ -31,7 +32,7 @@ def prediction_off(e: StudyAnalysis) -> Finding | None:
         ]
         whole = [(p, m) for p, m in pairs if p is not None and m]
         if whole:
-            known += 1
+            predicted += 1
             error = max(
                 (p / m - 1 for p, m in whole), key=abs
             )  # of a mean a cell above and one below would say nothing
@@ -39,12 +40,8 @@ def prediction_off(e: StudyAnalysis) -> Finding | None:
                 errors[g.condition] = error
     if not errors:
         return None
-    worst = sorted(errors, key=lambda c: -abs(errors[c]))
-    told = listed([f"{e.label(c)} {'+' if errors[c] > 0 else '−'}{100 * abs(errors[c]):.1f} %" for c in worst])
-    sentence = (
-        f"The predicted training peak is off by more than {100 * _OFF:g} % in {len(errors)} of {known} conditions"
-        f" ({told}). Plan memory for their like with a reserve of that size; the measured peaks are none the worse."
-    )
+    largest_first = sorted(errors, key=lambda c: -abs(errors[c]))
+    sentence = text.prediction_off([(e.label(c), errors[c]) for c in largest_first], predicted, _OFF)
     groups = [e.group(c) for c in errors]
     return Finding(
         "prediction_off", "note", "Memory was predicted wrongly", sentence, e.labels(groups), e.finished(groups)
@@ -63,12 +60,8 @@ def still_falling(e: StudyAnalysis) -> Finding | None:
                 falls[g.condition] = mean
     if not falls:
         return None
-    told = listed([f"{e.label(c)} by {falls[c]:.3f} nats" for c in sorted(falls, key=lambda c: -falls[c])])
-    sentence = (
-        f"Over the last quarter of the steps the training loss still falls by more than the margin of {margin:g} nats"
-        f" in {len(falls)} of {len(e.trained)} trained conditions ({told}). What is compared is who learns faster, not"
-        " where each would end: train for more steps."
-    )
+    steepest_first = sorted(falls, key=lambda c: -falls[c])
+    sentence = text.still_falling([(e.label(c), falls[c]) for c in steepest_first], len(e.trained), margin)
     groups = [e.group(c) for c in falls]
     return Finding(
         "still_falling",

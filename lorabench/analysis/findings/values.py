@@ -21,7 +21,8 @@ import numpy as np
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.difference import Difference, difference, item_errors, normal_error, quantile_over_items
-from lorabench.analysis.findings.base import Finding, listed
+from lorabench.analysis.findings import values_text as text
+from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.intervals import exact, few_of_a_kind
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.study import Cell
@@ -34,26 +35,19 @@ _CLOZE_CHOICES = 4  # tasks._cloze: the true word and three distractors, each pl
 def base_better(e: StudyAnalysis) -> Finding | None:
     """Training left a condition worse than it began."""
     hit: dict[str, Replicates] = {}
-    parts = []
-    wanted = [m for m in dict.fromkeys((e.metric, *filter(is_accuracy, e.metrics))) if metric(m).better != "none"]
-    for name in wanted:
+    worse: list[text.BesideBase] = []
+    for name in (m for m in dict.fromkeys((e.metric, *filter(is_accuracy, e.metrics))) if metric(m).better != "none"):
         for g in e.trained:
             base = _base_of(e, g)
-            ours, theirs = _mean(e, name, g), _mean(e, name, base)
-            if base is not None and ours is not None and theirs is not None and _surely_worse(e, name, g, base):
-                hit[g.condition], hit[base.condition] = g, base
-                parts.append(
-                    f"{metric(name).label} of {e.label(g.condition)} {_value(name, ours)}, of {e.label(base.condition)}"
-                    f" {_value(name, theirs)}"
-                )
+            value, base_value = _mean(e, name, g), _mean(e, name, base)
+            if base is None or value is None or base_value is None or not _surely_worse(e, name, g, base):
+                continue
+            hit[g.condition], hit[base.condition] = g, base
+            worse.append(text.BesideBase(name, e.label(g.condition), value, e.label(base.condition), base_value))
     trained = [g for g in hit.values() if g.trains]
     if not trained:
         return None
-    sentence = (
-        f"{len(trained)} of {len(e.trained)} trained conditions are worse than the untrained base by a 95 % interval"
-        f" ({listed(parts, '; ')}). Training harmed them there: look at the learning rate, the steps and the data"
-        " before comparing them."
-    )
+    sentence = text.base_better(worse, len(trained), len(e.trained))
     return Finding(
         "base_better",
         "grave",
@@ -67,22 +61,18 @@ def base_better(e: StudyAnalysis) -> Finding | None:
 def at_chance(e: StudyAnalysis) -> Finding | None:
     """Accuracies that guessing, or the untrained base, would have as well."""
     hit: dict[str, Replicates] = {}
-    parts = []
+    accuracies: list[text.Chance] = []
+    among = e.trained or e.groups
     for name in filter(is_accuracy, e.metrics):
-        for g in e.trained or e.groups:
-            said = _by_guessing(e, name, g) if _offered(e, name, g) else _by_base(e, name, g) if g.trains else None
-            if said:
+        for g in among:
+            chance = _by_guessing(e, name, g) if _offered(e, name, g) else _by_base(e, name, g) if g.trains else None
+            if chance is not None:
                 hit[g.condition] = g
-                parts.append(f"{metric(name).label} of {e.label(g.condition)} {said}")
+                accuracies.append(chance)
     if not hit:
         return None
     groups = list(hit.values())
-    shows = "that anything was learned" if e.trained else "what the model can do, nor what quantisation takes from it"
-    sentence = (
-        f"{len(groups)} of {len(e.trained or e.groups)} conditions have an accuracy that does not show {shows}"
-        f" ({listed(parts, '; ')}). Judge them by the loss, {'train longer, ' if e.trained else ''}or test with more"
-        " items."
-    )
+    sentence = text.at_chance(accuracies, len(groups), len(among), trained=bool(e.trained))
     return Finding(
         "at_chance", "caution", "Accuracies no better than chance", sentence, e.labels(groups), e.finished(groups)
     )
@@ -101,117 +91,117 @@ def choices(name: str, cell: Cell) -> int | None:
 
 def _offered(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
     """The same of a condition: where labels stand for themselves, they are those of the data."""
-    number, known = choices(name, g.setting), getattr(g.setting.task, "choices", {})
+    number, declared = choices(name, g.setting), getattr(g.setting.task, "choices", {})
     data = next(
         (r.data for i in e.finished([g]) if (r := e.results[i].resolved) is not None and r.data is not None), None
     )
-    seen = {*data.train.labels, *data.validation.labels, *data.test.labels} if data else set()
-    return len(seen) if number and seen - known.keys() else number
+    labels = {*data.train.labels, *data.validation.labels, *data.test.labels} if data else set()
+    return len(labels) if number and labels - declared.keys() else number
 
 
 def _surely_worse(e: StudyAnalysis, name: str, g: Replicates, base: Replicates) -> bool:
     """Whether a trained condition lies on the base's wrong side by its 95 % interval: over seeds, of shares over items
     as well, with one seed over items."""
-    ours, theirs = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
-    if theirs is None or not len(ours):
+    values, base_value = np.array([*e.pairing.seeds(name, g.condition).values()]), _mean(e, name, base)
+    if base_value is None or not len(values):
         return False
     errors, count = None, None
-    if len(ours) == 1 or metric(name).unit == "share":
-        known = [i for c in e.finished([g]) if (i := _items(e, name, c)) is not None]
-        start = [i for c in e.finished([base]) if (i := _items(e, name, c)) is not None]
+    if len(values) == 1 or metric(name).unit == "share":
+        items = [i for c in e.finished([g]) if (i := _items(e, name, c)) is not None]
+        base_items = [i for c in e.finished([base]) if (i := _items(e, name, c)) is not None]
         error = _paired_error(e, name, g, base)
         errors = (
-            item_errors(known, start * len(known))
-            if len(known) == len(ours) and len(start) == 1
+            item_errors(items, base_items * len(items))
+            if len(items) == len(values) and len(base_items) == 1
             else (error, error)
             if error
             else None
         )
-        count = len(start[0].sums) if len(start) == 1 else None
-    ends = difference(ours, np.full(len(ours), theirs), errors, count).interval
+        count = len(base_items[0].sums) if len(base_items) == 1 else None
+    ends = difference(values, np.full(len(values), base_value), errors, count).interval
     return ends is not None and (ends[0] > 0 if metric(name).better == "lower" else ends[1] < 0)
 
 
-def _by_guessing(e: StudyAnalysis, name: str, g: Replicates) -> str | None:
+def _by_guessing(e: StudyAnalysis, name: str, g: Replicates) -> text.Chance | None:
     mean, error, number, items = _mean(e, name, g), _error(e, name, g), _offered(e, name, g), _count(e, name, g)
     if mean is None or error is None or number is None:
         return None
-    half = quantile_over_items(items) * error
-    low, high = exact(mean, items) if items is not None and few_of_a_kind(mean, items) else (mean - half, mean + half)
-    if low > 1 / number:
-        return None
-    return (
-        f"{_value(name, mean)} ({_interval(low, high)}), of guessing among {number} choices {_value(name, 1 / number)}"
+    ci_half_width = quantile_over_items(items) * error
+    low, high = (
+        exact(mean, items)
+        if items is not None and few_of_a_kind(mean, items)
+        else (mean - ci_half_width, mean + ci_half_width)
     )
+    return text.Chance(name, e.label(g.condition), mean, low, high, number) if low <= 1 / number else None
 
 
-def _by_base(e: StudyAnalysis, name: str, g: Replicates) -> str | None:
+def _by_base(e: StudyAnalysis, name: str, g: Replicates) -> text.Chance | None:
     base = _base_of(e, g)
-    ours, theirs = _mean(e, name, g), _mean(e, name, base)
-    if base is None or ours is None or theirs is None or _surely_worse(e, name, g, base):  # that is another finding
-        return None
+    value, base_value = _mean(e, name, g), _mean(e, name, base)
+    if base is None or value is None or base_value is None or _surely_worse(e, name, g, base):
+        return None  # what is surely worse is another finding
     error = _paired_error(e, name, g, base)
     if error is None:
         return None
-    half = quantile_over_items(_count(e, name, g)) * error
-    if ours - theirs - half > 0:
+    ci_half_width, apart = quantile_over_items(_count(e, name, g)) * error, value - base_value
+    if apart - ci_half_width > 0:
         return None
-    return (
-        f"{_value(name, ours)}, of the untrained base {_value(name, theirs)} (the difference"
-        f" {_interval(ours - theirs - half, ours - theirs + half)})"
+    return text.Chance(
+        name, e.label(g.condition), value, apart - ci_half_width, apart + ci_half_width, None, base_value
     )
 
 
-def _paired_error(e: StudyAnalysis, name: str, ours: Replicates, theirs: Replicates) -> float | None:
+def _paired_error(e: StudyAnalysis, name: str, left: Replicates, right: Replicates) -> float | None:
     """Standard error over items of the difference of two means over seeds; as if unpaired where items were not kept."""
-    each = [[_items(e, name, i) for i in e.finished([g])] for g in (ours, theirs)]
-    known = [[i.sums for i in side if i is not None and i.weights is None] for side in each]
-    if list(map(len, known)) == list(map(len, each)) and len({len(s) for side in known for s in side}) == 1:
-        apart = np.mean(known[0], axis=0) - np.mean(known[1], axis=0)
+    each = [[_items(e, name, i) for i in e.finished([g])] for g in (left, right)]
+    sums = [[i.sums for i in side if i is not None and i.weights is None] for side in each]
+    if list(map(len, sums)) == list(map(len, each)) and len({len(s) for side in sums for s in side}) == 1:
+        apart = np.mean(sums[0], axis=0) - np.mean(sums[1], axis=0)
         return normal_error(apart, None, float(apart.mean())) if len(apart) > 1 and np.any(apart) else None
-    errors = [_error(e, name, g) for g in (ours, theirs)]
+    errors = [_error(e, name, g) for g in (left, right)]
     return math.hypot(*[x for x in errors if x is not None]) if None not in errors else None
 
 
 def few_items(e: StudyAnalysis) -> Finding | None:
     """Too few items for any equivalence within the study's margin, of all comparisons or of some."""
     margin = e.study.comparison.accuracy_margin
-    parts: list[str] = []
+    accuracies: list[text.ItemsNeeded] = []
     hit: dict[str, Replicates] = {}
     short = total = 0
     for name in (m for m in e.metrics if metric(m).unit == "share"):
-        seen = [
+        compared = [
             (error, d.items, c)
             for c in e.comparisons
             if c.metric == name
             and (d := e.pairing.difference(name, c.condition, c.reference))
             and (error := _over_items(d))
         ]
-        found = [row for row in seen if quantile_over_items(row[1], 0.05) * row[0] >= margin]
-        total += len(seen)
-        if not found:
+        uncertain = [row for row in compared if quantile_over_items(row[1], 0.05) * row[0] >= margin]
+        total += len(compared)
+        if not uncertain:
             continue
-        least, items, best = min(found, key=lambda row: row[0])
+        least, items, best = min(uncertain, key=lambda row: row[0])
         count = items or _count(e, name, e.group(best.condition))
         error = _paired_error(e, name, e.group(best.condition), e.group(best.reference)) or least
         if count is None:
             continue
-        short += len(found)
-        half = quantile_over_items(count) * error
-        parts.append(
-            f"{metric(name).label}: {count:,} items leave a difference uncertain by ±{100 * half:.1f} points or more"
-            f" ({e.label(best.condition)} against {e.label(best.reference)}), and about"
-            f" {_two_digits(math.ceil(count * (half / margin) ** 2)):,} would be needed"
+        short += len(uncertain)
+        ci_half_width = quantile_over_items(count) * error
+        accuracies.append(
+            text.ItemsNeeded(
+                name,
+                e.label(best.condition),
+                e.label(best.reference),
+                count,
+                ci_half_width,
+                math.ceil(count * (ci_half_width / margin) ** 2),
+            )
         )
-        hit |= {i: e.group(i) for _, _, c in found for i in (c.condition, c.reference)}
-    if not parts:
+        hit |= {i: e.group(i) for _, _, c in uncertain for i in (c.condition, c.reference)}
+    if not accuracies:
         return None
-    more = "Raise evaluation.limit" if any(g.setting.evaluation.limit for g in e.groups) else "Test on more items"
-    who = "No two conditions can" if short == total else f"In {short} of {total} comparisons the two conditions cannot"
-    sentence = (
-        f"{who} be called equivalent within {100 * margin:g} point{'' if margin == 0.01 else 's'} of accuracy"
-        f" ({listed(parts, '; ')}). {more}, accept a larger comparison.accuracy_margin, or judge by the loss."
-    )
+    limited = any(g.setting.evaluation.limit for g in e.groups)
+    sentence = text.few_items(accuracies, short, total, margin, limited=limited)
     return Finding(
         "few_items",
         "caution",
@@ -246,10 +236,10 @@ def _mean(e: StudyAnalysis, name: str, g: Replicates | None) -> float | None:
 
 def _error(e: StudyAnalysis, name: str, g: Replicates) -> float | None:
     """Standard error over items of one cell: of the mean over seeds it is an upper bound."""
-    seen = [
+    errors = [
         r.stderr for i in e.finished([g]) for r in e.results[i].readings if r.metric == name and r.stderr is not None
     ]
-    return sum(seen) / len(seen) if seen else None
+    return sum(errors) / len(errors) if errors else None
 
 
 def _count(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
@@ -258,18 +248,3 @@ def _count(e: StudyAnalysis, name: str, g: Replicates) -> int | None:
 
 def _items(e: StudyAnalysis, name: str, cell: str) -> Items | None:
     return load_items(e.file(cell, FILE)).get(name)
-
-
-def _value(name: str, value: float) -> str:
-    unit = metric(name).unit
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}{f' {unit}' if unit in ('nats', 'bits') else ''}"
-
-
-def _interval(low: float, high: float) -> str:
-    ends = [f"{100 * end:.1f}".replace("-", "−") for end in (low, high)]
-    return f"95 % interval over items {ends[0]} to {ends[1]} %"
-
-
-def _two_digits(n: int) -> int:
-    """13,427 as 13,000: an estimate says no more."""
-    return round(n, 2 - len(str(n))) if n > 99 else n

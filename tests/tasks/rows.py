@@ -1,0 +1,15 @@
+"""Files of rows that tests write and read."""
+
+from pathlib import Path
+
+
+def copy_of(file):
+    """The same rows under another name: one file for both sides is refused."""
+    copy = Path(file).with_stem("copy")
+    copy.write_bytes(Path(file).read_bytes())
+    return str(copy)
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
