@@ -1,4 +1,4 @@
-"""A trainer's loss holds what the library's own holds: run beside it on this CPU, or counted by hand from its kernels."""
+"""A trainer's loss holds what the library's own holds: run beside it on this CPU, or counted by hand."""
 
 from types import SimpleNamespace
 
