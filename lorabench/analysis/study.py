@@ -51,7 +51,7 @@ class StudyAnalysis:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """The rows of cells.csv: record.wide of all results, with the choice of each learning rate."""
-        return wide(self.results.values(), chosen(self.planned, self.results))
+        return wide(self.results.values(), chosen(self.planned, self.results, self.tunings))
 
     @cached_property
     def tunings(self) -> tuple[Tuning, ...]:

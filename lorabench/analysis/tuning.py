@@ -16,7 +16,6 @@ import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.intervals import half_of
-from lorabench.record.frames import wide
 from lorabench.record.result import CellResult
 from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 
@@ -91,19 +90,16 @@ def _chosen(results: Sequence[LearningRateResult]) -> float | None:
     return best_learning_rate({t.learning_rate: RateRecord(t.losses, t.broken) for t in results})
 
 
-def chosen(planned: Sequence[Replicates], results: Mapping[str, CellResult]) -> dict[str, bool]:
+def chosen(
+    planned: Sequence[Replicates], results: Mapping[str, CellResult], tuned: Sequence[Tuning]
+) -> dict[str, bool]:
     """Cell id to whether the cell is at its condition's chosen rate, for record.frames; a condition whose choice is
     open (a planned cell has no result, none finished) is left out."""
-    tuned = [g for g in planned if g.setting.tuned_over and all(i in results for i in g.ids)]
-    learning_rates = {
-        t.condition: t.chosen
-        for t in tunings(tuned, wide(results[i] for g in tuned for i in g.ids))
-        if t.chosen is not None
-    }
+    learning_rates = {t.condition: t.chosen for t in tuned if t.chosen is not None}
     return {
         i: cell.training.fixed_learning_rate == learning_rates[g.condition]
-        for g in tuned
-        if g.condition in learning_rates
+        for g in planned
+        if g.condition in learning_rates and all(i in results for i in g.ids)
         for cell, i in zip(g.cells, g.ids, strict=True)
     }
 

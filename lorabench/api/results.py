@@ -198,7 +198,7 @@ class StudyResults:
         from lorabench.record.frames import frame
 
         analysis = analyse(self.store)
-        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results))
+        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results, analysis.tunings))
 
     def wide(self) -> pd.DataFrame:
         """A row per cell, as in cells.csv. Where learning rates were tuned, average `wide[wide.chosen]`: other rows are

@@ -8,12 +8,14 @@ in both halves of a block), and a regular expression where only the place tells 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.settings import GROUPS, MethodSpec
 from lorabench.errors import ModelError, unknown
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -27,15 +29,15 @@ def linear_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 
     head = model.get_output_embeddings()
     heads = {"score", "classifier", "qa_outputs"}
-    found = {}
+    shapes = {}
     for name, module in model.named_modules():
         if module is head or name.split(".")[0] in heads:
             continue
         if isinstance(module, torch.nn.Linear):
-            found[name] = (module.in_features, module.out_features)
+            shapes[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):  # GPT-2 stores weights (in, out)
-            found[name] = (module.nx, module.nf)
-    return found
+            shapes[name] = (module.nx, module.nf)
+    return shapes
 
 
 def odd_linear(model: PreTrainedModel) -> str | None:
@@ -52,18 +54,20 @@ def odd_linear(model: PreTrainedModel) -> str | None:
     return None if not kinds or kinds & {torch.nn.Linear, Conv1D} else min(k.__name__ for k in kinds)
 
 
-def resolve_targets(model: PreTrainedModel, wanted: str | tuple[str, ...]) -> tuple[str, ...]:
+def resolve_targets(model: PreTrainedModel, target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
     """The full names of the modules that target_modules means; ModelError where it means none."""
     linear = linear_modules(model)
-    if wanted == "all-linear":
+    if target_modules == "all-linear":
         return tuple(linear)
-    if wanted in ("attention", "mlp"):
+    if target_modules in ("attention", "mlp"):
         inside = {n: any(p.isdigit() for p in n.split(".")) for n in linear}  # of a numbered layer, not a pooler
-        chosen = tuple(n for n in linear if inside[n] and bool(_ATTENTION.search(n)) == (wanted == "attention"))
+        chosen = tuple(n for n in linear if inside[n] and bool(_ATTENTION.search(n)) == (target_modules == "attention"))
         if not chosen:
-            raise ModelError(f"the model has no linear modules that belong to {wanted}; name them, or take all-linear")
+            raise ModelError(
+                f"the model has no linear modules that belong to {target_modules}; name them, or use all-linear"
+            )
         return chosen
-    names = (wanted,) if isinstance(wanted, str) else wanted
+    names = (target_modules,) if isinstance(target_modules, str) else target_modules
     suffixes = sorted({n.rpartition(".")[2] for n in linear})
     for name in names:
         if not any(_ends(full, name) for full in linear):
@@ -106,7 +110,15 @@ def is_adapter(parameter: str) -> bool:
     return "lora_" in parameter
 
 
-def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str, **variant: Any) -> Any:
+def attach_lora(
+    model: PreTrainedModel,
+    spec: MethodSpec,
+    targets: list[str] | str,
+    *,
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    init_lora_weights: Literal[True, "pissa"] = True,
+) -> PeftModel:
     """PEFT's PeftModel with LoRA layers of a variant; ModelError where PEFT cannot adapt these modules."""
     import peft
 
@@ -118,7 +130,9 @@ def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | s
         target_modules=targets,
         task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
         fan_in_fan_out=_is_transposed(model),
-        **variant,
+        use_dora=use_dora,
+        use_rslora=use_rslora,
+        init_lora_weights=init_lora_weights,
     )
     refuse_misread(model, targets)
     try:
@@ -129,7 +143,7 @@ def attach_lora(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | s
                 f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that "
                 "weight past the module; allowed: target_modules without it, such as [in_proj]"
             ) from e
-        raise ModelError(f"PEFT cannot attach {spec.name} to this model: {' '.join(str(e).split())}") from e
+        raise ModelError(f"PEFT cannot attach {spec.name} to this model: {error_line(e)}") from e
 
 
 def refuse_misread(model: PreTrainedModel, targets: list[str] | str) -> None:
@@ -143,18 +157,18 @@ def refuse_misread(model: PreTrainedModel, targets: list[str] | str) -> None:
     import peft
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-    seen = peft.LoraConfig(target_modules=targets)
+    config = peft.LoraConfig(target_modules=targets)
     try:
-        convert_peft_config_for_transformers(seen, model=model, conversions=None)
-        if not seen.target_parameters:
+        convert_peft_config_for_transformers(config, model=model, conversions=None)
+        if not config.target_parameters:
             return
-        kept = {n for n in linear_modules(model) if any(_ends(n, t) for t in seen.target_modules or ())}
+        adapted = {n for n in linear_modules(model) if any(_ends(n, t) for t in config.target_modules or ())}
     except ValueError:  # only some of the fused names
-        kept = set()
-    lost = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in kept} & _names_in(targets))
+        adapted = set()
+    missed = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in adapted} & _names_in(targets))
     raise ModelError(
-        f"PEFT takes {', '.join(lost) or 'these modules'} of a {model.config.model_type} model for its "
-        "experts (their names under transformers 4), and would adapt those in place of the modules that "
+        f"PEFT takes {', '.join(missed) or 'these modules'} of a {model.config.model_type} model for its "
+        "experts (their names under transformers 4), and would adapt those instead of the modules that "
         "are meant; "
         "allowed: target_modules: attention, or names without these"
     )

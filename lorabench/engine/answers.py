@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
 from lorabench.engine.positions import positions
+from lorabench.engine.train import CausalModel
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-Seen = tuple[list[Reading], dict[str, Items]]
+Scores = tuple[list[Reading], dict[str, Items]]
 Progress = Callable[[int, int], None]
 """called with the answers that are generated, and all"""
 
@@ -48,20 +49,20 @@ def task_readings(
     spec: EvaluationSpec,
     where: torch.device,
     progress: Progress = lambda done, total: None,
-) -> Seen:
+) -> Scores:
     """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean
     of."""
     rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
     if all(row.choices for row in rows):
-        seen, nats = choice_losses(model, rows, spec.batch_size, padding, where)
+        test_losses, nats = choice_losses(model, rows, spec.batch_size, padding, where)
         readings, items = accuracy(nats, np.array([row.answer for row in rows]))
     else:
-        seen = losses(model, rows, spec.batch_size, padding, where)
+        test_losses = losses(model, rows, spec.batch_size, padding, where)
         readings, items = [], {}
-    if data.generation is not None and math.isfinite(seen.mean):
+    if data.generation is not None and math.isfinite(test_losses.mean):
         texts = generate(model, tokenizer, rows, data.generation.max_new_tokens, spec.batch_size, where, progress)
         readings, items = exact_match(texts, rows, data.generation)
-    return held_out_readings(seen, data) + readings, held_out_items(seen) | items
+    return held_out_readings(test_losses, data) + readings, held_out_items(test_losses) | items
 
 
 def choice_losses(
@@ -77,22 +78,22 @@ def choice_losses(
     return Losses(nats[right], every.tokens.reshape(shape)[right], every.n_bytes.reshape(shape)[right]), nats
 
 
-def accuracy(nats: np.ndarray, right: np.ndarray) -> Seen:
+def accuracy(nats: np.ndarray, right: np.ndarray) -> Scores:
     """accuracy and macro_f1 of the likeliest choices; nothing where a loss is not finite."""
     if not np.isfinite(nats).all():
         return [], {}
-    said = nats.argmin(axis=1)
-    hit = Items((said == right).astype(np.float64))
+    predicted = nats.argmin(axis=1)
+    hit = Items((predicted == right).astype(np.float64))
     f1 = [
-        2 * np.sum((said == k) & (right == k)) / (np.sum(said == k) + np.sum(right == k))
-        for k in np.union1d(said, right)
+        2 * np.sum((predicted == k) & (right == k)) / (np.sum(predicted == k) + np.sum(right == k))
+        for k in np.union1d(predicted, right)
     ]
     return [_share("accuracy", hit), Reading(metric="macro_f1", value=float(np.mean(f1)), count=len(right))], {
         "accuracy": hit
     }
 
 
-def exact_match(texts: Sequence[Generated], rows: Sequence[Example], how: Generation) -> Seen:
+def exact_match(texts: Sequence[Generated], rows: Sequence[Example], how: Generation) -> Scores:
     """exact_match, and the shares of texts without an answer and without an end."""
     answers = [extracted(text.text, how) for text in texts]
     hit = Items(
@@ -124,7 +125,7 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    model: Any,
+    model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Example],
     max_new_tokens: int,
@@ -136,19 +137,19 @@ def generate(
     inner = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters are inside its layers
     own, ends = inner.generation_config, end_tokens(inner, tokenizer, rows)
     longest_sequence = positions(inner.config) or math.inf
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].given)
-    found: dict[int, Generated] = {}
+    order = sorted(range(len(rows)), key=lambda i: -rows[i].prompt_length)
+    answers: dict[int, Generated] = {}
     try:
         for start in range(0, len(order), batch_size):
             picked = order[start : start + batch_size]
-            longest = rows[picked[0]].given
+            longest = rows[picked[0]].prompt_length
             ids = torch.full((len(picked), longest), tokenizer.pad_token_id, device=where)
             mask = torch.zeros_like(ids)
             for line, i in enumerate(picked):
-                ids[line, longest - rows[i].given :] = torch.from_numpy(
-                    rows[i].ids[: rows[i].given].astype(np.int64)
+                ids[line, longest - rows[i].prompt_length :] = torch.from_numpy(
+                    rows[i].ids[: rows[i].prompt_length].astype(np.int64)
                 ).to(where)
-                mask[line, longest - rows[i].given :] = 1
+                mask[line, longest - rows[i].prompt_length :] = 1
             # all of its own: a model may bring sampling, penalties and filters, which generate() would fill in
             inner.generation_config = GenerationConfig(
                 do_sample=False,
@@ -157,14 +158,14 @@ def generate(
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
             )
-            made = inner.generate(ids, attention_mask=mask)[:, longest:].cpu().tolist()
-            for i, new in zip(picked, made, strict=True):
+            continuations = inner.generate(ids, attention_mask=mask)[:, longest:].cpu().tolist()
+            for i, new in zip(picked, continuations, strict=True):
                 end = next((n for n, token in enumerate(new) if token in ends), len(new))
-                found[i] = Generated(str(tokenizer.decode(new[:end], skip_special_tokens=True)), end < len(new))
-            progress(len(found), len(rows))
+                answers[i] = Generated(str(tokenizer.decode(new[:end], skip_special_tokens=True)), end < len(new))
+            progress(len(answers), len(rows))
     finally:
         inner.generation_config = own
-    return [found[i] for i in range(len(rows))]
+    return [answers[i] for i in range(len(rows))]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:

@@ -3,18 +3,14 @@
 Two faults of bitsandbytes 0.50 on processors with AVX-512, both without a word:
 
 Repacking. Where the processor has BF16, a 4-bit layer's weight is repacked at its first forward pass in evaluation mode
-for a kernel of its
-own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer), its constants are
-rounded to bfloat16
-(losses differ from those of other processors), it needs a number of rows that 32 divides, and what later reads the
-weight (memory probe,
-spectra, merge) reads another one. It is switched off in each layer that is loaded.
+for a kernel of its own. That kernel has no derivative (what is trained afterwards gets no gradient through the layer),
+its constants are rounded to bfloat16 (losses differ from those of other processors), it needs a number of rows that 32
+divides, and what later reads the weight (memory probe, spectra, merge) reads another one. It is switched off in each
+layer that is loaded.
 
 Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
-read as if each row
-began a new one: the weights that training, evaluation, DoRA and merges see are others than were stored (25 % off in
-place of 9 % for
-64 x 96). The operator gets such a matrix as one long row instead.
+read as if each row began a new one: the weights that training, evaluation, DoRA and merges see are others than were
+stored (25 % off in place of 9 % for 64 x 96). The operator gets such a matrix as one long row instead.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -49,9 +45,11 @@ def keep_int8_constants(model: PreTrainedModel) -> None:
     """
     import bitsandbytes
 
-    def restore(layer: Any, inputs: Any) -> None:
-        if layer.weight.CB is not None and layer.weight.SCB is None and layer.state.SCB is not None:
-            layer.weight.CB = None
+    def restore(layer: bitsandbytes.nn.Linear8bitLt, inputs: object) -> None:
+        weight = layer.weight
+        assert isinstance(weight, bitsandbytes.nn.Int8Params)
+        if weight.CB is not None and weight.SCB is None and layer.state.SCB is not None:
+            weight.CB = None
 
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear8bitLt):
@@ -66,14 +64,14 @@ def _mend_dequantization() -> torch.library.Library:
     own = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 
     def dequantize(
-        keys: Any,
+        keys: torch.DispatchKeySet,
         packed: torch.Tensor,
         absmax: torch.Tensor,
         blocksize: int,
         kind: str,
         shape: Sequence[int],
         dtype: torch.dtype,
-    ) -> Any:
+    ) -> torch.Tensor:
         if shape[-1] % blocksize == 0:
             return own.call_boxed(keys, packed, absmax, blocksize, kind, shape, dtype)
         return own.call_boxed(keys, packed, absmax, blocksize, kind, (1, math.prod(shape)), dtype).reshape(shape)

@@ -4,25 +4,23 @@
     causal     : max of changed(p) for p < t is nothing beside max of changed(p) for p >= t
 
 A model that sees ahead (BERT as a causal model, prefix models, Gemma with bidirectional attention) is trained to copy:
-its loss
-goes to zero on random letters. The rows stand in one batch, so that what a kernel rounds by the batch (LLM.int8()'s
-columns of
-outliers) is the same for all. What is left is the order of sums, some 1e-6 of the change in float32, 1e-2 in sixteen
-bits.
+its loss goes to zero on random letters. The rows stand in one batch, so that what a kernel rounds by the batch
+(LLM.int8()'s columns of outliers) is the same for all. What is left is the order of sums, some 1e-6 of the change in
+float32, 1e-2 in sixteen bits.
 
 The weights may hide it (attention that is still zero), so it is asked twice: of a small random copy with the model's
-own
-configuration and class, before any cell runs, and of the loaded model, since large models have no small copy.
+own configuration and class, before any cell runs, and of the loaded model, since large models have no small copy.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.engine.rehearsal import small_copy
+from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def refuse_lookahead(model: PreTrainedModel, name: str) -> None:
     if not math.isfinite(before + after):
         raise ModelError(
             f"the predictions of {name} are not finite before any training; its weights or its dtype are at "
-            "fault, not a learning rate: take another checkpoint or model.dtype"
+            "fault, not a learning rate: use another checkpoint or model.dtype"
         )
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     if before > (1e-4 if exact else 0.05) * after:
@@ -62,8 +60,8 @@ def sees_ahead(model: PreTrainedModel) -> bool:
 def sentence(name: str) -> str:
     """What is wrong with such a model, and what to take."""
     return (
-        f"{name} is no causal language model: a later token changes what it predicts at earlier places, "
-        "so it would be trained on what it sees; take a decoder (GPT, Llama, Qwen, ...), for BERT-like "
+        f"{name} is not a causal language model: a later token changes what it predicts at earlier positions, "
+        "so it would be trained to copy its input; use a decoder (GPT, Llama, Qwen, ...), for BERT-like "
         "ones with is_decoder: true in config.json"
     )
 
@@ -85,14 +83,16 @@ def _changes(model: PreTrainedModel) -> tuple[float, float]:
     return (before, after) if bool(torch.isfinite(logits).all()) else (math.nan, math.nan)
 
 
-def _rows(model: Any) -> torch.Tensor:
+def _rows(model: PreTrainedModel) -> torch.Tensor:
     """A row of tokens, and the same with one replaced, for each place; special tokens are left out, since some models
     tell positions by them.
     """
     config = model.config.get_text_config()
-    said = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
-    special = {i for ids in said for i in (ids if isinstance(ids, list | tuple) else [ids])}  # Llama 3 has several ends
-    words = [i for i in range(min(model.get_input_embeddings().weight.shape[0], 512)) if i not in special]
+    declared_ids = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "sep", "cls", "mask")]
+    special = {
+        i for ids in declared_ids for i in (ids if isinstance(ids, list | tuple) else [ids])
+    }  # Llama 3 has several ends
+    words = [i for i in range(min(embedding_rows(model), 512)) if i not in special]
     chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([words[int(chosen[i % len(words)])] for i in range(_LENGTH)]).repeat(1 + len(_AT), 1)
     for row, at in enumerate(_AT, start=1):

@@ -54,20 +54,20 @@ def _recorded(context: CellContext, record: CellRecord) -> CellResult:
 
 def _run(context: CellContext, record: CellRecord) -> None:
     """The phases in their order, those that are wanted."""
-    wanted = context.wanted
-    loaded = record.run("load", load(context) if "train" in wanted else restore(context))
-    if "train" in wanted:
+    phases = context.phases
+    loaded = record.run("load", load(context) if "train" in phases else restore(context))
+    if "train" in phases:
         record.run("train", train_cell(context, loaded))
         record.run("save", save_cell(context, loaded))
         record.write_trained()
     scorer = Scorer(context, loaded)
-    if "evaluate" in wanted:
+    if "evaluate" in phases:
         with kept_for_repetition(context, loaded):
             record.run("evaluate", evaluate_cell(context, loaded, scorer, record.readings))
-    if "decompose" in wanted:
+    if "decompose" in phases:
         record.run_analysis("decompose", decompose(context, loaded), kept_for_repetition(context, loaded))
-    if "truncate" in wanted:
+    if "truncate" in phases:
         truncation = truncate(context, loaded, scorer, record.scores())
         record.run_analysis("truncate", truncation, kept_for_repetition(context, loaded))
-    if "measure" in wanted:  # last: its steps change the weights, which are not kept any more
+    if "measure" in phases:  # last: its steps change the weights, which are not kept any more
         record.run_analysis("measure", measure(context, loaded))

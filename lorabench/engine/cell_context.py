@@ -41,7 +41,7 @@ class CellContext:
 
     cell: Cell
     folder: Path
-    wanted: tuple[Phase, ...]
+    phases: tuple[Phase, ...]
     """the phases to be run, after loading"""
     report: Report
     started_at: str
@@ -52,11 +52,11 @@ class CellContext:
     """of mixed precision in training"""
 
     @classmethod
-    def of(cls, cell: Cell, folder: Path, wanted: tuple[Phase, ...], report: Report, started_at: str) -> CellContext:
+    def of(cls, cell: Cell, folder: Path, phases: tuple[Phase, ...], report: Report, started_at: str) -> CellContext:
         """On this machine's device."""
         where = device()
         autocast = resolve_autocast(cell.training, where)
-        return cls(cell, folder, wanted, report, started_at, PhaseClock(cell.id, report), where, autocast)
+        return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast)
 
     @property
     def base_survives(self) -> bool:

@@ -21,7 +21,7 @@ from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.outlook import rows_evaluated
 from lorabench.engine.precision import evaluated
 from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss
-from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, full_deltas, keep, own_of
+from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, base_cache, full_deltas, save_deltas
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.result import Reading
 from lorabench.record.truncations import save_truncations
@@ -54,9 +54,11 @@ class Scorer:
         return own + readings, own_items | items
 
 
-def evaluate_cell(context: CellContext, loaded: LoadedCell, scorer: Scorer, known: Sequence[Reading]) -> PhaseRun[None]:
-    """Held-out loss, lm-eval, validation, forgetting; `known` are the readings until now. Diverged where a loss is not
-    finite.
+def evaluate_cell(
+    context: CellContext, loaded: LoadedCell, scorer: Scorer, earlier: Sequence[Reading]
+) -> PhaseRun[None]:
+    """Held-out loss, lm-eval, validation, forgetting; `earlier` are the readings until now. Diverged where a loss is
+    not finite.
     """
     cell, model, data = context.cell, loaded.model, loaded.data
     steps, domain = cell.training.over(len(data.train)).steps, loaded.domain
@@ -71,7 +73,7 @@ def evaluate_cell(context: CellContext, loaded: LoadedCell, scorer: Scorer, know
         if steps and not any(r.metric == "eval_loss" for r in scores):
             raise Diverged(steps, "held-out loss")  # left out, it would leave the mean to the other seeds
         yield from scores
-        yield from per_parameter([*known, *scores])
+        yield from per_parameter([*earlier, *scores])
         if cell.tuned_over:
             validation = _losses(context, loaded, data.validation[: cell.evaluation.max_sequences], loaded.loss)
             if not math.isfinite(validation.mean):
@@ -93,7 +95,7 @@ def decompose(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
         return
     context.clock.enter("decompose", len(adapted or linear_modules(model)))
     deltas = adapter_deltas(model, loaded.start) if adapted else full_deltas(model, cell)
-    keep(deltas, model, cell, context.folder, own_of(cell, context.folder), context.clock.record_step)
+    save_deltas(deltas, model, cell, context.folder, base_cache(cell, context.folder), context.clock.record_step)
     yield from ()  # all of it lies in files
 
 
@@ -108,8 +110,8 @@ def truncate(context: CellContext, loaded: LoadedCell, scorer: Scorer, scores: S
     cuts = len(analysis.truncation) * (1 + analysis.per_module)
     context.clock.enter("truncate", cuts * rows if rows else None)
     with context.clock.rows(loaded.model):
-        made = truncations(loaded.model, cell, loaded.start, lambda: scorer.score()[0], list(scores))
-        save_truncations(context.folder / "truncation.csv", made)
+        results = truncations(loaded.model, cell, loaded.start, lambda: scorer.score()[0], list(scores))
+        save_truncations(context.folder / "truncation.csv", results)
     yield from ()  # all of it lies in a file
 
 

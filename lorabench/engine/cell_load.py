@@ -86,7 +86,7 @@ def domain_of(context: CellContext, base: CausalModel, tokenizer: PreTrainedToke
 
 def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     """The base and its data; where attaching changes the base, its own text is drawn before."""
-    cell, evaluates = context.cell, "evaluate" in context.wanted
+    cell, evaluates = context.cell, "evaluate" in context.phases
     context.clock.enter("load")
     tokenizer = load_tokenizer(cell.model)
     data = task_data(cell, tokenizer)
@@ -97,14 +97,14 @@ def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     with PhaseMeter(context.device) as loading:
         model = load_base(cell, context.device)
     yield from reading("weight_bytes", weight_bytes(model))
-    beyond = unreached(model)
+    left = unreached(model)
     domain = None
     if evaluates and not context.base_survives:
         domain = domain_of(context, model, tokenizer)
         context.clock.enter("load")
-    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), beyond, loading.seconds)
+    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, loading.seconds)
 
 
 def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:
-    asked = cell.method.target_modules
-    return resolve_targets(model, asked) if asked is not None else ()
+    target_modules = cell.method.target_modules
+    return resolve_targets(model, target_modules) if target_modules is not None else ()

@@ -40,8 +40,8 @@ class CellRecord:
         self._faults: list[Fault] = []
         self.readings: list[Reading] = []
         if before is not None:
-            self.readings = [r for r in before.readings if not self._is_wanted(r.metric)]
-            self._faults = [f for f in before.faults if f.phase not in context.wanted]
+            self.readings = [r for r in before.readings if not self._is_recorded(r.metric)]
+            self._faults = [f for f in before.faults if f.phase not in context.phases]
             self._resolved = before.resolved
 
     def run(self, phase: Phase, under_way: PhaseRun[Returned]) -> Returned:
@@ -54,7 +54,7 @@ class CellRecord:
                 return end.value  # type: ignore[no-any-return]  # of a generator that returns it
             if isinstance(item, Resolved):
                 self._resolved = item
-            elif self._is_wanted(item.metric):
+            elif self._is_recorded(item.metric):
                 self.readings.append(item)
 
     def run_analysis(
@@ -103,7 +103,7 @@ class CellRecord:
         if outcome != "diverged":
             traceback.print_exception(error)
         phase = (
-            self._phase if self._before is None else self._context.wanted[0]
+            self._phase if self._before is None else self._context.phases[0]
         )  # what cannot be repeated is not to be trained anew
         at = getattr(error, "step", None) if outcome == "diverged" else None
         fault = fault_of(error, phase, self._context.clock.step if at is None and phase == "train" else at)
@@ -121,7 +121,7 @@ class CellRecord:
 
     def _end(self) -> None:
         for metric, seconds in self._context.clock.seconds().items():
-            if self._is_wanted(metric):
+            if self._is_recorded(metric):
                 self.readings += reading(metric, seconds)
         shutil.rmtree(self._context.folder / START, ignore_errors=True)
         (self._context.folder / TRAINED).unlink(missing_ok=True)
@@ -141,8 +141,8 @@ class CellRecord:
             faults=tuple(self._faults),
         )
 
-    def _is_wanted(self, metric: str) -> bool:
-        return self._before is None or self._read_in(metric) in self._context.wanted
+    def _is_recorded(self, metric: str) -> bool:
+        return self._before is None or self._read_in(metric) in self._context.phases
 
     def _read_in(self, metric: str) -> str:
         return read_in(metric, on_cpu=self._context.device.type != "cuda")

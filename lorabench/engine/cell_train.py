@@ -20,7 +20,7 @@ from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
 from lorabench.engine.saved import START, save_adapter, save_model
 from lorabench.engine.train import Diverged, StepRecord, train
-from lorabench.engine.weight_deltas import own_of
+from lorabench.engine.weight_deltas import base_cache
 from lorabench.record.cell_files import MODEL
 
 
@@ -101,7 +101,7 @@ def _ahead(context: CellContext, loaded: LoadedCell) -> Ahead:
     """What comes after the steps and how long it should take."""
     cell, model = context.cell, loaded.model
     samples = context.base_survives and not is_kept(cell, model.get_base_model(), context.device)
-    return outlook(cell, loaded.data, model, samples, own_of(cell, context.folder).is_known)
+    return outlook(cell, loaded.data, model, samples, base_cache(cell, context.folder).is_known)
 
 
 def _write_curve(folder: Path, curve: Sequence[StepRecord]) -> None:

@@ -2,9 +2,8 @@
 modules, rows against templates.
 
 Each model is looked at once: its files and the names and shapes in their headers (engine.stored), whether it sees ahead
-(engine.causal),
-its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless copy on the meta
-device. No weight is read.
+(engine.causal), its tokenizer (engine.vocabulary). Each way to adapt it is attached once, for real, to its weightless
+copy on the meta device. No weight is read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, res
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
 from lorabench.engine.data_check import data_fault, data_lines
-from lorabench.engine.distill import beyond
+from lorabench.engine.distill import excess_rank
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
 from lorabench.engine.experts import unreached
@@ -38,6 +37,7 @@ from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, 
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, ModelError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,32 +47,32 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     """The first fault of each condition that has one, else what is to be told before the run; costs a meta model per
     model, no weights.
     """
-    found: list[Problem] = []
-    seen: set[str] = set()
-    models: dict[ModelSpec, str | None] = {}
-    ways: dict[str, str | None] = {}
+    problems: list[Problem] = []
+    condition_ids: set[str] = set()
+    model_faults: dict[ModelSpec, str | None] = {}
+    fault_cache: dict[str, str | None] = {}
     for cell in cells:
-        if cell.condition_id not in seen:
-            seen.add(cell.condition_id)
-            fault = _model_fault(cell, models) or _fault(cell, ways)
+        if cell.condition_id not in condition_ids:
+            condition_ids.add(cell.condition_id)
+            fault = _model_fault(cell, model_faults) or _fault(cell, fault_cache)
             if fault:
-                found.append(Problem(cell.id, *fault))
-    return tuple(found) or (*_data_problems(cells), *_notices(cells))
+                problems.append(Problem(cell.id, *fault))
+    return tuple(problems) or (*_data_problems(cells), *_notices(cells))
 
 
-def _model_fault(cell: Cell, known: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
+def _model_fault(cell: Cell, fault_cache: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
     """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
     condition says.
     """
     key = cell.model.model_copy(update={"dtype": "auto"})
-    if key not in known:
+    if key not in fault_cache:
         try:
-            _look_at(cell.model)
+            _check_model(cell.model)
         except ModelError as e:
-            known[key] = str(e)
+            fault_cache[key] = str(e)
         else:
-            known[key] = None
-    fault = known[key]
+            fault_cache[key] = None
+    fault = fault_cache[key]
     if fault:
         return "model", fault
     try:
@@ -82,7 +82,7 @@ def _model_fault(cell: Cell, known: dict[ModelSpec, str | None]) -> tuple[str, s
     return None
 
 
-def _look_at(spec: ModelSpec) -> None:
+def _check_model(spec: ModelSpec) -> None:
     model, name = meta_model(spec), model_label(spec.name)
     if sees_ahead(model):
         raise ModelError(sentence(name))
@@ -97,7 +97,7 @@ def _look_at(spec: ModelSpec) -> None:
 
 
 def _attach_fault(
-    cell: Cell, model: PreTrainedModel, targets: tuple[str, ...], known: dict[str, str | None]
+    cell: Cell, model: PreTrainedModel, targets: tuple[str, ...], fault_cache: dict[str, str | None]
 ) -> tuple[str, str] | None:
     """Whether PEFT takes the model's modules, tried on a copy of its meta model, and whether what it makes can be
     trained, tried on a small copy with weights.
@@ -106,7 +106,7 @@ def _attach_fault(
         f"{cell.model.name} {cell.model.revision} {cell.method.model_dump_json()} "
         f"{cell.training.gradient_checkpointing}"
     )
-    if key not in known:
+    if key not in fault_cache:
         try:
             with torch.device("meta"), quiet():
                 plugins.load("methods", cell.method.name).attach(
@@ -114,23 +114,23 @@ def _attach_fault(
                 )
             small = small_copy(model, STEP_BELOW) if cell.training.steps else None
             with quiet():
-                known[key] = step_fault(cell, small, targets) if small is not None else None
+                fault_cache[key] = step_fault(cell, small, targets) if small is not None else None
         except ModelError as e:
-            known[key] = str(e)
-    fault = known[key]
+            fault_cache[key] = str(e)
+    fault = fault_cache[key]
     return ("method", fault) if fault else None
 
 
-def _quantised_fault(cell: Cell, model: PreTrainedModel, known: dict[str, str | None]) -> tuple[str, str] | None:
+def _quantised_fault(cell: Cell, model: PreTrainedModel, fault_cache: dict[str, str | None]) -> tuple[str, str] | None:
     """Whether the model runs with quantised layers, tried on a small copy on the CPU; once for a model and form."""
     if cell.quantization.name == "none":
         return None
     key = f"{cell.model.name} {cell.model.revision} {cell.quantization.name}"
-    if key not in known:
+    if key not in fault_cache:
         small = small_copy(model, STEP_BELOW)
         with quiet():
-            known[key] = quantised_fault(cell, small) if small is not None else None
-    fault = known[key]
+            fault_cache[key] = quantised_fault(cell, small) if small is not None else None
+    fault = fault_cache[key]
     return ("quantization", fault) if fault else None
 
 
@@ -140,18 +140,18 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     first: dict[ModelSpec, list[Cell]] = {}
     for cell in cells:
         first.setdefault(cell.model, []).append(cell)
-    told = []
+    sentences = []
     for spec, own in first.items():
         name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
-            told.append(f"{name} is stored in {stored.words} and stays so: nothing is quantised anew")
+            sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantised again")
         if left is not None:
             words = left.words(
                 quantised=any(c.quantization.name != "none" for c in own),
                 adapted=any(c.method.target_modules is not None for c in own),
             )
-            told += [f"{name}: {words}"] if words else []
-    return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in told)
+            sentences += [f"{name}: {words}"] if words else []
+    return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in sentences)
 
 
 def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
@@ -162,7 +162,7 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     first: dict[tuple[object, ...], Cell] = {}
     for cell in cells:  # what fits hangs on the tokenizer and the length, too
         first.setdefault((cell.fingerprints, cell.task.model_dump_json(), cell.training.sequence_length), cell)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for cell in reversed(first.values()):
         try:
             tokenizer = load_tokenizer(cell.model)
@@ -170,30 +170,32 @@ def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:
                 file_text(cell.evaluation.forgetting, tokenizer, cell.training.sequence_length)
             facts = task_data(cell, tokenizer).facts
             if facts is not None:
-                found += [Problem(cell.id, "task", line, fatal=False) for line in reversed([*data_lines(facts, cell)])]
+                problems += [
+                    Problem(cell.id, "task", line, fatal=False) for line in reversed([*data_lines(facts, cell)])
+                ]
                 if fault := data_fault(facts, cell):
-                    found.append(Problem(cell.id, *fault))
+                    problems.append(Problem(cell.id, *fault))
         except DataError as e:
-            found.append(
+            problems.append(
                 Problem(cell.id, "evaluation.forgetting" if str(e).startswith("evaluation") else "task", str(e))
             )
         except ModelError as e:
-            found.append(Problem(cell.id, "model", str(e)))
+            problems.append(Problem(cell.id, "model", str(e)))
         except Exception as e:
             if type(e) is not Exception:  # which is what tokenizers raises, without a kind of its own
                 raise
-            found.append(
+            problems.append(
                 Problem(
                     cell.id,
                     "model",
                     f"the tokenizer of {model_label(cell.model.name)} cannot read the text of the task "
-                    f"({' '.join(str(e).split())}); take one that knows a token for what is not in its vocabulary",
+                    f"({error_line(e)}); use one with a token for text that is not in its vocabulary",
                 )
             )
-    return tuple(reversed(found))
+    return tuple(reversed(problems))
 
 
-def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
+def _fault(cell: Cell, fault_cache: dict[str, str | None]) -> tuple[str, str] | None:
     model = meta_model(cell.model)
     name = model_label(cell.model.name)
     if too_long := length_fault(cell.training.sequence_length, positions(model.config), name):
@@ -206,7 +208,7 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
             return "method.target_modules", str(e)
         if fault := _rank_fault(cell, model, targets):
             return fault
-    if fault := _attach_fault(cell, model, targets, ways):
+    if fault := _attach_fault(cell, model, targets, fault_cache):
         return fault
     fault = _planted_fault(cell, model)
     if fault:
@@ -214,7 +216,7 @@ def _fault(cell: Cell, ways: dict[str, str | None]) -> tuple[str, str] | None:
     odd = odd_linear(model) if cell.quantization.name != "none" else None
     if odd:
         return "quantization", unquantizable(cell.quantization.name, odd)
-    if fault := _quantised_fault(cell, model, ways):
+    if fault := _quantised_fault(cell, model, fault_cache):
         return fault
     try:
         check_device(cell, device())
@@ -240,7 +242,7 @@ def _rank_fault(cell: Cell, model: PreTrainedModel, targets: tuple[str, ...]) ->
     return (
         "method.rank",
         (
-            f"rank {rank} is above what {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
+            f"rank {rank} is more than {smallest} ({n_out} x {n_in}) allows; at most {min(n_in, n_out)}, or "
             "leave that module out of target_modules"
         ),
     )
@@ -255,21 +257,21 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
             "task",
             (
                 f"task {cell.task.name} plants its teacher into unquantised weights, and "
-                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; take the unquantised "
+                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; use the unquantised "
                 "checkpoint"
             ),
         )
-    shapes, seen = linear_modules(model), set()
-    for wanted, rank in planted.ranks:
+    shapes, planted_modules = linear_modules(model), set()
+    for target, rank in planted.ranks:
         try:
-            modules = resolve_targets(model, wanted)
+            modules = resolve_targets(model, target)
         except ModelError as e:
             return "task", str(e)
         for name in modules:
             n_in, n_out = shapes[name]
-            if odd := beyond(rank, name, n_out, n_in):
+            if odd := excess_rank(rank, name, n_out, n_in):
                 return "task.rank", odd
-            if name in seen:
-                return "task.rank", f"{name} is named twice; give each module one rank"
-            seen.add(name)
+            if name in planted_modules:
+                return "task.rank", f"{name} is named twice; give each module a single rank"
+            planted_modules.add(name)
     return None

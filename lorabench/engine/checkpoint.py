@@ -2,23 +2,18 @@
 digit.
 
 What the next step depends on: the trainable parameters, the buffers (a rotary embedding that follows the length changes
-them), the
-optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state of its own:
-the seed alone
-decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies what the result needs:
-curve, tokens,
-positions, seconds, memory peaks. Frozen weights are not in it: loading and attaching make them again.
+them), the optimizer's state, the random states (dropout) and the number of steps. The order of the rows needs no state
+of its own: the seed alone decides it, so the rows of the steps taken are drawn again and passed over. Beside these lies
+what the result needs: curve, tokens, positions, seconds, memory peaks. Frozen weights are not in it: loading and
+attaching make them again.
 
 Bytes: trainable parameters + optimizer state; for an adapter in float32 with AdamW 12 a trainable parameter (a rank-8
-adapter of a model
-of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on the disk before it
-replaces the
-former, so that there is room for two to be found.
+adapter of a model of 8B: 0.25 GB), for full fine-tuning in bfloat16 6 a parameter (48 GB for 8B). A new one is whole on
+the disk before it replaces the former, so that there is room for two to be found.
 
 Read with weights_only. A checkpoint that is damaged, of another cell, another format or another device is told of and
-not used: a GPU's
-numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules that are no buffers
-are not in it.
+not used: a GPU's numbers go on from a GPU's. Kept within a run of the same libraries; limits: attributes of modules
+that are no buffers are not in it.
 """
 
 from __future__ import annotations
@@ -31,7 +26,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -76,7 +71,26 @@ class TrainingProgress:
 
     @property
     def seconds(self) -> float:
+        """of the steps taken"""
         return self.curve[-1].seconds if self.curve else 0.0
+
+
+class TrainingState(TypedDict):
+    """What a checkpoint holds beside its head and its memory peaks."""
+
+    curve: list[tuple[int, float, float, float, float]]
+    """the fields of each StepRecord"""
+    tokens: int
+    positions: int
+    tensors: dict[str, torch.Tensor]
+    """trainable parameters and buffers, by name"""
+    optimizer: list[dict[str, object]]
+    """the state of each parameter, in the optimizer's order"""
+    torch: torch.Tensor
+    """the state of its random generator, as the three below"""
+    cuda: torch.Tensor | None
+    python: tuple[object, ...]
+    numpy: tuple[str, list[int], int, int, float]
 
 
 class Checkpoints:
@@ -92,17 +106,11 @@ class Checkpoints:
         where: torch.device,
         report: Callable[[Event], None],
     ) -> None:
-        self._file, self._cell, self._every, self._steps, self._where, self._report = (
-            folder / CHECKPOINT,
-            cell,
-            every,
-            steps,
-            where,
-            report,
-        )
+        self._file, self._cell, self._every, self._steps = folder / CHECKPOINT, cell, every, steps
+        self._where, self._report = where, report
         self._last = time.monotonic()
         self._cost = 0.0
-        self._told = False
+        self._write_fault_reported = False
         self.seconds = 0.0
         """that this run spent on writing: no part of training"""
         self.progress = TrainingProgress()
@@ -125,17 +133,17 @@ class Checkpoints:
                     raise OSError(f"{harmed} is damaged")
             stored = torch.load(self._file, map_location="cpu", weights_only=True)
             if odd := self._foreign(stored, model):
-                self._say(warning=f"its checkpoint is {odd}; training starts at step 0")
+                self._report_event(warning=f"its checkpoint is {odd}; training starts at step 0")
                 return self.progress
             _restore(stored, self.progress, model, optimizer, self._where)
             self._peaks = stored["peaks"]
         except Exception:
             traceback.print_exc()
             optimizer.state.clear()
-            self._say(warning="its checkpoint cannot be read; training starts at step 0")
+            self._report_event(warning="its checkpoint cannot be read; training starts at step 0")
             return self.progress
         self._last = time.monotonic()
-        self._say(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
+        self._report_event(note=f"resumed at step {self.progress.step:,} of {self._steps:,}")
         return self.progress
 
     def after(self, progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
@@ -149,14 +157,10 @@ class Checkpoints:
             self._write(progress, model, optimizer)
         except Exception as e:  # a full disk, most likely
             traceback.print_exc()
-            if not self._told:
-                self._say(
-                    warning=(
-                        "its checkpoint cannot be written "
-                        f"({getattr(e, 'strerror', None) or type(e).__name__}); training goes on without"
-                    )
-                )
-            self._told = True
+            if not self._write_fault_reported:
+                reason = getattr(e, "strerror", None) or type(e).__name__
+                self._report_event(warning=f"its checkpoint cannot be written ({reason}); training goes on without it")
+            self._write_fault_reported = True
         self._last = time.monotonic()
         self._cost = self._last - began
         self.seconds += self._cost
@@ -183,10 +187,8 @@ class Checkpoints:
         new = self._file.with_suffix(".new")
         try:
             with new.open("wb") as stream:
-                torch.save(
-                    self._head() | _state(progress, model, optimizer, self._where) | {"peaks": self._peaks_now()},
-                    stream,
-                )
+                state = _state(progress, model, optimizer, self._where)
+                torch.save({**self._head(), **state, "peaks": self._peaks_now()}, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(new, self._file)
@@ -215,20 +217,22 @@ class Checkpoints:
         now = torch.cuda.max_memory_allocated(self._where), torch.cuda.max_memory_reserved(self._where)
         return now if self._peaks is None else (max(now[0], self._peaks[0]), max(now[1], self._peaks[1]))
 
-    def _say(self, *, warning: str | None = None, note: str | None = None) -> None:
+    def _report_event(self, *, warning: str | None = None, note: str | None = None) -> None:
         self._report(Event(self._cell, "train", warning=warning, note=note))
 
 
 def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What training changes in a model, by name: trainable parameters, and buffers of numbers with a fraction."""
-    found = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+    trainable = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    return trainable | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
 def _state(
     progress: TrainingProgress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, where: torch.device
-) -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
+) -> TrainingState:
+    numpy_state = np.random.get_state()  # noqa: NPY002  (the state that libraries draw from)
+    assert isinstance(numpy_state, tuple)
+    name, keys, position, has_gauss, gauss = numpy_state
     return {
         "curve": [astuple(s) for s in progress.curve],
         "tokens": progress.tokens,
@@ -241,13 +245,13 @@ def _state(
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(where) if where.type == "cuda" else None,
         "python": random.getstate(),
-        "numpy": (numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]),
+        "numpy": (name, keys.tolist(), position, has_gauss, gauss),
     }
 
 
 @torch.no_grad()
 def _restore(
-    stored: dict[str, Any],
+    stored: TrainingState,
     progress: TrainingProgress,
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
@@ -257,9 +261,10 @@ def _restore(
     for name, tensor in _changing(model).items():
         tensor.copy_(stored["tensors"][name])
     random.setstate(stored["python"])
-    np.random.set_state(stored["numpy"])  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = stored["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(stored["torch"])
-    if where.type == "cuda":
+    if where.type == "cuda" and stored["cuda"] is not None:
         torch.cuda.set_rng_state(stored["cuda"], where)
     progress.curve += [StepRecord(*row) for row in stored["curve"]]
     progress.tokens, progress.positions = stored["tokens"], stored["positions"]

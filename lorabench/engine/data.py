@@ -37,7 +37,7 @@ class Example:
     """the same prompt with each of the task's answers after it, the right one among them"""
     answer: int = 0
     """which of the choices is right"""
-    given: int = 0
+    prompt_length: int = 0
     """ids that stand before the answer, where it is to be generated"""
     reference: str = ""
     """what the generated answer is held against"""
@@ -119,12 +119,12 @@ def steps_of(condition: Condition) -> int | None:
     from lorabench.engine.model import load_tokenizer  # torch
 
     try:
-        made = plugins.load("tasks", condition.task.name).load(
+        loaded = plugins.load("tasks", condition.task.name).load(
             condition.task, load_tokenizer(condition.model), training.sequence_length
         )
     except LorabenchError:
         return None
-    return training.over(len(made.train)).steps
+    return training.over(len(loaded.train)).steps
 
 
 def task_data(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> TaskData:
@@ -135,7 +135,7 @@ def task_data(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         cell.training.sequence_length,
     )  # options may hold dicts, which have no hash
     if key not in _LAST:
-        made = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
+        loaded = plugins.load("tasks", cell.task.name).load(cell.task, tokenizer, cell.training.sequence_length)
         _LAST.clear()
-        _LAST[key] = made
+        _LAST[key] = loaded
     return _LAST[key]

@@ -1,11 +1,9 @@
 """What a task's counts (record.data) say before a cell runs: lines that show them, and the faults that end a study.
 
 A fault, where numbers would be of next to nothing: more than half of a split's rows dropped and fewer than LEAST_ROWS
-left (below some
-thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone in training or
-test, of which
-there is nothing to learn or to measure; a test that was trained on whole. What is merely worth knowing is a finding of
-the report (analysis.doubts_data).
+left (below some thirty sequences a normal interval is too narrow, and what is left is the short ones); one label alone
+in training or test, of which there is nothing to learn or to measure; a test that was trained on whole. What is merely
+worth knowing is a finding of the report (analysis.findings.data).
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 "training.sequence_length",
                 (
                     f"{split.rows:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
-                    "others have no room for a response; "
+                    "others leave no room for a response; "
                     f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
                 ),
             )
@@ -41,12 +39,12 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
             ),
         )
-    known = facts.test.in_training + facts.test.in_validation
-    if known >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
+    trained_on = facts.test.in_training + facts.test.in_validation
+    if trained_on >= (facts.test.read if facts.unit == "rows" else WHOLE_TEXT * facts.test.read):
         return (
             "task",
             (
-                f"{known:,} of {facts.test.read:,} test {facts.unit} are "
+                f"{trained_on:,} of {facts.test.read:,} test {facts.unit} are "
                 f"{'training rows' if facts.unit == 'rows' else 'in the training text'}, so nothing is held out; "
                 f"{_another(cell)}"
             ),
@@ -54,7 +52,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.rows > 1:
             (label,) = split.labels
-            others = ", ".join(known for known in getattr(cell.task, "choices", ()) if known != label)
+            others = ", ".join(choice for choice in getattr(cell.task, "choices", ()) if choice != label)
             return (
                 "task",
                 (
@@ -68,8 +66,8 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
 def _another(cell: Cell) -> str:
     """What to do about a test that was trained on."""
     if getattr(cell.task, "eval", None):
-        return "leave task.eval away, or give another file"
-    return "the data repeat themselves: give others, or a file of its own as task.eval"
+        return "leave out task.eval, or give another file"
+    return "the data repeat themselves: use other data, or give a separate file as task.eval"
 
 
 def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
@@ -77,18 +75,18 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     accord."""
     task, length = cell.task.name, cell.training.sequence_length
     splits = "; ".join(f"{name}: {_split(split, facts.unit, length)}" for name, split in facts.splits.items())
-    measured, told = min(facts.test.rows, cell.evaluation.max_sequences), ""
+    measured, limit_note = min(facts.test.rows, cell.evaluation.max_sequences), ""
     if measured < facts.test.rows:
-        told = (
+        limit_note = (
             f"; measured are the first {measured:,} of the {facts.test.rows:,} test {facts.unit} "
             "(evaluation.max_sequences)"
         )
-    yield f"data of {task} at {length} tokens: {splits}{told}"
+    yield f"data of {task} at {length} tokens: {splits}{limit_note}"
     yield from (f"data of {task}: {note}" for note in facts.notes)
     if cell.tuned_over and facts.validation.rows < FEW_VALIDATION:
         yield (
             f"learning rates are chosen by {facts.validation.rows} validation {facts.unit}, which may not "
-            "tell two rates apart; "
+            "tell two learning rates apart; "
             "task.validation_percent takes more of the training data"
         )
 

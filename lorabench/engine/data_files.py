@@ -48,7 +48,7 @@ FOREIGN = (  # first bytes: what it is, and what to do
     ),
     (
         b"PK\x03\x04",
-        "a zip archive, as Excel workbooks are, too",
+        "a zip archive, as Excel workbooks are",
         "unpack it, or save the sheet as CSV, and give that file",
     ),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV and give that file"),
@@ -56,7 +56,7 @@ FOREIGN = (  # first bytes: what it is, and what to do
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it and give the data file"),
     (
         b"SQLite format 3\x00",
-        "an SQLite data base",
+        "an SQLite database",
         "export the table as CSV: sqlite3 -header -csv FILE 'select * from TABLE'",
     ),
     (b"%PDF-", "a PDF", "give its rows as JSON lines or CSV"),
@@ -95,12 +95,12 @@ def read_content(path: str | Path) -> Content:
 
 def read_text(path: str | Path) -> str:
     """The text of a file; DataError where it is none."""
-    found = read_content(path)
-    if found.kind != "text":
+    content = read_content(path)
+    if content.kind != "text":
         raise DataError(
-            f"{path} is a table ({found.kind}), not text; give a text file, or read its rows with the task instruct"
+            f"{path} is a table ({content.kind}), not text; give a text file, or read its rows with the task instruct"
         )
-    return found.text
+    return content.text
 
 
 def table_kind(path: str | Path) -> Literal["parquet", "arrow"] | None:
@@ -127,7 +127,7 @@ def unpacked(path: str | Path) -> bytes:
                 return unpack(data)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
                 raise DataError(
-                    f"{path} is compressed, but cannot be unpacked ({e}); it is cut off or damaged, get it anew"
+                    f"{path} is compressed, but cannot be unpacked ({e}); it is truncated or damaged, download it again"
                 ) from None
     return data
 
@@ -135,10 +135,10 @@ def unpacked(path: str | Path) -> bytes:
 def refuse(path: str | Path, data: bytes) -> None:
     """DataError where bytes are nothing to read rows or text from."""
     if not data.strip(b"\x00 \t\r\n\xef\xbb\xbf"):
-        kind = "is empty" if not data else "holds nothing but blanks"
-        raise DataError(f"{path} {kind}; was it saved, or its download cut off? Give a file with rows or text")
-    if said := foreign(path, data):
-        raise DataError(said)
+        kind = "is empty" if not data else "holds nothing but whitespace"
+        raise DataError(f"{path} {kind}; was it saved, and its download complete? Give a file with rows or text")
+    if sentence := foreign(path, data):
+        raise DataError(sentence)
 
 
 def foreign(path: str | Path, data: bytes | None = None) -> str | None:
@@ -178,7 +178,7 @@ def _decoded(path: str | Path, data: bytes) -> tuple[str, str]:
         raise DataError(_undecodable(path, data, encoding, e)) from None
     if "\x00" in text:
         zero = f"{path} holds a zero byte at character {text.index(chr(0))}, which no text has"
-        raise DataError(f"{zero}; {_two_bytes(path, data) or 'it is damaged or no text file, get it anew'}")
+        raise DataError(f"{zero}; {_two_bytes(path, data) or 'it is damaged or not a text file, download it again'}")
     return text, encoding
 
 
@@ -187,11 +187,11 @@ def _without_mark(data: bytes) -> str:
     tell.
     """
     head = data[:HEAD]
-    half = len(head) // 2
-    if half >= 2:
-        if head[1::2].count(0) > 0.4 * half and not head[::2].count(0):
+    n_pairs = len(head) // 2
+    if n_pairs >= 2:
+        if head[1::2].count(0) > 0.4 * n_pairs and not head[::2].count(0):
             return "utf-16-le"
-        if head[::2].count(0) > 0.4 * half and not head[1::2].count(0):
+        if head[::2].count(0) > 0.4 * n_pairs and not head[1::2].count(0):
             return "utf-16-be"
     return "utf-8"
 
@@ -215,28 +215,28 @@ def _undecodable(path: str | Path, data: bytes, encoding: str, error: UnicodeDec
     such."""
     if encoding not in ("utf-8", "utf-8-sig"):
         return (
-            f"{path} begins as {encoding.upper()} does, but is none at byte {error.start} ({error.reason}); "
-            "it is cut off or damaged, get it anew"
+            f"{path} begins like {encoding.upper()}, but is invalid at byte {error.start} ({error.reason}); "
+            "it is truncated or damaged, download it again"
         )
     if error.end == len(data) and error.reason == "unexpected end of data":
-        return f"{path} ends within a character, at byte {error.start}; it was cut off, get it anew"
+        return f"{path} ends within a character, at byte {error.start}; it is truncated, download it again"
     line = data.count(b"\n", 0, error.start) + 1
-    seen = f"{path} is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, line {line})"
+    fault = f"{path} is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, line {line})"
     if two := _two_bytes(path, data):
-        return f"{seen}; {two}"
+        return f"{fault}; {two}"
     odd = sum(data.count(byte) for byte in range(0x80, 0x100))
     if odd > 0.3 * len(data):
         return (
-            f"{seen}, and {100 * odd / len(data):.0f} % of its bytes are no ASCII: it is no text, or text in "
+            f"{fault}, and {100 * odd / len(data):.0f} % of its bytes are not ASCII: it is not text, or text in "
             "an older encoding of its language; convert it to UTF-8"
         )
     western = not any(byte in data for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
     likely = (
-        "CP1252 (Windows, Western European) fits its bytes; other encodings may, too"
+        "CP1252 (Windows, Western European) fits its bytes; so may other encodings"
         if western
         else "it is not CP1252 (Windows, Western European) either"
     )
     return (
-        f"{seen}; convert it to UTF-8 from the encoding that it was saved in: iconv -f "
+        f"{fault}; convert it to UTF-8 from the encoding it was saved in: iconv -f "
         f"{'CP1252' if western else 'ENCODING'} -t UTF-8 {Path(path).name} > new; {likely}"
     )

@@ -3,9 +3,8 @@
     delta = sigma * U V^T,   U (out, K) and V (in, K) with orthonormal columns,   sigma = scale * ||W||_F / sqrt(K)
 
 so every change has K equal singular values and the same Frobenius norm whatever its rank; one of full rank is Gaussian,
-scaled to that norm.
-The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1), KL(teacher || student), summed over
-the vocabulary.
+scaled to that norm. The loss is the Kullback-Leibler divergence of Hinton et al. 2015 (temperature 1),
+KL(teacher || student), summed over the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -44,29 +43,29 @@ class Teacher:
 
     def divergence(self, student: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
         """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
-        length) table; train.token_loss's twin.
+        length) table; the counterpart of train.token_loss.
         """
         with torch.no_grad():
-            wanted = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
-        given = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
+            teacher_log_probs = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)
+        student_log_probs = F.log_softmax(student(input_ids=batch.ids).logits.float(), dim=-1)
         counted = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED) != IGNORED
-        each = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1) * counted
+        each = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(-1) * counted
         return each if reduction == "none" else each.sum()
 
     def readings(
         self, student: PreTrainedModel, examples: Sequence[Example], batch_size: int, padding: int, where: torch.device
     ) -> tuple[list[Reading], dict[str, Items]]:
         """What is left between the two on held-out text, and its items; nothing where it is not finite."""
-        seen = losses(student, examples, batch_size, padding, where, self.divergence)
-        if not math.isfinite(seen.mean):
+        divergences = losses(student, examples, batch_size, padding, where, self.divergence)
+        if not math.isfinite(divergences.mean):
             return [], {}
-        items = Items(seen.nats, seen.tokens.astype(float))
+        items = Items(divergences.nats, divergences.tokens.astype(float))
         return [
             Reading(
                 metric="divergence",
-                value=seen.mean,
-                stderr=ratio_stderr(seen.nats, seen.tokens),
-                count=int(seen.tokens.sum()),
+                value=divergences.mean,
+                stderr=ratio_stderr(divergences.nats, divergences.tokens),
+                count=int(divergences.tokens.sum()),
             )
         ], {"divergence": items}
 
@@ -96,29 +95,29 @@ def distilled(
 
 
 @torch.no_grad()
-def plant(model: Any, planted: Planted) -> dict[str, int]:
+def plant(model: PreTrainedModel, planted: Planted) -> dict[str, int]:
     """Adds the changes to a model's weights; returns the rank in each module. ModelError where a rank is above a
     module's smaller side.
     """
     generator = torch.Generator().manual_seed(planted.seed)
     done = {}
-    for wanted, rank in planted.ranks:
-        for name in resolve_targets(model, wanted):
-            weight = model.get_submodule(name).weight
-            if odd := beyond(rank, name, *weight.shape):
+    for target, rank in planted.ranks:
+        for name in resolve_targets(model, target):
+            weight = model.get_parameter(f"{name}.weight")
+            if odd := excess_rank(rank, name, *weight.shape):
                 raise ModelError(f"task.{odd}")
             change = _change(weight.shape, rank, generator)
             change *= planted.scale * weight.double().norm().cpu() / change.norm()
-            weight += change.to(weight.device, weight.dtype)
+            weight.add_(change.to(weight.device, weight.dtype))
             done[name] = rank or min(weight.shape)
     return done
 
 
-def beyond(rank: int | None, name: str, n_out: int, n_in: int) -> str:
+def excess_rank(rank: int | None, name: str, n_out: int, n_in: int) -> str:
     """The sentence for a rank that a module cannot hold; empty where it can."""
     most = min(n_out, n_in)
     return (
-        f"rank {rank} is above what {name} ({n_out} x {n_in}) allows; at most {most}, or full"
+        f"rank {rank} is more than {name} ({n_out} x {n_in}) allows; at most {most}, or full"
         if rank is not None and rank > most
         else ""
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-MOST_KEPT = 8  # of some 20 kB each; sampling one takes as long as many steps
+MOST_DOMAINS = 8  # of some 20 kB each; sampling one takes as long as many steps
 Domain = tuple[tuple[Example, ...], Losses]
 
 
@@ -47,7 +47,7 @@ class Ground:
     sequence_length: int
 
 
-_KEPT: dict[Ground, Domain] = {}
+_DOMAINS: dict[Ground, Domain] = {}
 
 
 def ground(cell: Cell, base: PreTrainedModel, where: torch.device) -> Ground:
@@ -69,7 +69,7 @@ def ground(cell: Cell, base: PreTrainedModel, where: torch.device) -> Ground:
 
 def is_kept(cell: Cell, base: PreTrainedModel, where: torch.device) -> bool:
     """Whether nothing is left to be sampled for a cell: its base's text is kept, or it asks for none."""
-    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in _KEPT
+    return cell.evaluation.forgetting == "none" or not cell.training.steps or ground(cell, base, where) in _DOMAINS
 
 
 def base_domain(
@@ -82,15 +82,15 @@ def base_domain(
     if chosen == "none" or not cell.training.steps:
         return None
     key = ground(cell, base, where)
-    if key not in _KEPT:
+    if key not in _DOMAINS:
         with evaluated(base, cell):
             text = (
                 base_text(base, tokenizer, min(SAMPLE_TOKENS, length), where)
                 if chosen == "self"
                 else file_text(chosen, tokenizer, length)
             )
-            seen = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
-        if len(_KEPT) >= MOST_KEPT:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = text, seen
-    return _KEPT[key]
+            base_losses = losses(base, text, cell.evaluation.batch_size, tokenizer.pad_token_id, where)
+        if len(_DOMAINS) >= MOST_DOMAINS:
+            _DOMAINS.pop(next(iter(_DOMAINS)))
+        _DOMAINS[key] = text, base_losses
+    return _DOMAINS[key]

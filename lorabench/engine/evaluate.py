@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from lorabench.engine.data import Example, TaskData
 from lorabench.engine.data_files import read_text
-from lorabench.engine.train import Loss, collate, token_loss
+from lorabench.engine.train import CausalModel, Loss, collate, token_loss
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
@@ -47,10 +47,12 @@ class Losses:
 
     @property
     def mean(self) -> float:
+        """nats per predicted token"""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
+        """bits per UTF-8 byte of the predicted text"""
         return float(self.nats.sum() / math.log(2) / self.n_bytes.sum())
 
 
@@ -82,43 +84,43 @@ def ratio_stderr(numerators: np.ndarray, denominators: np.ndarray) -> float | No
     return float(math.sqrt(n / (n - 1) * np.sum((numerators - ratio * denominators) ** 2)) / denominators.sum())
 
 
-def held_out_readings(seen: Losses, data: TaskData | None = None) -> list[Reading]:
+def held_out_readings(measured: Losses, data: TaskData | None = None) -> list[Reading]:
     """eval_loss, perplexity, bits_per_byte, and what was learned of data that hold a known information; infinite values
     are left out.
     """
-    stderr, count = ratio_stderr(seen.nats, seen.tokens), int(seen.tokens.sum())
-    loss, bits = seen.mean, seen.bits_per_byte if seen.n_bytes.sum() else math.nan
+    stderr, count = ratio_stderr(measured.nats, measured.tokens), int(measured.tokens.sum())
+    loss, bits = measured.mean, measured.bits_per_byte if measured.n_bytes.sum() else math.nan
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    bits_stderr = ratio_stderr(seen.nats / math.log(2), seen.n_bytes) if seen.n_bytes.sum() else None
-    made = [
+    bits_stderr = ratio_stderr(measured.nats / math.log(2), measured.n_bytes) if measured.n_bytes.sum() else None
+    values = [
         ("eval_loss", loss, stderr),
         ("perplexity", perplexity, stderr * perplexity if stderr is not None else None),
         ("bits_per_byte", bits, bits_stderr),
     ]
-    readings = [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in made if math.isfinite(v)]
+    readings = [Reading(metric=m, value=v, stderr=s, count=count) for m, v, s in values if math.isfinite(v)]
     return (
         readings
         if data is None or data.information_bits is None
-        else readings + learned_readings(seen, data.information_bits, len(data.test))
+        else readings + learned_readings(measured, data.information_bits, len(data.test))
     )
 
 
-def learned_readings(seen: Losses, information_bits: float, sequences: int) -> list[Reading]:
+def learned_readings(measured: Losses, information_bits: float, sequences: int) -> list[Reading]:
     """The information of so many sequences, and how much of it the model has, from those that were seen; a model that
     misleads has none.
     """
-    n = len(seen.nats)
-    bits = information_bits - sequences * seen.nats / math.log(2)  # as if every sequence were like this one
-    known = float(bits.mean()) > 0
-    stderr = float(bits.std(ddof=1) / math.sqrt(n)) if known and n > 1 else None
-    learned = Reading(metric="learned_bits", value=float(bits.mean()) if known else 0.0, stderr=stderr, count=n)
+    n = len(measured.nats)
+    bits = information_bits - sequences * measured.nats / math.log(2)  # as if every sequence were like this one
+    has_learned = float(bits.mean()) > 0
+    stderr = float(bits.std(ddof=1) / math.sqrt(n)) if has_learned and n > 1 else None
+    learned = Reading(metric="learned_bits", value=float(bits.mean()) if has_learned else 0.0, stderr=stderr, count=n)
     return [Reading(metric="information_bits", value=information_bits), learned]
 
 
 def per_parameter(readings: Sequence[Reading]) -> list[Reading]:
     """Learned bits over trained parameters, where there are both."""
-    found = {r.metric: r for r in readings}
-    learned, trained = found.get("learned_bits"), found.get("trainable_parameters")
+    by_metric = {r.metric: r for r in readings}
+    learned, trained = by_metric.get("learned_bits"), by_metric.get("trainable_parameters")
     if learned is None or trained is None or not trained.value:
         return []
     stderr = None if learned.stderr is None else learned.stderr / trained.value
@@ -129,21 +131,23 @@ def per_parameter(readings: Sequence[Reading]) -> list[Reading]:
     ]
 
 
-def held_out_items(seen: Losses) -> dict[str, Items]:
+def held_out_items(measured: Losses) -> dict[str, Items]:
     """The held-out loss by sequence, per token and per byte of text."""
-    per_token = {"eval_loss": Items(seen.nats, seen.tokens.astype(float))}
+    per_token = {"eval_loss": Items(measured.nats, measured.tokens.astype(float))}
     return per_token | (
-        {"bits_per_byte": Items(seen.nats / math.log(2), seen.n_bytes.astype(float))} if seen.n_bytes.sum() else {}
+        {"bits_per_byte": Items(measured.nats / math.log(2), measured.n_bytes.astype(float))}
+        if measured.n_bytes.sum()
+        else {}
     )
 
 
-def validation_reading(seen: Losses) -> Reading:
+def validation_reading(measured: Losses) -> Reading:
     """The loss on the validation split, by which a learning rate is chosen."""
     return Reading(
         metric="validation_loss",
-        value=seen.mean,
-        stderr=ratio_stderr(seen.nats, seen.tokens),
-        count=int(seen.tokens.sum()),
+        value=measured.mean,
+        stderr=ratio_stderr(measured.nats, measured.tokens),
+        count=int(measured.tokens.sum()),
     )
 
 
@@ -156,7 +160,7 @@ def forgetting_reading(before: Losses, after: Losses) -> tuple[Reading, Items]:
 
 @torch.no_grad()
 def base_text(
-    model: Any,
+    model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     where: torch.device,
@@ -196,7 +200,7 @@ def base_text(
     return tuple(_example(row, tokenizer) for row in rows)
 
 
-def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example, ...]:
+def file_text(path: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> tuple[Example, ...]:
     """Windows spread evenly over a text file of the base's domain."""
     try:
         text = read_text(path)
@@ -210,7 +214,7 @@ def file_text(path: str, tokenizer: Any, sequence_length: int) -> tuple[Example,
     return tuple(_example(ids[s : s + length], tokenizer) for s in starts)
 
 
-def _example(ids: np.ndarray, tokenizer: Any) -> Example:
+def _example(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Example:
     predicted = np.ones(len(ids), dtype=bool)
     predicted[0] = False
-    return Example(ids, predicted, len(tokenizer.decode(ids[1:]).encode()))
+    return Example(ids, predicted, len(str(tokenizer.decode(ids[1:])).encode()))

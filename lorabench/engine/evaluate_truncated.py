@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # times the highest uniform rank: so many a module of a fully fine-tuned model can get where ranks are spread by energy
-_ROOM = 4
+_RANK_FACTOR = 4
 Readings = Callable[[], list[Reading]]
 Place = Callable[[str, Decomposition], None]
 """puts a cut change in a module's place"""
@@ -60,7 +60,9 @@ def truncations(
     ranks = cell.analysis.truncation
     if not ranks:
         return
-    learned = _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, _ROOM * max(ranks))
+    learned = (
+        _of_adapter(model, start) if hasattr(model, "peft_config") else _of_full(model, cell, _RANK_FACTOR * max(ranks))
+    )
     modules = {
         name: ModuleCandidate(c.values.cpu().numpy(), len(c.u) + len(c.v), c.missed**2)
         for name, c in learned.changes.items()
@@ -106,17 +108,19 @@ def _of_adapter(model: torch.nn.Module, start: Factors) -> _Learned:
     return _Learned(changes, 2 * rank if start else rank, place)
 
 
-def _of_full(model: Any, cell: Cell, most: int) -> _Learned:
+def _of_full(model: PreTrainedModel, cell: Cell, most: int) -> _Learned:
     changes, before, sides = {}, {}, []
     for delta in full_deltas(model, cell):
         name, module = delta.module, model.get_submodule(delta.module)
+        weight = module.get_parameter("weight")
         changes[name] = delta.decompose(most)
-        before[name] = (module.weight.double() - _as_stored(module, delta.matrix())).to(module.weight.dtype).cpu()
+        before[name] = (weight.double() - _as_stored(module, delta.matrix())).to(weight.dtype).cpu()
         sides.append(delta.rank)
 
     def place(name: str, change: Decomposition) -> None:
         module = model.get_submodule(name)
-        _set(module, before[name].to(module.weight.device).double() + _as_stored(module, change.dense()))
+        start = before[name].to(module.get_parameter("weight").device).double()
+        _set(module, start + _as_stored(module, change.dense()))
 
     return _Learned(changes, max(sides), place)
 
@@ -128,14 +132,15 @@ def _as_stored(module: torch.nn.Module, matrix: torch.Tensor) -> torch.Tensor:
     return matrix.T if isinstance(module, Conv1D) else matrix
 
 
-def _set(module: Any, weight: torch.Tensor) -> None:
-    old = module.weight
-    module.weight = torch.nn.Parameter(weight.to(old.dtype).contiguous(), requires_grad=False)
+def _set(module: torch.nn.Module, weight: torch.Tensor) -> None:
+    dtype = module.get_parameter("weight").dtype
+    module.weight = torch.nn.Parameter(weight.to(dtype).contiguous(), requires_grad=False)
 
 
 @contextmanager
 def _cut(model: torch.nn.Module, learned: _Learned, ranks: Mapping[str, int]) -> Iterator[None]:
     """The model with its changes cut; then with its own parameters again, the same objects."""
+    touched: list[torch.nn.Module]
     if hasattr(model, "peft_config"):
         touched = [m for _, layer in adapted_layers(model) for m in (layer.lora_A["default"], layer.lora_B["default"])]
     else:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 Phase = Literal["foresee", "load", "sample", "train", "prepare", "evaluate", "save", "decompose", "truncate", "measure"]
 
 
@@ -48,3 +50,16 @@ class Problem:
     about_cell: bool = False
     """whether the sentence lacks its subject, which is the cell: the runner, which has words for it, puts them before
     """
+
+
+_EVENT, _PROBLEMS = TypeAdapter(Event), TypeAdapter(tuple[Problem, ...])
+
+
+def read_event(plain: object) -> Event:
+    """An event from its plain values, as a worker sends them."""
+    return _EVENT.validate_python(plain)
+
+
+def read_problems(plain: object) -> tuple[Problem, ...]:
+    """Problems from a list of their plain values."""
+    return _PROBLEMS.validate_python(plain)

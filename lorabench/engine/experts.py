@@ -1,11 +1,9 @@
 """Weights that neither bitsandbytes nor LoRA reaches: above all the experts of mixtures.
 
 transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no
-linear layers.
-bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules adapt linear
-layers alone, and
-its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion parameters in 16 bits, and
-trains none of them.
+linear layers. bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules
+adapt linear layers alone, and its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion
+parameters in 16 bits, and trains none of them.
 """
 
 from __future__ import annotations
@@ -31,19 +29,19 @@ def unreached(model: PreTrainedModel) -> Unreached | None:
 
     The model may be on the meta device. Biases, norms and other vectors are not counted.
     """
-    held = [
+    parameters = [
         (f"{place}.{name}" if place else name, parameter)
         for place, module in model.named_modules()
         if not _is_reached(module)
         for name, parameter in module.named_parameters(recurse=False)
     ]
-    found = {name: parameter for name, parameter in held if parameter.dim() > 1 and not is_adapter(name)}
-    count, whole = sum(p.numel() for p in found.values()), sum(_logical(p) for p in model.parameters())
+    matrices = {name: parameter for name, parameter in parameters if parameter.dim() > 1 and not is_adapter(name)}
+    count, whole = sum(p.numel() for p in matrices.values()), sum(_logical(p) for p in model.parameters())
     if count < WORTH_TELLING * whole:
         return None
-    by_size = sorted(found, key=lambda n: -found[n].numel())
+    by_size = sorted(matrices, key=lambda n: -matrices[n].numel())
     names = dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in by_size)
-    size = sum(p.numel() * p.element_size() for p in found.values())
+    size = sum(p.numel() * p.element_size() for p in matrices.values())
     return Unreached(names=tuple(names), parameters=count, of=whole, bytes=size)
 
 

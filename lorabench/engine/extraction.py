@@ -15,8 +15,8 @@ def extracted(text: str, how: Generation) -> str | None:
     """The answer, without blanks around it; None where the pattern finds none."""
     if how.pattern is None:
         return text.strip()
-    found = re.search(how.pattern, text)
-    if found is None or found[1] is None:
+    match = re.search(how.pattern, text)
+    if match is None or match[1] is None:
         return None
-    answer = found[1].strip()
+    answer = match[1].strip()
     return re.sub(r"[,$]", "", answer).removesuffix(".").lower() if how.numeric else answer

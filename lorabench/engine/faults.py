@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from lorabench.engine.measure import is_out_of_memory
 from lorabench.engine.train import Diverged
 from lorabench.errors import LorabenchError
+from lorabench.formatting import error_line
 from lorabench.record.result import Fault, Outcome, Phase
 
 FORESEEN = (
@@ -31,12 +32,10 @@ def outcome_of(error: Exception) -> Outcome:
 
 def fault_of(error: Exception, phase: Phase, step: int | None = None) -> Fault:
     """An error as it is recorded; one that is not foreseen says so, and where its traceback lies."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, LorabenchError | Diverged):
-        text = text[:500] or type(error).__name__
+    text = error_line(error, None if isinstance(error, LorabenchError | Diverged) else 500)
     if not isinstance(error, FORESEEN):
         text = (
-            f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or in a library; see the "
+            f"{type(error).__name__}: {text} (unexpected: a bug in lorabench or a library; see the "
             "traceback in the cell's log.txt)"
         )
     return Fault(kind=type(error).__name__, message=text, step=step, phase=phase)

@@ -46,7 +46,7 @@ _LOADING = (
     UnpicklingError,
 )
 _DIRECTORY = "the model directory {} cannot be loaded: {}"
-TOKENIZER = "the tokenizer in {} cannot be read ({}); take the tokenizer's files of the model that it was made from"
+TOKENIZER = "the tokenizer in {} cannot be read ({}); copy the tokenizer files of the model it was made from"
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def explained(
         text = one_line(e)
         if "trust_remote_code" in str(e):
             raise ModelError(
-                f"{model.name} brings code of its own; set model.trust_remote_code: true if you trust it"
+                f"{model.name} brings its own code; set model.trust_remote_code: true if you trust it"
             ) from None
         if model_directory(model.name) is None:
             at = f" at revision {model.revision}" if model.revision else ""
@@ -82,7 +82,7 @@ def one_line(error: BaseException) -> str:
     """What a library says, on one line; its advice beside that is left out."""
     text = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split())
     if unknown_type := re.search(r"has model type (\S+) but Transformers does not recognize", text):
-        return f"transformers {version('transformers')} knows no model type {unknown_type[1].strip('`')}"
+        return f"transformers {version('transformers')} does not know the model type {unknown_type[1].strip('`')}"
     if "Should have a `model_type` key" in text:
         return "its config.json names no model_type, or one that transformers does not know"
     return text[:300]
@@ -127,13 +127,14 @@ class _Int8Cast(logging.Filter):
             return False
         self.was_said = True
         record.msg, record.args = (
-            "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is said once",
+            "int8 layers take their inputs in float16 (LLM.int8() has no wider path); this is reported once",
             (),
         )
         return True
 
 
 def silence_int8_cast() -> None:
+    """Lets bitsandbytes' message about casts to float16 through once a process."""
     for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.default.ops", "bitsandbytes"):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _Int8Cast) for f in logger.filters):

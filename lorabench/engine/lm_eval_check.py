@@ -7,6 +7,9 @@ from lorabench.errors import DataError, LorabenchError, unknown
 
 
 def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
+    """(dotted setting, sentence) where a task that a cell names is not installed, cannot be read or has no data; None
+    where all can be asked.
+    """
     from lorabench.engine.lm_eval_runner import brings, fetch_tasks, further_tasks, known_tasks, own_sets, unreadable
 
     further = further_tasks(cell)
@@ -15,15 +18,17 @@ def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
     if harmed := unreadable(further, cell.evaluation.include_path):
         return "evaluation.lm_eval", harmed
     try:
-        known = further if brings(further, cell.evaluation.include_path) else known_tasks(cell.evaluation.include_path)
+        installed = (
+            further if brings(further, cell.evaluation.include_path) else known_tasks(cell.evaluation.include_path)
+        )
     except LorabenchError as e:
         return "evaluation.lm_eval", str(e)
     for name in further:
-        if name not in known:
-            near = [*own_sets(cell), *(t for t in known if t.startswith(name[:3]))][:12]
+        if name not in installed:
+            near = [*own_sets(cell), *(t for t in installed if t.startswith(name[:3]))][:12]
             return (
                 "evaluation.lm_eval",
-                unknown("lm-eval task", name, near or known[:12]) + ", and all that `lm-eval ls tasks` lists",
+                unknown("lm-eval task", name, near or installed[:12]) + ", and all that `lm-eval ls tasks` lists",
             )
     try:
         fetch_tasks(further, cell.evaluation)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -26,11 +26,14 @@ from lorabench.config.study import Cell
 from lorabench.engine.data import ChoiceSet
 from lorabench.engine.positions import positions
 from lorabench.errors import DataError
+from lorabench.formatting import error_line
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
 from lorabench.record.whole_files import write_atomically
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.result_schema import EvalResults
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -90,7 +93,7 @@ class LmEvalRunner:
             **prefix,
         )
         try:
-            found = simple_evaluate(
+            results = simple_evaluate(
                 model=scorer,
                 tasks=self.names,
                 num_fewshot=self.spec.num_fewshot,
@@ -102,13 +105,13 @@ class LmEvalRunner:
             )
         except OSError as e:  # ConnectionError and FileNotFoundError among them
             raise DataError(
-                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {_line(e)}; use tasks "
-                "with local data"
+                f"lm-eval cannot get the data of {', '.join(self.foreign or self.names)}: {error_line(e, 200)}; "
+                "use tasks with local data"
             ) from e
-        readings = [
-            r for task, values in (found or {"results": {}})["results"].items() for r in _readings(task, values, found)
-        ]
-        return readings, {r.metric: items for r in readings if (items := _items(r, found or {})) is not None}
+        if results is None:  # of all processes but the first, where there are several
+            return [], {}
+        readings = [r for task, values in results["results"].items() for r in _readings(task, values, results)]
+        return readings, {r.metric: items for r in readings if (items := _items(r, results)) is not None}
 
 
 def further_tasks(cell: Cell) -> list[str]:
@@ -144,7 +147,7 @@ def unreadable(names: Sequence[str], include_path: str | None) -> str | None:
                 pass
         except yaml.YAMLError as e:
             if path.stem in names or any(f"task: {n}" in text for n in names):
-                return f"{path} is no YAML ({_line(e)}); mend it"
+                return f"{path} is not valid YAML ({error_line(e, 200)}); fix it"
     return None
 
 
@@ -164,21 +167,21 @@ def fetch_tasks(names: Sequence[str], spec: EvaluationSpec) -> None:
     with hub.offline(bool(offline)):
         for name in names:
             try:
-                found = _manager(None, spec.include_path, own_only).load([name])["tasks"]
+                tasks = _manager(None, spec.include_path, own_only).load([name])["tasks"]
             except Exception as e:  # YAML, datasets, the network and further packages fail in many classes
-                raise DataError(f"lm-eval task {name}: {_why(e, offline)}") from e
-            for task_name, task in found.items():
+                raise DataError(f"lm-eval task {name}: {_loading_sentence(e, offline)}") from e
+            for task_name, task in tasks.items():
                 try:
-                    _ask_first(task, spec.num_fewshot)
+                    _make_first_question(task, spec.num_fewshot)
                 except Exception as e:
                     raise DataError(
-                        f"lm-eval task {task_name}: no question can be made of its first row ({type(e).__name__}: "
-                        f"{_line(e)}); mend the task's file or its data"
+                        f"lm-eval task {task_name}: no question can be made from its first row ({type(e).__name__}: "
+                        f"{error_line(e, 200)}); fix the task's file or its data"
                     ) from e
     _FETCHED.add(key)
 
 
-def _ask_first(task: Any, shots: int | None) -> None:
+def _make_first_question(task: ConfigurableTask, shots: int | None) -> None:
     if not (task.has_test_docs() or task.has_validation_docs()):
         raise ValueError("it has neither a test nor a validation split")
     doc = next(iter(task.eval_docs), None)
@@ -189,36 +192,36 @@ def _ask_first(task: Any, shots: int | None) -> None:
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(doc)
         plain = not task.multiple_input and not callable(task.config.process_results)
-        for one in (
+        for answer in (
             (target if isinstance(target, list) else [target]) if plain else ()
         ):  # lm-eval counts a missing answer as a wrong one
-            if not (one in choices if isinstance(one, str) else 0 <= int(one) < len(choices)):
-                raise ValueError(f"its answer {one!r} is none of its {len(choices)} choices")
-    wanted = shots if shots is not None else (task.config.num_fewshot or 0)
-    if wanted:
-        have = len(list(task.fewshot_docs() or ()))
-        if have < wanted:
+            if not (answer in choices if isinstance(answer, str) else 0 <= int(answer) < len(choices)):
+                raise ValueError(f"its answer {answer!r} is not one of its {len(choices)} choices")
+    n_examples = shots if shots is not None else (task.config.num_fewshot or 0)
+    if n_examples:
+        n_rows = len(list(task.fewshot_docs() or ()))
+        if n_rows < n_examples:
             raise ValueError(
-                f"it has {have} rows for {wanted} worked examples; evaluation.num_fewshot may be {have} at most"
+                f"it has {n_rows} rows for {n_examples} worked examples; evaluation.num_fewshot may be {n_rows} at most"
             )
 
 
-def _why(error: BaseException, offline: str) -> str:
+def _loading_sentence(error: BaseException, offline: str) -> str:
+    """Why a task cannot be loaded, and what to do; `offline`: why the hub cannot be reached, empty where it can."""
+    line = error_line(error, 200)
     if isinstance(error, ImportError) and "for function" in str(error):  # lm-eval's words for its !function
-        return f"it cannot be loaded ({_line(error)}); mend its file"
+        return f"it cannot be loaded ({line}); fix its file"
     if isinstance(error, ImportError):
-        return f"it needs a package that is not installed ({_line(error)}); install it, or leave the task away"
-    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(
-        error
-    ):  # datasets' words for a file of data_files
-        return f"its data cannot be had ({_line(error)}); mend its data_files"
+        return f"it needs a package that is not installed ({line}); install it, or leave the task out"
+    if isinstance(error, FileNotFoundError) and "Unable to find '/" in str(error):  # datasets' data_files
+        return f"its data cannot be found ({line}); fix its data_files"
     if isinstance(error, OSError) or "Offline" in type(error).__name__:
-        seen = f"they are not in the local cache, and {offline}" if offline else _line(error)
+        reason = f"they are not in the local cache, and {offline}" if offline else line
         return (
-            f"its data cannot be loaded: {seen}; download them on a machine with a network, or take a task "
+            f"its data cannot be loaded: {reason}; download them on a machine with a network, or use a task "
             "with local data (evaluation.include_path)"
         )
-    return f"it cannot be loaded ({type(error).__name__}: {_line(error)}); mend its file, or leave the task away"
+    return f"it cannot be loaded ({type(error).__name__}: {line}); fix its file, or leave the task out"
 
 
 def write_task(choices: ChoiceSet, folder: Path) -> None:
@@ -251,8 +254,8 @@ def _manager(scratch: str | None, include_path: str | None, own_only: bool) -> T
     return TaskManager(include_path=folders or None, include_defaults=not own_only)
 
 
-def _readings(task: str, values: Mapping[str, object], found: dict[str, Any]) -> list[Reading]:
-    count = found.get("n-samples", {}).get(task, {}).get("effective")
+def _readings(task: str, values: Mapping[str, object], results: EvalResults) -> list[Reading]:
+    count = results.get("n-samples", {}).get(task, {}).get("effective")
     readings = []
     for key, value in values.items():
         name, _, rest = key.partition(",")
@@ -271,12 +274,12 @@ def _readings(task: str, values: Mapping[str, object], found: dict[str, Any]) ->
     return readings
 
 
-def _items(reading: Reading, found: dict[str, Any]) -> Items | None:
+def _items(reading: Reading, results: EvalResults) -> Items | None:
     """The scores of a metric's items in the data's order; None where the metric is not their plain mean (a perplexity,
     a filtered answer).
     """
     task, _, name = reading.metric.rpartition("/")
-    samples = sorted(found.get("samples", {}).get(task, ()), key=lambda s: int(s["doc_id"]))
+    samples = sorted(results.get("samples", {}).get(task, ()), key=lambda s: int(s["doc_id"]))
     scores = [s.get(name) for s in samples]
     if not scores or not all(isinstance(v, int | float) for v in scores):
         return None
@@ -291,7 +294,3 @@ def _quieten() -> None:
     datasets.disable_progress_bars()
     for name in ("lm_eval", "lm-eval", "datasets", "evaluate"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

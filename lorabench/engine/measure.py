@@ -32,6 +32,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
+        """Waits for the device first."""
         self._synchronise()
         return time.perf_counter() - self._start
 
@@ -64,17 +65,17 @@ class PhaseMeter:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live tensor storages; `held` are tensors that exist already (weights, optimizer state)."""
+    """Counts the bytes of live tensor storages; `existing` are tensors made before (weights, optimizer state)."""
 
-    def __init__(self, held: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, existing: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self._live: dict[int, int] = {}
         self.now = 0
         self.peak = 0
-        for tensor in held:
-            self._see(tensor)
+        for tensor in existing:
+            self._count(tensor)
 
-    def _see(self, tensor: torch.Tensor) -> None:
+    def _count(self, tensor: torch.Tensor) -> None:
         if tensor.device.type == "meta":
             return
         storage = tensor.untyped_storage()
@@ -84,9 +85,9 @@ class LiveBytes(TorchDispatchMode):
         self._live[key] = storage.nbytes()
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, key)
+        weakref.finalize(storage, self._release, key)
 
-    def _gone(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         self.now -= self._live.pop(key, 0)
 
     def __torch_dispatch__(  # type: ignore[override]  # torch hints nothing of it
@@ -99,7 +100,7 @@ class LiveBytes(TorchDispatchMode):
         result = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, result)):
             if isinstance(leaf, torch.Tensor):
-                self._see(leaf)
+                self._count(leaf)
         return result
 
 

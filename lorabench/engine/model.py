@@ -165,18 +165,18 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
     """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
     condition says.
     """
-    name, asked = condition.model.name, condition.quantization
+    name, requested = condition.model.name, condition.quantization
     stored = stored_form(condition.model)
     if stored is None:
         return None
-    held = matched(name, stored, asked)
+    own_form = matched(name, stored, requested)
     if (
-        held.name != asked.name or held.double_quant != asked.double_quant
+        own_form.name != requested.name or own_form.double_quant != requested.double_quant
     ):  # a hub model's configuration was not at hand when the study was read
-        double = ", double_quant: true" if held.double_quant else ""
+        double = ", double_quant: true" if own_form.double_quant else ""
         raise ModelError(
             f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
-            f"{held.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{own_form.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
         )
     return stored
 
@@ -201,10 +201,10 @@ def _fetched(model: ModelSpec) -> Path:
 
 
 def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -> None:
-    held = {
+    stored_tensors = {
         name: quantization_state(p) or [p] for name, p in model.named_parameters()
     }  # codes may be packed into a float dtype
-    bad = [name for name, tensors in held.items() if not all(is_finite(t) for t in tensors)]
+    bad = [name for name, tensors in stored_tensors.items() if not all(is_finite(t) for t in tensors)]
     if bad:
         raise ModelError(infinite(model_label(spec.name), bad, str(dtype).removeprefix("torch.")))
 

@@ -2,16 +2,12 @@
 counts all of them.
 
 Whatever runs the model is told in optimizer steps of the cell itself, whose pace the runner sees. With T positions in a
-step, padding
-included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the forward one for the
-activations'
-gradients and once more for the weights', so c = 3 where the base is trained, 2 where it is frozen, and 1 more where
-activations are recomputed.
-Decomposing is told in seconds, from the time of one Gram matrix and one eigendecomposition that are made here to see
-how fast they are:
-a module of (out, in), n the smaller side, takes n n m for the one and n^3 for the other, as often as matrices are
-decomposed.
-A guess within a factor of two, replaced by what was measured as soon as a cell is through.
+step, padding included, a forward pass over t positions is t / (c T) steps: the backward pass takes as long as the
+forward one for the activations' gradients and once more for the weights', so c = 3 where the base is trained, 2 where
+it is frozen, and 1 more where activations are recomputed. Decomposing is told in seconds, from the time of one Gram
+matrix and one eigendecomposition that are made here to see how fast they are: a module of (out, in), n the smaller
+side, takes n n m for the one and n^3 for the other, as often as matrices are decomposed. A guess within a factor of
+two, replaced by what was measured as soon as a cell is through.
 """
 
 from __future__ import annotations
@@ -22,13 +18,13 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.data import Example, TaskData
+from lorabench.engine.data import Example, MultipleChoice, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
@@ -70,21 +66,21 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
         1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation
     )
     domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
-    asked = _lm_eval_positions(data, cell)
+    lm_eval = _lm_eval_positions(data, cell)
     ahead: Ahead = {"save": (0.3, 0.0)}
     if samples:
         ahead["sample"] = (0.0, (ONE_BY_ONE + 1) * domain / step)
-    if asked is None or asked:
+    if lm_eval is None or lm_eval:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
-    if asked is not None:
+    if lm_eval is not None:
         held_out = _read(
             [one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size
         ) + _generated(data, cell)
         validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
-        ahead["evaluate"] = (0.0, (held_out + asked + validated + domain) / step)
+        ahead["evaluate"] = (0.0, (held_out + lm_eval + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
         if cuts:
-            ahead["truncate"] = (0.0, cuts * (held_out + asked) / step)
+            ahead["truncate"] = (0.0, cuts * (held_out + lm_eval) / step)
     if cell.analysis.spectra != "none":
         ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
     if next(model.parameters()).device.type == "cpu":
@@ -170,13 +166,13 @@ def _timed(where: torch.device | str) -> tuple[float, float]:
     matrix = torch.randn(SIDE, SIDE, dtype=torch.float64, device=where, generator=torch.Generator(where).manual_seed(0))
     leading(matrix, 16, 16)  # imports and first calls
     took = []
-    for made in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
-        each = []
+    for product in (lambda: matrix @ matrix.T, lambda: leading(matrix, 64, 16)):
+        seconds = []
         for _ in range(TRIES):
             began = time.perf_counter()
-            float(made()[0].sum())
-            each.append((time.perf_counter() - began) / SIDE**3)
-        took.append(min(each))
+            float(product()[0].sum())
+            seconds.append((time.perf_counter() - began) / SIDE**3)
+        took.append(min(seconds))
     return took[0], max(took[1] - took[0], 0.0)
 
 
@@ -203,8 +199,8 @@ def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:
     names = list(own) if spec.lm_eval is None else list(spec.lm_eval)
     if any(n not in own for n in names):
         return None
-    return float(sum(_told(own[n][: spec.limit]) for n in names))
+    return float(sum(_choice_positions(own[n][: spec.limit]) for n in names))
 
 
-def _told(items: Iterable[Any]) -> float:
+def _choice_positions(items: Iterable[MultipleChoice]) -> float:
     return sum(math.ceil((len(i.context) + len(c)) / BYTES_PER_TOKEN) + 1 for i in items for c in i.choices)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
+import torch
 from torch import nn
 
 from lorabench.engine.checkpoint import StepRecord
@@ -67,13 +67,15 @@ class PhaseClock:
     @contextmanager
     def rows(self, model: nn.Module) -> Iterator[None]:
         """Counts the rows that go through a model meanwhile as the phase's progress."""
-        seen = 0
+        rows_done = 0
 
-        def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, Any]) -> None:
-            nonlocal seen
-            batch = next((t for t in (*arguments, *named.values()) if getattr(t, "ndim", 0) >= 2), None)
-            self.record_step(seen)
-            seen += len(batch) if batch is not None else 0
+        def count(module: nn.Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
+            nonlocal rows_done
+            batch = next(
+                (t for t in (*arguments, *named.values()) if isinstance(t, torch.Tensor) and t.ndim >= 2), None
+            )
+            self.record_step(rows_done)
+            rows_done += len(batch) if batch is not None else 0
 
         hook = model.register_forward_pre_hook(count, with_kwargs=True)
         try:

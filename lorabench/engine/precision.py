@@ -50,18 +50,18 @@ def evaluated(model: PreTrainedModel, condition: Condition) -> Iterator[tuple[to
     """A model in the precision of evaluation, then as it was; yields the wider tensors that are held meanwhile, mostly
     none.
     """
-    dtype, kept = resolve_eval_dtype(condition), []
+    dtype, widened = resolve_eval_dtype(condition), []
     if resolve_dtype(condition) != dtype:
         loaded = _dtypes(condition.model, dtype)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.is_floating_point() and loaded.get(name, tensor.dtype) != tensor.dtype:
-                kept.append((tensor, tensor.data))
+                widened.append((tensor, tensor.data))
     try:
-        for tensor, wide in kept:
+        for tensor, wide in widened:
             tensor.data = wide.to(dtype)
-        yield tuple(wide for _, wide in kept)
+        yield tuple(wide for _, wide in widened)
     finally:
-        for tensor, wide in kept:
+        for tensor, wide in widened:
             tensor.data = wide
 
 
@@ -73,11 +73,11 @@ def _dtypes(model: ModelSpec, dtype: torch.dtype) -> dict[str, torch.dtype]:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), quiet():
-        made = AutoModelForCausalLM.from_config(
+        empty = AutoModelForCausalLM.from_config(
             load_config(model), dtype=dtype, trust_remote_code=model.trust_remote_code
         )
     strict = [
-        re.escape(part).replace(r"\*", ".*") for part in getattr(made, "_keep_in_fp32_modules_strict", None) or ()
+        re.escape(part).replace(r"\*", ".*") for part in getattr(empty, "_keep_in_fp32_modules_strict", None) or ()
     ]
     wide = re.compile("|".join(strict)) if strict else None
-    return {name: torch.float32 if wide and wide.search(name) else t.dtype for name, t in made.state_dict().items()}
+    return {name: torch.float32 if wide and wide.search(name) else t.dtype for name, t in empty.state_dict().items()}

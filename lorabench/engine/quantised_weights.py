@@ -25,17 +25,19 @@ def quantization_tensors(model: nn.Module) -> list[torch.Tensor]:
     """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first
     forward pass.
     """
-    found = [t for p in model.parameters() for t in quantization_state(p)]
+    constants = [t for p in model.parameters() for t in quantization_state(p)]
     rows = [getattr(getattr(m, "state", None), "SCB", None) for m in model.modules()]
-    return found + [t for t in rows if isinstance(t, torch.Tensor)]
+    return constants + [t for t in rows if isinstance(t, torch.Tensor)]
 
 
 def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
     """The tensors that bitsandbytes keeps beside a quantised weight: block or row constants, and their own."""
-    found = []
+    constants = []
     state = getattr(parameter, "quant_state", None)
     while state is not None:
-        found += [t for t in (state.absmax, state.code, getattr(state, "offset", None)) if isinstance(t, torch.Tensor)]
+        constants += [
+            t for t in (state.absmax, state.code, getattr(state, "offset", None)) if isinstance(t, torch.Tensor)
+        ]
         state = state.state2
     rows = getattr(parameter, "SCB", None)
-    return [*found, rows] if isinstance(rows, torch.Tensor) else found
+    return [*constants, rows] if isinstance(rows, torch.Tensor) else constants

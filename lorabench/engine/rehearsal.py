@@ -2,14 +2,13 @@
 derivatives.
 
 The copy has the model's class and configuration, with few layers and tokens where it would be large. What only works on
-some devices
-or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
+some devices or lengths (a kernel without a derivative, axial positions of one length) so ends before the first cell.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,10 +18,12 @@ from lorabench.engine.adapt import peft_targets
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
 from lorabench.engine.stored_codes import unquantised
 from lorabench.engine.train import IGNORED, Batch, token_loss
+from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import LorabenchError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 _WHOLE_BELOW = 5_000_000  # parameters: such a model is copied as it is
@@ -65,7 +66,7 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
         with torch.no_grad():
             small(input_ids=ids)
         config = plugins.load("quantizations", name).config(cell.quantization.double_quant, torch.float32)
-        made = type(small).from_pretrained(
+        quantised = type(small).from_pretrained(
             None,
             config=unquantised(small.config),
             state_dict=small.state_dict(),
@@ -76,24 +77,24 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
     if name != "int8":
-        keep_4bit_right(made)
+        keep_4bit_right(quantised)
     try:
         with torch.no_grad():
-            made(input_ids=ids)
+            quantised(input_ids=ids)
     except Exception as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        reason = error_line(e, 200)
         return (
-            f"a {small.config.model_type} model does not run in {name} ({reason}); take unquantised weights, "
+            f"a {small.config.model_type} model does not run in {name} ({reason}); use unquantised weights, "
             "or another model"
         )
     return None
 
 
-def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
+def step_fault(cell: Cell, small: PreTrainedModel, targets: tuple[str, ...]) -> str | None:
     """Why a training step of a cell's method fails on a small copy, which is used up; None where it works, or where not
     even its forward pass does.
     """
-    count = small.get_input_embeddings().weight.shape[0]
+    count = embedding_rows(small)
     ids = torch.randint(
         min(8, count - 1),
         count,
@@ -105,11 +106,11 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
             small(input_ids=ids)
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
-    kept = tuple(t for t in targets if _has(small, t))
+    present = tuple(t for t in targets if _has(small, t))
     try:
         with torch.random.fork_rng(devices=[]):
             adapted = plugins.load("methods", cell.method.name).attach(
-                small.requires_grad_(False), cell.method, peft_targets(small, kept) if kept else []
+                small.requires_grad_(False), cell.method, peft_targets(small, present) if present else []
             )
             adapted.train()
             if cell.training.gradient_checkpointing:
@@ -122,13 +123,13 @@ def step_fault(cell: Cell, small: Any, targets: tuple[str, ...]) -> str | None:
     except Exception as e:
         return (
             f"a training step of {cell.method.name} on this model fails: "
-            f"{' '.join(str(e).split())[:300] or type(e).__name__}; take other target_modules, another method "
+            f"{error_line(e, 300)}; use other target_modules, another method "
             "or another model"
         )
     return None
 
 
-def _shorten(config: Any) -> None:
+def _shorten(config: PreTrainedConfig) -> None:
     if config.get_text_config() is not config:
         raise ValueError("of several parts")
     config.vocab_size = min(config.vocab_size, _VOCABULARY)

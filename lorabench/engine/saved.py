@@ -58,22 +58,22 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Writes a whole model with its tokenizer, so that AutoModelForCausalLM.from_pretrained reads it: under another
     name first, then renamed.
     """
-    half = folder / f"{MODEL}.partial"
-    shutil.rmtree(half, ignore_errors=True)
+    partial = folder / f"{MODEL}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     before = model.config.use_cache
     model.config.use_cache = True  # off only while it was trained
     try:
         with quiet():
-            model.save_pretrained(half)
-            tokenizer.save_pretrained(half)
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
         model.config.use_cache = before
-    make_readable(half)
+    make_readable(partial)
     shutil.rmtree(folder / MODEL, ignore_errors=True)
-    half.rename(folder / MODEL)
+    partial.rename(folder / MODEL)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def restored(
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"no adapter of this cell was kept ({folder / ADAPTER}); remove the cell's folder and run the "
-            "study again, with save.adapter: all"
+            "study again with save.adapter: all"
         )
     weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
     doubled, own = method.SAVED_RANKS == 2, weights
@@ -146,19 +146,19 @@ def _on_residual(model: torch.nn.Module, start: Factors) -> torch.nn.Module:
 def _filled(model: PreTrainedModel, cell: Cell, folder: Path) -> PreTrainedModel:
     if not (folder / MODEL / "config.json").is_file():
         raise ModelError(
-            "no weights of this full fine-tuning were kept; run the study again with save.full: all, after "
-            "removing the cell's folder"
+            "no weights of this full fine-tuning were kept; remove the cell's folder and run the study again "
+            "with save.full: all"
         )
     spec = cell.model.model_copy(update={"name": str((folder / MODEL).resolve()), "revision": None})
     trained = load_base(
         cell.model_copy(update={"model": spec}), torch.device("cpu")
     )  # never two whole models on the device
-    mine, theirs = dict(model.named_parameters()), dict(trained.named_parameters())
-    if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in theirs.items()}:
+    parameters, trained_parameters = dict(model.named_parameters()), dict(trained.named_parameters())
+    if {n: p.shape for n, p in parameters.items()} != {n: p.shape for n, p in trained_parameters.items()}:
         raise ModelError(
             f"{folder / MODEL} is not the model that this cell trained; remove the cell's folder and run the "
             "study again"
         )
-    for name, parameter in mine.items():
-        parameter.copy_(theirs[name])
+    for name, parameter in parameters.items():
+        parameter.copy_(trained_parameters[name])
     return model

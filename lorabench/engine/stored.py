@@ -1,24 +1,21 @@
 """Whether a checkpoint's tensors are those of its model, told by names and shapes before any weight is read.
 
 transformers fills what it does not find with random numbers and drops what it does not know; it says so in a log, not
-by an
-error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its renamings and
-merged
-experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
+by an error. Here its own loader runs over tensors of the meta device, made from the files' headers, so that its
+renamings and merged experts count; what is then missing, unexpected or of another shape is a ModelError with the names.
 
 Names that a wrapper left (spectra.names), a prefix that all names share (Lightning's model.) and a doubled first part
-are put right
-where the model then fits to the last tensor.
+are put right where the model then fits to the last tensor.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -73,8 +70,8 @@ class Faults:
             if names
         ]
         parts += [
-            f"{name} has shape {_shape(seen)}, and {_shape(wanted)} by config.json"
-            for name, seen, wanted in self.mismatched[:3]
+            f"{name} has shape {_shape(stored)}, and {_shape(expected)} by config.json"
+            for name, stored, expected in self.mismatched[:3]
         ]
         parts += [f"{len(self.mismatched) - 3} more have another shape"] if len(self.mismatched) > 3 else []
         return "; ".join(parts or self.broken)
@@ -88,14 +85,14 @@ def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuanti
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds an adapter (adapter_config.json) beside a model, and transformers would load the "
-            "adapter's base with both; move one of them to a folder of its own"
+            "adapter's base with both; move one of them to its own folder"
         )
-    told = described(files)
-    found = as_weights(told, folder, stored)
+    headers = described(files)
+    weights = as_weights(headers, folder, stored)
     best: tuple[Names, Faults] | None = None
-    for names in _candidates(list(found)):
-        quantised = {names[owner] for n in told if CONSTANTS.search(n) and (owner := owner_of(n)) in names}
-        faults = _faults(model, {names[n]: tensor for n, tensor in found.items()}, quantised)
+    for names in _candidates(list(weights)):
+        quantised = {names[owner] for n in headers if CONSTANTS.search(n) and (owner := owner_of(n)) in names}
+        faults = _faults(model, {names[n]: tensor for n, tensor in weights.items()}, quantised)
         if not faults:
             if stored is not None:
                 refuse_other_modules(model, quantised, folder, stored)
@@ -103,32 +100,42 @@ def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuanti
         if best is None or len(faults) < len(best[1]):
             best = names, faults
     assert best is not None
-    raise ModelError(sentence(folder, best[1], found))
+    raise ModelError(sentence(folder, best[1], weights))
 
 
-def sentence(folder: Path | str, faults: Faults, found: Iterable[str] = ()) -> str:
+def sentence(folder: Path | str, faults: Faults, names: Iterable[str] = ()) -> str:
     """What is wrong with the weights, and what to do."""
-    if adapters := [n for n in found if ".lora_" in n]:
+    if adapters := [n for n in names if ".lora_" in n]:
         return (
-            f"the weights in {folder} hold an adapter that is not merged ({some(adapters)}); merge it first "
+            f"the weights in {folder} contain an unmerged adapter ({some(adapters)}); merge it first "
             "(PEFT: merge_and_unload, save_pretrained), or give the base as the model"
         )
-    if foreign := [n for n in found if _FOREIGN.search(n)]:
+    if foreign := [n for n in names if _FOREIGN.search(n)]:
         return undeclared(folder, foreign)
     return (
-        f"the weights in {folder} are not those of its config.json: {faults.words}; take weights and "
-        "config.json of one checkpoint, and all of it"
+        f"the weights in {folder} do not match its config.json: {faults.words}; use weights and "
+        "config.json of the same, complete checkpoint"
     )
 
 
-def loading_faults(info: Mapping[str, Any]) -> Faults:
+class LoadingInfo(TypedDict):
+    """What transformers' from_pretrained returns beside the model with output_loading_info."""
+
+    missing_keys: Collection[str]
+    unexpected_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+    """name, shape in the file, shape by the configuration"""
+    error_msgs: Collection[str]
+
+
+def loading_faults(info: LoadingInfo) -> Faults:
     """transformers' account of a loading (output_loading_info) without what is computed anew."""
     unexpected = tuple(sorted(n for n in info["unexpected_keys"] if not _COMPUTED.search(n)))
-    mismatched = tuple(sorted((n, tuple(seen), tuple(wanted)) for n, seen, wanted in info["mismatched_keys"]))
+    mismatched = tuple(sorted((n, tuple(stored), tuple(expected)) for n, stored, expected in info["mismatched_keys"]))
     return Faults(tuple(sorted(info["missing_keys"])), unexpected, mismatched, tuple(info["error_msgs"]))
 
 
-def renamed(folder: Path, names: Names) -> dict[str, Any]:
+def renamed(folder: Path, names: Names) -> dict[str, object]:
     """The tensors of a folder under other names, none of them read yet."""
     files = weight_files(folder)
     if files[0].suffix == ".safetensors":
@@ -153,17 +160,17 @@ def _candidates(names: list[str]) -> Iterator[Names]:
     """Ways to read the names, the one as they are first; none in which two become one."""
     bare = {n: plain(n) for n in names}
     inner = {n: ".".join(p for p in new.split(".") if p not in _WITHIN) for n, new in bare.items()}
-    tried: list[Names] = []
-    for way in (
+    earlier: list[Names] = []
+    for candidate in (
         {n: n for n in names},
         bare,
         inner,
         {n: re.sub(r"^(\w+)\.\1\.", r"\1.", new) for n, new in inner.items()},
         *_unprefixed(inner),
     ):
-        if way not in tried and len(set(way.values())) == len(way):
-            tried.append(way)
-            yield way
+        if candidate not in earlier and len(set(candidate.values())) == len(candidate):
+            earlier.append(candidate)
+            yield candidate
 
 
 def _unprefixed(names: Names) -> Iterator[Names]:
@@ -192,8 +199,8 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
                 ignore_mismatched_sizes=True,
             )
         except RuntimeError as e:  # experts that cannot be merged
-            lost = _gaps(tensors)
-            return Faults(missing=lost, broken=() if lost else (error_line(e, 200),))
+            missing = _gaps(tensors)
+            return Faults(missing=missing, broken=() if missing else (error_line(e, 200),))
     faults = loading_faults(info)
     turned = [
         m
@@ -207,16 +214,16 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
 
 def _gaps(names: Iterable[str]) -> tuple[str, ...]:
     """Names that numbered ones leave out: experts.3.w1.weight where all other experts of all layers have one."""
-    seen: dict[str, set[tuple[str, ...]]] = {}
+    numbered: dict[str, set[tuple[str, ...]]] = {}
     for name in names:
-        seen.setdefault(_NUMBER.sub("*", name), set()).add(tuple(_NUMBER.findall(name)))
-    lost = []
-    for pattern, numbers in seen.items():
-        for wanted in itertools.product(*map(set, zip(*numbers, strict=True))):
-            if wanted not in numbers:
-                left = iter(wanted)
-                lost.append(re.sub(r"\*", lambda _, left=left: next(left), pattern))  # type: ignore[misc]
-    return tuple(sorted(lost))
+        numbered.setdefault(_NUMBER.sub("*", name), set()).add(tuple(_NUMBER.findall(name)))
+    missing = []
+    for pattern, numbers in numbered.items():
+        for expected in itertools.product(*map(set, zip(*numbers, strict=True))):
+            if expected not in numbers:
+                left = iter(expected)
+                missing.append(re.sub(r"\*", lambda _, left=left: next(left), pattern))  # type: ignore[misc]
+    return tuple(sorted(missing))
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

@@ -6,8 +6,7 @@
                with double quantisation also weight.nested_absmax and weight.nested_quant_map
 
 transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the
-type from
-the file. So the two must agree, weight by weight.
+type from the file. So the two must agree, weight by weight.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -28,7 +27,7 @@ from lorabench.errors import ModelError
 from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 CONSTANTS = re.compile(
@@ -46,8 +45,8 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
         raise ModelError(undeclared(folder, constants))
     if stored is not None and not constants:
         raise ModelError(
-            f"config.json in {folder} says that the weights are stored in {stored.words}, and they are not; "
-            "remove quantization_config from it, or take the files that belong to it"
+            f"config.json in {folder} says that the weights are stored in {stored.words}, but they are not; "
+            "remove quantization_config from it, or use the files that belong to it"
         )
     if stored is not None:
         _refuse_other_constants(constants, folder, stored)
@@ -58,12 +57,12 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
         if name in quantised or not CONSTANTS.search(name):
             dtype = _dtype(tensor)
             if name not in quantised and dtype is None and name.endswith("weight"):
-                seen = f"{name} as {_dtype_name(tensor)}"
+                description = f"{name} as {_dtype_name(tensor)}"
                 raise ModelError(
-                    undeclared(folder, [seen])
+                    undeclared(folder, [description])
                     if stored is None
-                    else f"the weights in {folder} lack the constants that {seen} is scaled by; take the "
-                    "checkpoint whole"
+                    else f"the weights in {folder} lack the constants that {description} is scaled by; use the "
+                    "complete checkpoint"
                 )
             weights[name] = torch.empty(
                 shapes.get(name, tuple(tensor.shape)), dtype=dtype or torch.float32, device="meta"
@@ -76,11 +75,11 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
     nested = {"weight.nested_absmax", "weight.nested_quant_map"} if stored.double_quant else set()
     four = {"weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{stored.form}"} | nested
     needed = {"SCB"} if stored.form == "int8" else four
-    kept: dict[str, set[str]] = {}
+    kinds_of: dict[str, set[str]] = {}
     for name in constants:
         owner = owner_of(name)
-        kept.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
-    for owner, kinds in sorted(kept.items()):
+        kinds_of.setdefault(owner, set()).add(name.removeprefix(owner.removesuffix("weight")))
+    for owner, kinds in sorted(kinds_of.items()):
         if kinds - {"weight_format"} != needed:
             odd = (
                 f"has {some(kinds - needed - {'weight_format'})}"
@@ -89,17 +88,17 @@ def _refuse_other_constants(constants: list[str], folder: Path, stored: Checkpoi
             )
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but {owner} {odd}; "
-                "take weights and config.json of one checkpoint, and all of it"
+                "use weights and config.json of the same, complete checkpoint"
             )
 
 
-def quantization_of(config: Any) -> dict[str, Any]:
+def quantization_of(config: PreTrainedConfig) -> dict[str, object]:
     """The quantization_config of transformers' configuration, or of its text model's."""
     own = getattr(config, "quantization_config", None)
     return own if own is not None else config.get_text_config().quantization_config
 
 
-def unquantised(config: Any) -> Any:
+def unquantised(config: PreTrainedConfig) -> PreTrainedConfig:
     """A configuration without what it says of quantised weights, for models that are made of numbers."""
     config = copy.deepcopy(config)
     for part in (config, config.get_text_config()):
@@ -124,40 +123,43 @@ def refuse_other_modules(
 
     from lorabench.engine.library_messages import quiet
 
-    made = copy.deepcopy(model)
+    converted = copy.deepcopy(model)
     try:
         quantizer = AutoHfQuantizer.from_config(dict(quantization_of(model.config)), pre_quantized=True)
         with torch.device("meta"), quiet():
-            quantizer.preprocess_model(model=made, device_map={"": "cpu"}, dtype=torch.float32)
+            quantizer.preprocess_model(model=converted, device_map={"": "cpu"}, dtype=torch.float32)
     except (TypeError, ValueError, AttributeError) as e:
         raise ModelError(
-            f"quantization_config in {folder / 'config.json'} is not what transformers takes"
-            f" ({error_line(e, 200)}); get it anew"
+            f"quantization_config in {folder / 'config.json'} is not valid for transformers"
+            f" ({error_line(e, 200)}); download it again"
         ) from None
-    wanted = {
+    expected = {
         f"{n}.weight"
-        for n, m in made.named_modules()
+        for n, m in converted.named_modules()
         if isinstance(m, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)
     }
     renamings = [
-        r for r in get_model_conversion_mapping(made) if isinstance(r, WeightRenaming)
+        r for r in get_model_conversion_mapping(converted) if isinstance(r, WeightRenaming)
     ]  # checkpoints keep names that transformers gave up
-    quantised = {n if n in wanted else apply_renamings(n, renamings) for n in quantised}
+    quantised = {n if n in expected else apply_renamings(n, renamings) for n in quantised}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
-    alike = {n if n in wanted else prefix + n if prefix + n in wanted else n.removeprefix(prefix) for n in quantised}
-    if odd := sorted(wanted ^ alike):
-        how = "stored unquantised" if odd[0] in wanted else "stored quantised"
+    alike = {
+        n if n in expected else prefix + n if prefix + n in expected else n.removeprefix(prefix) for n in quantised
+    }
+    if odd := sorted(expected ^ alike):
+        how = "stored unquantised" if odd[0] in expected else "stored quantised"
         raise ModelError(
-            f"{odd[0]} in {folder} is {how}, and by its config.json ({stored.words}, llm_int8_skip_modules) "
-            "it is not; take the config.json that belongs to the weights"
+            f"{odd[0]} in {folder} is {how}, but by its config.json ({stored.words}, llm_int8_skip_modules) "
+            "it is not; use the config.json that belongs to the weights"
         )
 
 
-def undeclared(folder: Path | str, seen: list[str]) -> str:
+def undeclared(folder: Path | str, names: list[str]) -> str:
+    """The sentence for quantised weights that config.json does not declare, which these tensors show."""
     return (
-        f"the weights in {folder} are stored quantised ({some(seen)}), but its config.json does not say "
+        f"the weights in {folder} are stored quantised ({some(names)}), but its config.json does not say "
         "how (quantization_config); "
-        "take the config.json that belongs to them, or the unquantised checkpoint"
+        "use the config.json that belongs to them, or the unquantised checkpoint"
     )
 
 
@@ -173,40 +175,51 @@ def _dtype_name(tensor: Stored | torch.Tensor) -> str:
 
 def owner_of(constant: str) -> str:
     """The weight that a constant of bitsandbytes belongs to."""
-    kept = CONSTANTS.sub("", constant)
-    return f"{kept}.weight"
+    stem = CONSTANTS.sub("", constant)
+    return f"{stem}.weight"
 
 
 def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantization) -> dict[str, tuple[int, ...]]:
     """The shapes of 4-bit weights, which the file keeps as JSON beside the packed bytes; ModelError where it names
     another form than config.json.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in described.items():
         if ".quant_state.bitsandbytes__" not in name:
             continue
-        state = _json_of(name, tensor)
+        state = _packed_weight(name, tensor)
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
-            seen = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
+            form = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but "
-                f"{owner_of(name)} is in {seen}; take the config.json that belongs to them"
+                f"{owner_of(name)} is in {form}; use the config.json that belongs to them"
             )
         shapes[owner_of(name)] = tuple(state["shape"])
     return shapes
 
 
-def _json_of(name: str, tensor: Stored | torch.Tensor) -> dict[str, Any]:
+class _PackedWeight(TypedDict):
+    """What is used of the JSON beside a 4-bit weight."""
+
+    quant_type: NotRequired[str]
+    shape: list[int]
+    nested_blocksize: NotRequired[int]
+    """with double quantisation alone"""
+
+
+def _packed_weight(name: str, tensor: Stored | torch.Tensor) -> _PackedWeight:
     if not isinstance(tensor, Stored):
         raise ModelError(
-            f"{name} lies in a pickled file (.bin), where 4-bit weights are not read; save the checkpoint "
-            "anew as safetensors"
+            f"{name} is in a pickled file (.bin), from which 4-bit weights are not read; save the checkpoint "
+            "as safetensors"
         )
     try:
         with safe_open(tensor.file, framework="pt", device="cpu") as file:
-            return dict(json.loads(bytes(file.get_tensor(name).tolist()).decode()))
+            packed: _PackedWeight = json.loads(bytes(file.get_tensor(name).tolist()).decode())
+        if not isinstance(packed, dict) or not isinstance(packed.get("shape"), list):
+            raise ValueError("it has no shape")
+        return packed
     except (ValueError, TypeError, RuntimeError) as e:
         raise ModelError(
-            f"{name} is no description of a 4-bit weight ({error_line(e, 200)});"
-            " save the checkpoint anew as safetensors"
+            f"{name} does not describe a 4-bit weight ({error_line(e, 200)}); save the checkpoint again as safetensors"
         ) from None

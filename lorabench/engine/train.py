@@ -38,7 +38,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int, what: str) -> None:
         remedy = (
-            "which no learning rate had a part in: the base, its dtype or the data are at fault"
+            "before any learning rate took effect: the base, its dtype or the data are at fault"
             if step == 1
             else "a lower learning rate is the usual remedy"
         )
@@ -81,6 +81,8 @@ def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> 
 
 
 CausalModel = Any
+"""a transformers model that generates text, or PEFT's PeftModel around one, which passes on its attributes: no type
+of either library says so"""
 Loss = Callable[..., torch.Tensor]
 """token_loss, or another of its parameters"""
 
@@ -108,15 +110,15 @@ def train(
     rows = batches(examples, spec.batch_size, seed)
     checkpoints = checkpoints or Checkpoints.none(where)
     done = checkpoints.resume(model, optimizer)
-    pass_over(rows, done.step * spec.gradient_accumulation)
+    skip_batches(rows, done.step * spec.gradient_accumulation)
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     before, clock = done.seconds, Clock(where)
     for step in range(done.step + 1, spec.steps + 1):
-        rate = learning_rate(spec, step)
+        lr = learning_rate(spec, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         micro = [collate(next(rows), padding, where) for _ in range(spec.gradient_accumulation)]
         loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
@@ -125,7 +127,7 @@ def train(
             raise Diverged(step, "gradient")
         done.tokens += sum(b.tokens for b in micro)
         done.positions += sum(b.ids.numel() for b in micro)
-        done.curve.append(StepRecord(step, loss, rate, norm, before + clock.seconds() - checkpoints.seconds))
+        done.curve.append(StepRecord(step, loss, lr, norm, before + clock.seconds() - checkpoints.seconds))
         on_step(done.curve[-1], done.tokens)
         checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:
@@ -211,7 +213,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> 
     return getattr(bitsandbytes.optim, kind)(groups, lr=spec.fixed_learning_rate)
 
 
-def pass_over(rows: Iterator[list[Example]], count: int) -> None:
+def skip_batches(rows: Iterator[list[Example]], count: int) -> None:
     """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the
     state there is.
     """

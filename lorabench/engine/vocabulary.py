@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
 
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.errors import ModelError
+from lorabench.formatting import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _MEDIA = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")  # what a tokenizer's special tokens are called by
@@ -24,8 +27,7 @@ def refuse_missing(folder: Path) -> None:
     files = [f for pattern in _FILES for f in folder.glob(pattern) if f.is_file()]
     if not files:
         raise ModelError(
-            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer's files of the model that it "
-            "was made from"
+            f"{folder} holds no tokenizer (tokenizer.json); copy the tokenizer files of the model it was made from"
         )
     for file in files:
         refuse_pointer(file)
@@ -40,11 +42,11 @@ def broken_json(folder: Path) -> str | None:
         except ModelError as e:
             return str(e)
         except (OSError, ValueError) as e:
-            return f"{file} is no readable JSON ({' '.join(str(e).split())[:120]}); get it anew"
+            return f"{file} is not readable JSON ({error_line(e, 120)}); download it again"
     return None
 
 
-def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> None:
+def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
     """ModelError where a tokenizer is none, gives ids that the model (its meta model) has no embedding for, or has no
     offsets.
     """
@@ -53,22 +55,29 @@ def refuse_unfit(tokenizer: PreTrainedTokenizerBase, model: Any, name: str) -> N
             f"the tokenizer of {name} has no offset mapping; allowed: fast tokenizers; save the model with a "
             "tokenizer.json"
         )
-    words = tokenizer.get_vocab()
-    if len(words) <= len(tokenizer.get_added_vocab()):
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.get_added_vocab()):
         raise ModelError(
-            f"{name} has no tokenizer of its own ({len(words)} tokens, all of them special); put its "
+            f"{name} has no tokenizer of its own ({len(vocabulary)} tokens, all of them special); put its "
             "tokenizer.json beside the weights"
         )
-    rows, media = model.get_input_embeddings().weight.shape[0], _media(tokenizer)
-    beyond = {i: word for word, i in words.items() if i >= rows and word not in media}
-    if beyond:
-        highest = max(beyond)
+    rows, media = embedding_rows(model), _media(tokenizer)
+    excess = {i: token for token, i in vocabulary.items() if i >= rows and token not in media}
+    if excess:
+        highest = max(excess)
         raise ModelError(
-            f"the tokenizer of {name} has {len(beyond):,} token{'s' if len(beyond) > 1 else ''} beyond the "
-            f"{rows:,} rows of the model's embedding (up to id {highest:,}, {beyond[highest]!r}); "
-            "take the tokenizer that the model was trained with, or enlarge the embedding first "
+            f"the tokenizer of {name} has {len(excess):,} token{'s' if len(excess) > 1 else ''} beyond the "
+            f"{rows:,} rows of the model's embedding (up to id {highest:,}, {excess[highest]!r}); "
+            "use the tokenizer that the model was trained with, or enlarge the embedding first "
             "(model.resize_token_embeddings(len(tokenizer)), then save both)"
         )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many ids a model's input embedding has a row for."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
 
 
 def _media(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -5,11 +5,11 @@ result.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
 import torch
 
@@ -24,10 +24,35 @@ from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.own import Own, TensorCache
 from lorabench.spectra.quantised import quantiser
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 Before = Callable[[str], torch.Tensor | None]
 """a module's base weight as (out, in), None where the checkpoint has no tensor of that name"""
+
+
+class AdaptedLayer(Protocol):
+    """What is used of PEFT's LoraLayer; each mapping is by the adapter's name."""
+
+    in_features: int
+    out_features: int
+    lora_A: Mapping[str, torch.nn.Linear]
+    """(rank, in)"""
+    lora_B: Mapping[str, torch.nn.Linear]
+    """(out, rank)"""
+    r: Mapping[str, int]
+    scaling: Mapping[str, float]
+    use_dora: Mapping[str, bool]
+    lora_magnitude_vector: Mapping[str, torch.nn.Linear]
+    """DoRA's, weight (out,)"""
+    fan_in_fan_out: bool
+    """whether the base weight is stored as (in, out); not all of PEFT's layers have it"""
+
+    def get_base_layer(self) -> torch.nn.Linear:
+        """The layer that is adapted, transformers' or bitsandbytes'."""
 
 
 def start_factors(model: torch.nn.Module) -> Factors:
@@ -39,11 +64,15 @@ def start_factors(model: torch.nn.Module) -> Factors:
     }
 
 
-def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
     """(full name within the base, PEFT's layer) of every adapted module."""
     for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {}):
+        if _is_adapted(module):
             yield name.removeprefix("base_model.model."), module
+
+
+def _is_adapted(module: torch.nn.Module) -> TypeGuard[AdaptedLayer]:
+    return hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {})
 
 
 def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
@@ -72,7 +101,7 @@ def adapter_deltas(model: torch.nn.Module, start: Factors) -> Iterator[Delta]:
             yield of_factors(name, a, b, scaling)
 
 
-def _base_weight(layer: Any) -> torch.Tensor:
+def _base_weight(layer: AdaptedLayer) -> torch.Tensor:
     from peft.utils.integrations import dequantize_module_weight
 
     weight = dequantize_module_weight(layer.get_base_layer()).float()
@@ -80,19 +109,19 @@ def _base_weight(layer: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def full_deltas(model: Any, cell: Cell) -> Iterator[Delta]:
+def full_deltas(model: PreTrainedModel, cell: Cell) -> Iterator[Delta]:
     """The same for full fine-tuning: the weights as they are against those that were loaded."""
     from transformers.pytorch_utils import Conv1D
 
-    base: Any = load_base(cell, torch.device("cpu"))  # never two whole models on the device
+    base = load_base(cell, torch.device("cpu"))  # never two whole models on the device
     for name in linear_modules(base):
-        module, before = model.get_submodule(name), base.get_submodule(name).weight.to(model.device)
-        after = module.weight
-        yield of_weights(name, before.T, after.T) if isinstance(module, Conv1D) else of_weights(name, before, after)
+        before, after = base.get_parameter(f"{name}.weight").to(model.device), model.get_parameter(f"{name}.weight")
+        turned = isinstance(model.get_submodule(name), Conv1D)
+        yield of_weights(name, before.T, after.T) if turned else of_weights(name, before, after)
 
 
 @torch.no_grad()
-def keep(
+def save_deltas(
     deltas: Iterator[Delta],
     model: torch.nn.Module,
     cell: Cell,
@@ -109,22 +138,22 @@ def keep(
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
     turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
-    held = held_weights(model) if turned is not None else {}
+    live_weights = held_weights(model) if turned is not None else {}
 
     def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
         if not full:
             return delta.spectrum(), None
-        change, live = decomposed(delta), held.get(delta.module)
+        change, live = decomposed(delta), live_weights.get(delta.module)
         back = turned if live is None else lambda loaded: (loaded.to(resolve_dtype(cell)), live().to(loaded.device))
         spectrum = beside_base(delta, change, weight, back, own=own)
         k = min(DIRECTIONS, spectrum.numerical_rank)
         return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
 
     spectra, directions = [], {}
-    for spectrum, found in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
+    for spectrum, leading in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
         spectra.append(spectrum)
-        if found is not None:
-            directions[spectrum.module] = found
+        if leading is not None:
+            directions[spectrum.module] = leading
         done(len(spectra))
     save_spectra(folder / "spectra.safetensors", spectra)
     if directions:
@@ -147,7 +176,9 @@ def held_weights(model: torch.nn.Module) -> dict[str, Callable[[], torch.Tensor]
     }
 
 
-def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], where: torch.device) -> Iterator[Made]:
+def side_by_side(
+    work: Callable[..., Result], each: Iterable[tuple[object, ...]], where: torch.device
+) -> Iterator[Result]:
     """What `work` makes of each, in order; on a CPU as many at a time as torch has threads, with one thread each.
 
     Decompositions of a thousand rows hardly gain from a second thread of their own, and scipy's and torch's would wait
@@ -155,23 +186,23 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], 
     """
     threads = torch.get_num_threads() if where.type == "cpu" else 1
     if threads < 2:
-        yield from (work(*given) for given in each)
+        yield from (work(*arguments) for arguments in each)
         return
     from threadpoolctl import threadpool_limits
 
     @torch.no_grad()
-    def alone(given: tuple[object, ...]) -> Made:
-        return work(*given)
+    def alone(arguments: tuple[object, ...]) -> Result:
+        return work(*arguments)
 
-    given = iter(each)
+    arguments = iter(each)
     try:
         torch.set_num_threads(1)
         with (
             threadpool_limits(1),
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
-            waiting: deque[Future[Made]] = deque()
-            for one in given:  # a few at a time: changes of full fine-tuning are as large as the model
+            waiting: deque[Future[Result]] = deque()
+            for one in arguments:  # a few at a time: changes of full fine-tuning are as large as the model
                 waiting.append(pool.submit(alone, one))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
@@ -181,14 +212,15 @@ def side_by_side(work: Callable[..., Made], each: Iterable[tuple[object, ...]], 
         torch.set_num_threads(threads)
 
 
-def own_of(cell: Cell, folder: Path) -> Own:
+def base_cache(cell: Cell, folder: Path) -> Own:
     """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and
     quantisation.
     """
     place = folder.parent.parent / "base"
     base = (cell.fingerprints.model, str(device()))
-    held = (cell.quantization.name, cell.quantization.double_quant)
-    stored = held if check_stored(cell) is not None else ()  # then the weights themselves are what the codes give back
+    quantization = (cell.quantization.name, cell.quantization.double_quant)
+    stored = quantization if check_stored(cell) is not None else ()  # then the codes give back the weights themselves
     return Own(
-        TensorCache(place, "weights", *base, *stored), TensorCache(place, "errors", *base, *held, resolve_dtype(cell))
+        TensorCache(place, "weights", *base, *stored),
+        TensorCache(place, "errors", *base, *quantization, resolve_dtype(cell)),
     )

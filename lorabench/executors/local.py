@@ -1,7 +1,7 @@
 """this machine: one worker process that imports the engine once and is replaced when a cell kills it
 
-Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The
-module imports nothing that takes time, so that the process starts before the study is even read.
+Opening a worker starts the process (torch and transformers take it some 5 s) and returns at once. The module imports
+nothing that takes time, so that the process starts before the study is even read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorabench import errors
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
     from lorabench.record.result import CellResult, Phase
+    from lorabench.runner.messages import Command, Reply
 
 ENGINE = "lorabench.engine"
 PREDICTOR = "lorabench.memory.predict_cell"
@@ -47,13 +48,13 @@ class LocalWorker:
 
     def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
         """What keeps these cells from running, as far as the models themselves can tell."""
-        from lorabench.engine.events import Problem
+        from lorabench.engine.events import read_problems
 
         try:
             self._send({"do": "check", "cells": [c.model_dump(mode="json") for c in cells]})
             for reply in self._replies():
                 if "problems" in reply:
-                    return tuple(Problem(**p) for p in reply["problems"])
+                    return read_problems(reply["problems"])
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
@@ -61,7 +62,7 @@ class LocalWorker:
         except BrokenPipeError:
             pass
         raise errors.LorabenchError(
-            f"the worker process {_death(self._process.wait())} before the first cell{self._last_words()}"
+            f"the worker process {_end_words(self._process.wait())} before the first cell{self._last_line()}"
         )
 
     def run(
@@ -92,26 +93,27 @@ class LocalWorker:
             return before.model_copy(update={"error": result.error.model_copy(update={"phase": "evaluate"})})
         return result
 
-    def _ask(self, command: dict[str, Any], cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
-        from lorabench.engine.events import Event
+    def _ask(self, command: Command, cell: Cell, folder: Path, on_event: Callable[[Event], None]) -> CellResult:
+        from lorabench.engine.events import read_event
         from lorabench.record.result import CellResult
 
         started = time.time()
-        seen: Event | None = None
+        last_event: Event | None = None
         if self._process.poll() is not None:
             self._start()
         try:
-            self._send({**command, "cell": cell.model_dump(mode="json"), "folder": str(folder.resolve())})
+            command["cell"], command["folder"] = cell.model_dump(mode="json"), str(folder.resolve())
+            self._send(command)
             for reply in self._replies():
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
                 if "event" in reply:
-                    seen = Event(**reply["event"])
-                    on_event(seen)
+                    last_event = read_event(reply["event"])
+                    on_event(last_event)
                 elif "result" in reply:
                     return CellResult.model_validate(reply["result"])
                 elif "fault" in reply:
-                    return _failed(cell, folder, started, seen, reply["fault"]["kind"], reply["fault"]["message"])
+                    return _failed(cell, folder, started, last_event, reply["fault"]["kind"], reply["fault"]["message"])
         except BrokenPipeError:
             pass
         code = self._process.wait()
@@ -121,7 +123,14 @@ class LocalWorker:
             )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
         kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
-        return _failed(cell, folder, started, seen, kind, f"the worker process {_death(code)}{_where(seen)}{hint}")
+        return _failed(
+            cell,
+            folder,
+            started,
+            last_event,
+            kind,
+            f"the worker process {_end_words(code)}{_phase_words(last_event)}{hint}",
+        )
 
     def close(self) -> None:
         """Ends the process at once, in the middle of a cell if need be."""
@@ -156,14 +165,14 @@ class LocalWorker:
             os.close(commands)
             os.close(replies)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Command) -> None:
         rest = memoryview((json.dumps(message) + "\n").encode())
         while rest:
             rest = rest[self._to.write(rest) or 0 :]
 
-    def _replies(self) -> Iterator[dict[str, Any]]:
+    def _replies(self) -> Iterator[Reply]:
         """Replies until the process is dead. Its end is asked for, too: a grandchild may hold the pipe open."""
-        held = b""
+        unfinished = b""
         while True:
             dead = self._process.poll() is not None  # before looking, so that nothing it wrote last is missed
             if not select.select([self._from], [], [], 0 if dead else 0.5)[0]:
@@ -173,10 +182,10 @@ class LocalWorker:
             data = self._from.read(1 << 16) or b""
             if not data:
                 return
-            *lines, held = (held + data).split(b"\n")
+            *lines, unfinished = (unfinished + data).split(b"\n")
             yield from (json.loads(line) for line in lines)
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         self._early.seek(0)
         lines = [line for line in self._early.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return f": {lines[-1].strip()}" if lines else ""
@@ -197,14 +206,14 @@ def _environment(threads: int | None) -> dict[str, str]:
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
-def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: str, message: str) -> CellResult:
+def _failed(cell: Cell, folder: Path, started: float, last_event: Event | None, kind: str, message: str) -> CellResult:
     from datetime import UTC, datetime
 
     from lorabench.record.cell_files import TRAINED, read_trained
     from lorabench.record.result import CellResult, Fault
 
-    phase = seen.phase if seen else None
-    fault = Fault(kind=kind, message=message, step=seen.step if seen else None, phase=phase)
+    phase = last_event.phase if last_event else None
+    fault = Fault(kind=kind, message=message, step=last_event.step if last_event else None, phase=phase)
     if (
         phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None
     ):  # what training read and saved is not lost
@@ -218,7 +227,7 @@ def _failed(cell: Cell, folder: Path, started: float, seen: Event | None, kind: 
     )
 
 
-def _death(code: int) -> str:
+def _end_words(code: int) -> str:
     return f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
 
 
@@ -229,7 +238,7 @@ def _signal_name(number: int) -> str:
         return "unnamed"
 
 
-def _where(seen: Event | None) -> str:
-    if seen is None:
+def _phase_words(last_event: Event | None) -> str:
+    if last_event is None:
         return " before the model was loaded"
-    return f" in the phase '{seen.phase}'" + (f" after step {seen.step}" if seen.step else "")
+    return f" in the phase '{last_event.phase}'" + (f" after step {last_event.step}" if last_event.step else "")

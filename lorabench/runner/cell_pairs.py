@@ -13,15 +13,15 @@ ORDER = 60  # pairs of a group that are matched by fewest differences; beyond, i
 Leaves = Mapping[str, object]
 
 
-def pairs_of(gone: Sequence[Cell], fresh: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, tuple[str, ...]]]:
+def pairs_of(former: Sequence[Cell], current: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, tuple[str, ...]]]:
     """Cells of before and of now that belong together, with the settings in which they differ."""
-    old, new = {c.id: settings_of(c) for c in gone}, {c.id: settings_of(c) for c in fresh}
+    old, new = {c.id: settings_of(c) for c in former}, {c.id: settings_of(c) for c in current}
     keys = dict.fromkeys(k for leaves in (*old.values(), *new.values()) for k in leaves)
     varied = [k for k in keys if _values(old.values(), k) != _values(new.values(), k)]
     rest = [k for k in keys if k not in varied]
     alike: dict[tuple[str, ...], tuple[list[Cell], list[Cell]]] = defaultdict(lambda: ([], []))
     for side, leaves_of in ((0, old), (1, new)):
-        for cell in (gone, fresh)[side]:
+        for cell in (former, current)[side]:
             alike[tuple(repr(leaves_of[cell.id].get(k)) for k in rest)][side].append(cell)
     for olds, news in alike.values():
         scored = (

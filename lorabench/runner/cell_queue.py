@@ -32,7 +32,7 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     """The sentence for a full disk or missing permissions."""
     reason = error.strerror or error
     return StoreError(
-        f"{plan.store.folder} cannot be written ({reason}); free space or mend its permissions, then run again"
+        f"{plan.store.folder} cannot be written ({reason}); free some space or fix its permissions, then run again"
     )
 
 
@@ -111,7 +111,7 @@ class CellQueue:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
-            from lorabench.runner.keep import keep_wanted
+            from lorabench.runner.keep import remove_unneeded_weights
 
             if not mine:
                 return False
@@ -127,7 +127,7 @@ class CellQueue:
                 return True
             store.put(result)
             planned = store.plan()  # a repetition's own plan holds only what is repeated
-            keep_wanted(
+            remove_unneeded_weights(
                 store,
                 planned,
                 cell,
@@ -168,7 +168,7 @@ class CellQueue:
         from lorabench.runner.plan import is_pending
 
         return self._mark(cell) != self.marks[cell.id] or (
-            self.repeat is None and not is_pending(self.plan.store, cell, self.retry)
+            self.repeat is None and not is_pending(self.plan.store.readable(cell.id), self.retry)
         )
 
     def _mark(self, cell: Cell) -> int | None:

@@ -25,7 +25,7 @@ from lorabench.record.store import Earlier, Store
 from lorabench.runner.cell_pairs import pairs_of, settings_of
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"
-SHOWN = "the table and the report show what is asked for now"
+SHOWN = "the table and the report show what the study asks for now"
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,26 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
     except StoreError:
         return Changes()
     old_ids, new_ids = {c.id for c in before}, {c.id for c in cells}
-    gone, fresh = [c for c in before if c.id not in new_ids], [c for c in cells if c.id not in old_ids]
-    finished = {c.id for c in gone if (store.cells_folder / c.id / "result.json").is_file()}
-    if not gone:
+    dropped, added = [c for c in before if c.id not in new_ids], [c for c in cells if c.id not in old_ids]
+    finished = {c.id for c in dropped if (store.cells_folder / c.id / "result.json").is_file()}
+    if not dropped:
         return Changes()
     then = store.inputs()
-    now = inputs_of(fresh) if then is not None else None
+    now = inputs_of(added) if then is not None else None
     groups: dict[tuple[str, ...], list[tuple[Cell, Cell]]] = defaultdict(list)
     matched = set()
-    for old, new, keys in pairs_of(gone, fresh):
+    for old, new, keys in pairs_of(dropped, added):
         groups[keys].append((old, new))
         matched.add(old.id)
     day = then.day if then is not None and then.day else _day(store)
     words = [_sentence(keys, pairs, finished, then, now, day) for keys, pairs in groups.items()]
-    rest = [c for c in gone if c.id not in matched and c.id in finished]
+    rest = [c for c in dropped if c.id not in matched and c.id in finished]
     if rest:
         words.append(
-            f"{plural(len(rest), 'finished cell')} of before {_is(rest)} asked for no longer, and {_stay(rest)} in"
+            f"{plural(len(rest), 'finished cell')} {_is(rest)} no longer part of the study and {_stay(rest)} in"
             f" cells/; {SHOWN}"
         )
-    return Changes(tuple(words), tuple(c.id for c in gone if c.id in finished))
+    return Changes(tuple(words), tuple(c.id for c in dropped if c.id in finished))
 
 
 def standing_changes(store: Store) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def standing_changes(store: Store) -> tuple[str, ...]:
     then = store.inputs()
     if then is None:
         return ()
-    told = []
+    sentences = []
     cells = store.plan()
     for marks, part, read in ((then.models, MODEL, model_inputs), (then.data, DATA, data_inputs)):
         for mark, inputs in marks.items():
@@ -101,13 +101,13 @@ def standing_changes(store: Store) -> tuple[str, ...]:
             other = moved(inputs, current)
             if other:
                 what = _model_words(own[0].model.name, other) if part == MODEL else _files(other)
-                gone = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
-                fate = _fate(other, gone) if part == DATA else ("is gone" if gone else "has changed")
-                told.append(
+                is_missing = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
+                fate = _fate(other, is_missing) if part == DATA else ("is gone" if is_missing else "has changed")
+                sentences.append(
                     f"{what} {fate} since this study was run ({then.day}): the next run makes"
                     f" {plural(len(own), 'cell')} new"
                 )
-    return tuple(told)
+    return tuple(sentences)
 
 
 def _sentence(
@@ -119,27 +119,27 @@ def _sentence(
     day: str,
 ) -> str:
     """What changed for some cells, how many are new by it, and what becomes of the old ones."""
-    told, own = [], [k for k in keys if k not in (MODEL, DATA)]
+    causes, own = [], [k for k in keys if k not in (MODEL, DATA)]
     if MODEL in keys:
-        told.append(_model_change(pairs, then, now))
+        causes.append(_model_change(pairs, then, now))
     if DATA in keys:
-        told.append(_data_change(pairs, then, now))
-    told += [_setting_change(k, pairs) for k in own]
-    if not told:
-        told = ["what makes a cell has changed with lorabench's version"]
+        causes.append(_data_change(pairs, then, now))
+    causes += [_setting_change(k, pairs) for k in own]
+    if not causes:
+        causes = ["what makes a cell has changed with lorabench's version"]
     since = f" since this study was run ({day})" if DATA in keys or MODEL in keys else ""
     done = [o for o, _ in pairs if o.id in finished]
     new = f"{plural(len(pairs), 'cell')} {_is(pairs)} new"
     if not done:
-        return f"{' and '.join(told)}{since}: {new}"
+        return f"{' and '.join(causes)}{since}: {new}"
     of = (
         "the old file"
-        if keys in ((DATA,), (MODEL,)) and "has changed" in told[0] and "reads" not in told[0]
+        if keys in ((DATA,), (MODEL,)) and "has changed" in causes[0] and "reads" not in causes[0]
         else "what it was"
     )
     belong = "belongs" if len(done) == 1 else "belong"
     old = f"{plural(len(done), 'finished cell')} {belong} to {of} and {_stay(done)} in cells/"
-    return f"{' and '.join(told)}{since}: {old}, {new}; {SHOWN}"
+    return f"{' and '.join(causes)}{since}: {old}, {new}; {SHOWN}"
 
 
 def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: Inputs | None) -> str:
@@ -147,9 +147,9 @@ def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: I
     before = then.data.get(old.fingerprints.data) if then else None
     after = now.data.get(new.fingerprints.data) if now else None
     if then is None or before is None or after is None:
-        files = [i for i in _quietly(new) if i.field.startswith("task.")]
+        files = [i for i in _readable_inputs(new) if i.field.startswith("task.")]
         return f"what the task {new.task.name} reads{f' ({_files(files)})' if files else ''} has changed"
-    told = []
+    parts = []
     here = {(i.field, i.path) for i in after}
     renamed = [
         (i, n)
@@ -158,11 +158,11 @@ def _data_change(pairs: Sequence[tuple[Cell, Cell]], then: Inputs | None, now: I
         for n in after
         if n.field == i.field and n not in before
     ][:1]
-    told += [f"{i.field} {_path(i.path)} -> {_path(n.path)} (other data)" for i, n in renamed]
+    parts += [f"{i.field} {_path(i.path)} -> {_path(n.path)} (other data)" for i, n in renamed]
     same_place = [i for i in moved(before, after) if (i.field, i.path) in here]
-    told += [f"{_files(same_place)} {_fate(same_place, False)}"] if same_place else []
-    if told:
-        return " and ".join(told)
+    parts += [f"{_files(same_place)} {_fate(same_place, False)}"] if same_place else []
+    if parts:
+        return " and ".join(parts)
     if added := moved(after, before):
         return f"{', '.join(f'{i.field} {_path(i.path)}' for i in added)} has been added"
     if left_out := moved(before, after):
@@ -193,10 +193,10 @@ def _model_words(name: str, other: Sequence[Input]) -> str:
     for i in other:
         if i.path not in kinds[i.field]:
             kinds[i.field].append(i.path)
-    told = "; ".join(
+    files = "; ".join(
         f"{kind}: {', '.join(paths[:3])}{' ...' if len(paths) > 3 else ''}" for kind, paths in kinds.items()
     )
-    return f"the model {_path(name) if Path(name).is_absolute() else name}{f' ({told})' if told else ''}"
+    return f"the model {_path(name) if Path(name).is_absolute() else name}{f' ({files})' if files else ''}"
 
 
 def _setting_change(key: str, pairs: Sequence[tuple[Cell, Cell]]) -> str:
@@ -205,8 +205,8 @@ def _setting_change(key: str, pairs: Sequence[tuple[Cell, Cell]]) -> str:
         return "training.learning_rate is " + (
             "chosen from a grid now" if pairs[0][1].tuned_over else "no longer chosen from a grid"
         )
-    seen = dict.fromkeys((_short(settings_of(o).get(key)), _short(settings_of(n).get(key))) for o, n in pairs)
-    olds, news = (list(dict.fromkeys(side)) for side in zip(*seen, strict=True))
+    values = dict.fromkeys((_short(settings_of(o).get(key)), _short(settings_of(n).get(key))) for o, n in pairs)
+    olds, news = (list(dict.fromkeys(side)) for side in zip(*values, strict=True))
     return f"{key} {', '.join(olds[:6])} -> {', '.join(news[:6])}"
 
 
@@ -218,9 +218,11 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fate(inputs: Sequence[Input], gone: bool) -> str:
+def _fate(inputs: Sequence[Input], is_missing: bool) -> str:
     several = len({i.path for i in inputs}) > 1
-    return ("are" if several else "is") + " no longer there" if gone else ("have" if several else "has") + " changed"
+    return (
+        ("are" if several else "is") + " no longer there" if is_missing else ("have" if several else "has") + " changed"
+    )
 
 
 def _files(inputs: Iterable[Input]) -> str:
@@ -234,7 +236,7 @@ def _path(path: str) -> str:
     return path
 
 
-def _quietly(cell: Cell) -> tuple[Input, ...]:
+def _readable_inputs(cell: Cell) -> tuple[Input, ...]:
     try:
         return data_inputs(cell)
     except (LorabenchError, OSError):
@@ -245,9 +247,9 @@ def _day(store: Store) -> str:
     return datetime.fromtimestamp((store.folder / "plan.json").stat().st_mtime, UTC).date().isoformat()
 
 
-def _is(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"
+def _is(items: Sequence[object]) -> str:
+    return "is" if len(items) == 1 else "are"
 
 
-def _stay(things: Sequence[object]) -> str:
-    return "stays" if len(things) == 1 else "stay"
+def _stay(items: Sequence[object]) -> str:
+    return "stays" if len(items) == 1 else "stay"

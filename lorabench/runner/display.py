@@ -39,22 +39,22 @@ class Lines:
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lock = stream, threading.Lock()
         self.tally: Tally | None = None
-        self.told: dict[str, tuple[float, int]] = {}
+        self.last_lines: dict[str, tuple[float, int]] = {}
         self.timers: dict[str, threading.Timer] = {}
         self.waiting = False
 
     def begin(self, plan: Plan, workers: int = 1) -> None:
         self.tally = Tally.of(plan, workers)
-        self._say(headline(plan))
+        self._print(headline(plan))
         for notice in plan.notices:
-            self._say(f"note: {notice}")
+            self._print(f"note: {notice}")
 
     def start(self, cell: Cell) -> None:
         with self.lock:
             now = self._tally.start(cell)
-            self.told[cell.id] = (time.monotonic(), 0)
+            self.last_lines[cell.id] = (time.monotonic(), 0)
             self.waiting = False
-            self._say(f"{self._number(now)} {now.words}: started ({cell.id}){self._left()}")
+            self._print(f"{self._number(now)} {now.words}: started ({cell.id}){self._time_left()}")
 
     def event(self, event: Event) -> None:
         with self.lock:
@@ -62,26 +62,26 @@ class Lines:
             if now is None:
                 return
             if event.warning:
-                self._say(f"{self._number(now)} {now.words}: warning: {event.warning}")
+                self._print(f"{self._number(now)} {now.words}: warning: {event.warning}")
             if event.note:
-                self._say(f"{self._number(now)} {now.words}: {event.note}")
+                self._print(f"{self._number(now)} {now.words}: {event.note}")
             if begins:
-                self._await(now)
+                self._announce_later(now)
             elif event.step and event.steps:
                 self._step(now, event.step, event.steps)
-            elif event.done and time.monotonic() - self.told[event.cell][0] >= LINE_SECONDS:
-                self._tell(now)
+            elif event.done and time.monotonic() - self.last_lines[event.cell][0] >= LINE_SECONDS:
+                self._print_state(now)
 
     def _step(self, now: Running, step: int, steps: int) -> None:
-        when, told = self.told[now.cell.id]
+        when, last_step = self.last_lines[now.cell.id]
         since = time.monotonic() - when
-        if step >= steps or (since < LINE_SECONDS and (step - told < LINE_SHARE * steps or since < 1)):
+        if step >= steps or (since < LINE_SECONDS and (step - last_step < LINE_SHARE * steps or since < 1)):
             return  # tenths of a cell that trains in a second would be noise
-        self._tell(now, step)
+        self._print_state(now, step)
 
-    def _await(self, now: Running) -> None:
+    def _announce_later(self, now: Running) -> None:
         """Tells a phase as soon as it has lasted a second: each phase of a tiny cell would be noise."""
-        self._forget(now.cell)
+        self._cancel_timer(now.cell)
         timer = threading.Timer(LONG, self.lasts, (now, now.phase))
         timer.daemon = True
         self.timers[now.cell.id] = timer
@@ -91,32 +91,32 @@ class Lines:
         """A phase goes on."""
         with self.lock:
             if self._tally.running.get(now.cell.id) is now and now.phase == phase and not (now.last and now.last.step):
-                self._tell(now)
+                self._print_state(now)
 
-    def _tell(self, now: Running, step: int = 0) -> None:
-        self.told[now.cell.id] = (time.monotonic(), step)
-        self._say(f"{self._number(now)} {now.words}: {state(now)}{self._left()}")
+    def _print_state(self, now: Running, step: int = 0) -> None:
+        self.last_lines[now.cell.id] = (time.monotonic(), step)
+        self._print(f"{self._number(now)} {now.words}: {state(now)}{self._time_left()}")
         now.former = None
 
-    def _forget(self, cell: Cell) -> None:
+    def _cancel_timer(self, cell: Cell) -> None:
         if (timer := self.timers.pop(cell.id, None)) is not None:
             timer.cancel()
 
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:
-            self._forget(cell)
+            self._cancel_timer(cell)
             now = self._tally.end(cell, seconds, result.outcome == "finished")
-            self._say(f"{self._number(now)} {now.words}: {verdict(result, seconds)}{self._left()}")
+            self._print(f"{self._number(now)} {now.words}: {verdict(result, seconds)}{self._time_left()}")
 
     def skip(self, cell: Cell) -> None:
         with self.lock:
             self._tally.skip(cell)
-            self._say(f"{self._tally.plan.words[cell.id]}: done by another runner ({cell.id})")
+            self._print(f"{self._tally.plan.words[cell.id]}: done by another runner ({cell.id})")
 
     def wait(self, cells: int) -> None:
         with self.lock:
             if not self.waiting:
-                self._say(f"waiting for {plural(cells, 'cell')} that another runner has")
+                self._print(f"waiting for {plural(cells, 'cell')} that another runner has")
             self.waiting = True
 
     def close(self) -> None:
@@ -131,9 +131,9 @@ class Lines:
         total = str(len(self._tally.plan.cells))
         return f"[{now.number:>{len(total)}}/{total}]"
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         left = self._tally.time_left()
         return f", {left}" if left not in ("", UNKNOWN) else ""
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(text, file=self.stream, flush=True)

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from lorabench.config.study import Cell
+from lorabench.formatting import plural
 from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
 from lorabench.record.metrics import metric
 from lorabench.record.result import BROKEN, CellResult
@@ -26,37 +28,41 @@ from lorabench.record.store import Store
 from lorabench.record.tuned_rate import RateRecord, best_learning_rate
 from lorabench.runner.invented import is_invented
 
+if TYPE_CHECKING:
+    from lorabench.runner.plan import Plan
 
-def keep_wanted(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
+
+def remove_unneeded_weights(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
     """Takes away what `save` does not ask for of a cell's condition, now that the cell has a result."""
-    for name, asked in ((ADAPTER, cell.save.adapter), (MODEL, cell.save.full)):
-        if asked == "all":
-            continue
-        with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
-            mine = [c for c in cells if c.condition_id == cell.condition_id]
-            results = {c.id: r for c in mine if (r := store.readable(c.id, c)) is not None}
-            done = {i: r for i, r in results.items() if r.outcome == "finished" and not r.faults}
-            kept = _kept(mine, results, decided_by) if asked == "best" else frozenset()
-            for cell_id in done.keys() - kept:
+    policies = {n: p for n, p in ((ADAPTER, cell.save.adapter), (MODEL, cell.save.full)) if p != "all"}
+    if not policies:
+        return
+    with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
+        condition_cells = [c for c in cells if c.condition_id == cell.condition_id]
+        results = {c.id: r for c in condition_cells if (r := store.readable(c.id, c)) is not None}
+        done = {i for i, r in results.items() if r.outcome == "finished" and not r.faults}
+        best = _best_cells(condition_cells, results, decided_by) if "best" in policies.values() else frozenset()
+        for name, policy in policies.items():
+            for cell_id in done - best if policy == "best" else done:
                 if (store.cells_folder / cell_id / name).exists():
                     remove_weights(store.cells_folder / cell_id, name)
 
 
-def _kept(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
+def _best_cells(cells: Sequence[Cell], results: dict[str, CellResult], decided_by: str) -> frozenset[str]:
     best: dict[float, str] = {}
-    for rate in {c.training.fixed_learning_rate for c in cells}:
+    for learning_rate in {c.training.fixed_learning_rate for c in cells}:
         able = [
             r
             for c in cells
-            if c.training.fixed_learning_rate == rate
+            if c.training.fixed_learning_rate == learning_rate
             and (r := results.get(c.id)) is not None
             and r.outcome == "finished"
         ]
         if able:
-            best[rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
+            best[learning_rate] = min(able, key=lambda r: (_badness(r, decided_by), r.cell.seed)).cell.id
     if len(results) < len(cells) or any(r.outcome in ("failed", "skipped") for r in results.values()) or len(best) < 2:
         return frozenset(best.values())
-    return frozenset({best[_chosen_rate(cells, results, sorted(best))]})
+    return frozenset({best[_selected_learning_rate(cells, results, sorted(best))]})
 
 
 def _badness(result: CellResult, decided_by: str) -> float:
@@ -66,37 +72,39 @@ def _badness(result: CellResult, decided_by: str) -> float:
     return math.inf if value is None else -value if metric(decided_by).better == "higher" else value
 
 
-def _chosen_rate(cells: Sequence[Cell], results: dict[str, CellResult], rates: Sequence[float]) -> float:
+def _selected_learning_rate(
+    cells: Sequence[Cell], results: dict[str, CellResult], learning_rates: Sequence[float]
+) -> float:
     """The learning rate that the condition is reported at."""
-    tried = {}
-    for rate in rates:
-        own = [results[c.id] for c in cells if c.training.fixed_learning_rate == rate and c.id in results]
+    records = {}
+    for learning_rate in learning_rates:
+        own = [results[c.id] for c in cells if c.training.fixed_learning_rate == learning_rate and c.id in results]
         losses = [v for r in own if r.outcome == "finished" and (v := r.value("validation_loss")) is not None]
-        tried[rate] = RateRecord(losses, sum(r.outcome in BROKEN for r in own))
-    return best_learning_rate(tried)
+        records[learning_rate] = RateRecord(losses, sum(r.outcome in BROKEN for r in own))
+    return best_learning_rate(records)
 
 
-def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple[str, ...]:
+def notes(plan: Plan) -> tuple[str, ...]:
     """What is kept of full fine-tuning, with its size where that can be told, and which finished cells lack weights
     that `save` asks for now."""
-    told = []
+    sentences = []
+    cells = plan.cells
     whole = [c for c in cells if c.method.name == "full" and c.training.steps]
-    asked_now = {c.id for c in pending}
-    to_run = [c for c in whole if c.id in asked_now]
+    pending_ids = {c.id for c in plan.pending}
+    to_run = [c for c in whole if c.id in pending_ids]
     if to_run:
-        asked = to_run[0].save.full
+        policy = to_run[0].save.full
         size = _bytes_of(to_run[0])
         each = f" x {size / 1e9:.2g} GB" if size else ""
-        if asked == "none":
-            told.append(
-                f"full fine-tuning's weights ({len(to_run)} cell{'s' if len(to_run) > 1 else ''}{each}) are not kept;"
+        if policy == "none":
+            sentences.append(
+                f"full fine-tuning's weights ({plural(len(to_run), 'cell')}{each}) are not kept;"
                 " save.full: best or all keeps them"
             )
         else:
-            number = len(to_run) if asked == "all" else len({c.condition_id for c in to_run})
-            told.append(
-                f"full fine-tuning's weights: {number} cell{'s' if number > 1 else ''}{each} are kept (save.full:"
-                f" {asked})"
+            number = len(to_run) if policy == "all" else len({c.condition_id for c in to_run})
+            sentences.append(
+                f"full fine-tuning's weights: {plural(number, 'cell')}{each} are kept (save.full: {policy})"
             )
     for name, which in (
         (MODEL, whole),
@@ -106,20 +114,20 @@ def notes(store: Store, cells: Sequence[Cell], pending: Sequence[Cell]) -> tuple
             c
             for c in which
             if (c.save.full if name == MODEL else c.save.adapter) == "all"
-            and c.id not in asked_now
-            and not (store.cells_folder / c.id / name).is_dir()
-            and (r := store.readable(c.id, c)) is not None
+            and c.id not in pending_ids
+            and not (plan.store.cells_folder / c.id / name).is_dir()
+            and (r := plan.results.get(c.id)) is not None
             and r.outcome == "finished"
             and not is_invented(r)
         ]
         if lacking:
             what = "weights" if name == MODEL else "adapters"
-            told.append(
-                f"{len(lacking)} finished cell{'s' if len(lacking) > 1 else ''}"
+            sentences.append(
+                f"{plural(len(lacking), 'finished cell')}"
                 f" ({lacking[0].id}{' and others' if len(lacking) > 1 else ''}) ran without keeping {what}, which save"
                 f" asks for now; remove {'their folders' if len(lacking) > 1 else 'its folder'} to train again"
             )
-    return tuple(told)
+    return tuple(sentences)
 
 
 def _bytes_of(cell: Cell) -> int | None:

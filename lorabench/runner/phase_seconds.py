@@ -36,21 +36,21 @@ class Measured:
 
 def stored(result: CellResult) -> Measured | None:
     """Of a result of an earlier run; None where it did not finish, or tells too little."""
-    found = {p: v for p, m in STORED.items() if (v := result.value(m)) is not None}
-    if result.outcome != "finished" or "evaluate" not in found:
+    seconds = {p: v for p, m in STORED.items() if (v := result.value(m)) is not None}
+    if result.outcome != "finished" or "evaluate" not in seconds:
         return None
     if (whole := result.value("cell_seconds")) is not None:
-        found["rest"] = max(0.0, whole - sum(found.values()))
+        seconds["rest"] = max(0.0, whole - sum(seconds.values()))
     else:
-        found |= {
+        seconds |= {
             "save": 0.0,
-            "decompose": found.get("decompose", 0.0),
-            "measure": found.get("measure", 0.0),
+            "decompose": seconds.get("decompose", 0.0),
+            "measure": seconds.get("measure", 0.0),
         }  # of a version that did not time them
-    return Measured(result.cell, found, now=False)
+    return Measured(result.cell, seconds, now=False)
 
 
-def wanted(cell: Cell) -> set[str]:
+def needed_phases(cell: Cell) -> set[str]:
     """The phases without which the time of a cell is not known."""
     trains = cell.training.steps > 0
     return (
@@ -60,16 +60,16 @@ def wanted(cell: Cell) -> set[str]:
     )
 
 
-def told(cell: Cell, phases: Collection[str]) -> bool:
+def is_complete(cell: Cell, phases: Collection[str]) -> bool:
     """Whether these phases are all of a cell: those that are wanted, or the rest of a whole cell that told no
     phases."""
-    return "rest" in phases or wanted(cell) <= set(phases)
+    return "rest" in phases or needed_phases(cell) <= set(phases)
 
 
-def expected(cell: Cell, seen: Sequence[Measured], base_is_new: bool, text_is_new: bool) -> dict[str, float]:
+def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_is_new: bool) -> dict[str, float]:
     """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be
     decomposed, and its text to be sampled."""
-    found = {}
+    seconds = {}
     for phase in PHASES:
         work = _work(cell, phase)
         if not work:
@@ -77,23 +77,23 @@ def expected(cell: Cell, seen: Sequence[Measured], base_is_new: bool, text_is_ne
         if (
             phase == "prepare"
             or (phase == "sample" and not text_is_new)
-            or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in seen))
+            or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in measured))
         ):
             continue
-        some = [m for m in seen if phase in m.seconds and _work(m.cell, phase)]
+        some = [m for m in measured if phase in m.seconds and _work(m.cell, phase)]
         if not some:
             continue
         best = max(likeness(cell, m.cell) for m in some)
         each = [
-            m.seconds[phase] / _work(m.cell, phase) * _again(phase, m.new_base, base_is_new)
+            m.seconds[phase] / _work(m.cell, phase) * _base_factor(phase, m.new_base, base_is_new)
             for m in some
             if likeness(cell, m.cell) == best
         ][-LATEST:]
-        found[phase] = work * sum(each) / len(each)
-    return found
+        seconds[phase] = work * sum(each) / len(each)
+    return seconds
 
 
-def _again(phase: str, was_new: bool, is_new: bool) -> float:
+def _base_factor(phase: str, was_new: bool, is_new: bool) -> float:
     if phase != "decompose" or was_new == is_new:
         return 1.0
     return LESS if was_new else 1 / LESS
@@ -123,6 +123,7 @@ def _work(cell: Cell, phase: str) -> float:
 
 
 def likeness(one: Cell, other: Cell) -> tuple[bool, ...]:
+    """Which traits two cells share, the most telling first; the larger tuple is the closer likeness."""
     return tuple(a == b for a, b in zip(_traits(one.id, one), _traits(other.id, other), strict=True))
 
 

@@ -16,10 +16,10 @@ from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
 from lorabench.record.metrics import TABLE
-from lorabench.record.result import RETRIED, Outcome
+from lorabench.record.result import RETRIED, CellResult, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
-from lorabench.runner.repeat import lacking
+from lorabench.runner.repeat import missing_analyses
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Problem
@@ -41,6 +41,8 @@ class Plan:
     """conditions that are not sure to fit into memory"""
     changes: Changes = field(default_factory=Changes)
     """since the last run in the same folder"""
+    results: Mapping[str, CellResult] = field(default_factory=dict)
+    """by cell id, those that could be read when the plan was made"""
 
     @property
     def done(self) -> int:
@@ -63,19 +65,19 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     """The cells of a study and those that are to be run; writes nothing."""
     if out is not None and not str(out).strip():
         raise StoreError(
-            "the results directory has an empty name; give --out DIR, or leave it away for reports/<study name>"
+            "the results directory has an empty name; give --out DIR, or leave it out for reports/<study name>"
         )
     cells = expand(study)
     refuse_metric(study, cells)
     store = Store(out if out is not None else Path("reports") / study.name)
     renamed = refuse_foreign(store, study, cells)
     changed = changes(store, cells)
-    pending = tuple(c for c in cells if is_pending(store, c, retry))
-    asked = {c.id for c in pending}
-    lacks = lacking(store, (c for c in cells if c.id not in asked)) if store.exists() else ()
-    return Plan(
-        study, store, cells, pending, describe_cells(cells), (*renamed, *changed.words, *lacks), changes=changed
-    )
+    results = readable_results(store, cells)
+    pending = tuple(c for c in cells if is_pending(results.get(c.id), retry))
+    pending_ids = {c.id for c in pending}
+    settled = [c for c in cells if c.id not in pending_ids]
+    notices = (*renamed, *changed.words, *missing_analyses(store, settled, results))
+    return Plan(study, store, cells, pending, describe_cells(cells), notices, changes=changed, results=results)
 
 
 def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
@@ -87,7 +89,7 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     if name == "auto" or "/" in name:
         return
     own = {c.task.decided_by for c in cells}
-    known = [
+    allowed = [
         "auto",
         *(
             m.name
@@ -97,7 +99,7 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     ]
     if name not in TABLE:
         raise StudyError(
-            f"study {study.name}: comparison.metric: {unknown('metric', name, known)}, or an lm-eval task's such as"
+            f"study {study.name}: comparison.metric: {unknown('metric', name, allowed)}, or an lm-eval task's such as"
             " NAME/acc"
         )
     of_a_task = {
@@ -110,13 +112,13 @@ def refuse_metric(study: Study, cells: tuple[Cell, ...]) -> None:
     if name in of_a_task and of_a_task[name] not in own:
         tasks = ", ".join(sorted({c.task.name for c in cells}))
         remedy = (
-            "take the task classify"
+            "use the task classify"
             if of_a_task[name] == "accuracy"
             else "task.metric: exact_match has an instruct task measure it"
         )
         raise StudyError(
             f"study {study.name}: comparison.metric is {name}, which the task {tasks} does not measure; {remedy}, or"
-            " leave comparison.metric away"
+            " leave out comparison.metric"
         )
 
 
@@ -136,9 +138,9 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         except OSError:  # not readable: `save` will tell
             inside = []
         if inside and not set(inside) & {"cells", "cells.csv", "table.md"}:
-            seen = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
+            contents = f"{', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}"
             raise StoreError(
-                f"{store.folder} is not empty and no results directory (it holds {seen}); choose a new or an empty"
+                f"{store.folder} is not empty and not a results directory (it holds {contents}); choose a new or empty"
                 " folder with --out DIR"
             )
         return ()
@@ -157,20 +159,21 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
             ),
         )
     done = sum(store.settled(c.id) for c in before)
-    asked = f" ({other.question})" if other.question else ""
+    question = f" ({other.question})" if other.question else ""
     raise StoreError(
-        f"{store.folder} holds another study, {other.name}{asked}, {done} of {len(before)} cells done, and none of them"
-        f" is a cell of {study.name}; choose another folder with --out DIR, or set its name back (name: {other.name})"
-        " if it is the same study and has changed"
+        f"{store.folder} holds another study, {other.name}{question}, {done} of {len(before)} cells done, and none of"
+        f" them is a cell of {study.name}; choose another folder with --out DIR, or set its name back (name:"
+        f" {other.name}) if it is the same study and has changed"
     )
 
 
-def is_pending(store: Store, cell: Cell, retry: Iterable[Outcome]) -> bool:
-    """Whether a cell has no result, an unreadable one, or one that is to be tried again."""
-    try:
-        result = store.get(cell.id)
-    except (StoreError, OSError):  # a folder that cannot be written either, which `save` tells
-        return True
+def readable_results(store: Store, cells: Iterable[Cell]) -> dict[str, CellResult]:
+    """Cell id to result, of the cells that have one which can be read."""
+    return {c.id: result for c in cells if (result := store.readable(c.id)) is not None}
+
+
+def is_pending(result: CellResult | None, retry: Iterable[Outcome]) -> bool:
+    """Whether a cell is to be run that has this result, or none which can be read."""
     return result is None or result.outcome in tuple(retry)
 
 
@@ -179,8 +182,8 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
     last."""
     flat = {c.id: dict(_leaves(c.model_dump(mode="json", include=set(SETTINGS)))) for c in cells}
     trained = [flat[c.id] for c in cells if c.training.steps]  # the untouched base has no steps, which is no news
-    told = {"method.name", "method.rank", "quantization.name", "model.name"}
-    keys = [k for k in dict.fromkeys(k for leaves in trained for k in leaves) if k not in told]
+    always_shown = {"method.name", "method.rank", "quantization.name", "model.name"}
+    keys = [k for k in dict.fromkeys(k for leaves in trained for k in leaves) if k not in always_shown]
     varied = [k for k in keys if len({repr(leaves[k]) for leaves in trained if leaves.get(k) is not None}) > 1]
     models = len({c.model.name for c in cells}) > 1
     words = {}
@@ -191,7 +194,7 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
             parts.append(cell.quantization.name)
         if cell.training.steps:
             leaves = flat[cell.id]
-            parts += [_told(k, leaves[k]) for k in varied if leaves.get(k) not in (None, False)]
+            parts += [_setting_words(k, leaves[k]) for k in varied if leaves.get(k) not in (None, False)]
             parts.append(f"seed {cell.seed}")
         words[cell.id] = ", ".join(parts)
     return words
@@ -208,12 +211,12 @@ def place_of(study: Study, source: Source, cell: Cell, field: str) -> Route:
 
     Each point of the grid is made alone and compared, so that this agrees with `expand` by construction.
     """
-    wanted = cell.condition
+    condition = cell.condition
     for axes in _products(study):
         for picks in itertools.product(*axes.values()):
             point = {axis: (value,) for axis, (value, _) in zip(axes, picks, strict=True)}
             alone = study.model_copy(update={"grid": point, "include": (), "exclude": (), "reference": None})
-            if wanted in conditions(alone, source):
+            if condition in conditions(alone, source):
                 return _last_over(field, {axis: route for axis, (_, route) in zip(axes, picks, strict=True)})
     return tuple(field.split("."))
 
@@ -226,7 +229,7 @@ def problem_sentence(
     cell = next(c for c in cells if c.id == first.cell)
     place = source.at(place_of(study, source, cell, first.field)) if source else f"study {study.name}"
     others = len({p.cell for p in problems} - {first.cell})
-    more = f" ({others} other condition{'s have' if others > 1 else ' has'} a problem, too)" if others else ""
+    more = f" ({others} other condition{'s have' if others > 1 else ' has'} a problem as well)" if others else ""
     return f"{place}: {first.message}{more}"
 
 
@@ -261,7 +264,7 @@ def _leaves(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _told(key: str, value: object) -> str:
+def _setting_words(key: str, value: object) -> str:
     if key.endswith(".name"):
         return _short(value)
     name = key.rpartition(".")[2].replace("_", " ")

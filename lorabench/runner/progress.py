@@ -7,15 +7,13 @@ runner.live_display) draw them.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from lorabench.errors import StoreError
 from lorabench.formatting import duration, plural
 from lorabench.record.metrics import metric
 from lorabench.runner.phase_seconds import Measured, stored
-from lorabench.runner.timing import Clockwork, Running
+from lorabench.runner.timing import Running, TimeEstimator
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -49,13 +47,26 @@ AFTERWARDS = {
 class Progress(Protocol):
     """What a runner tells a display; calls come from several threads."""
 
-    def begin(self, plan: Plan, workers: int = 1) -> None: ...
-    def start(self, cell: Cell) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def end(self, cell: Cell, result: CellResult, seconds: float) -> None: ...
-    def skip(self, cell: Cell) -> None: ...
-    def wait(self, cells: int) -> None: ...
-    def close(self) -> None: ...
+    def begin(self, plan: Plan, workers: int = 1) -> None:
+        """A run begins; called first, once."""
+
+    def start(self, cell: Cell) -> None:
+        """A worker takes a cell."""
+
+    def event(self, event: Event) -> None:
+        """A running cell reports its phase or its step."""
+
+    def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
+        """A cell has ended, well or not, after so many seconds."""
+
+    def skip(self, cell: Cell) -> None:
+        """Another runner has finished a pending cell."""
+
+    def wait(self, cells: int) -> None:
+        """All cells that are left, so many, are with other runners."""
+
+    def close(self) -> None:
+        """The run is over or was stopped; called last, once."""
 
 
 @dataclass
@@ -66,19 +77,20 @@ class Tally:
     done: int
     left: list[Cell]
     workers: int = 1
-    clockwork: Clockwork = field(default_factory=Clockwork)
+    estimator: TimeEstimator = field(default_factory=TimeEstimator)
     running: dict[str, Running] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan, workers: int) -> Tally:
         """At the beginning of a run, with what earlier ones measured in its store."""
-        return cls(plan, plan.done, list(plan.pending), workers, Clockwork(_measured(plan)))
+        return cls(plan, plan.done, list(plan.pending), workers, TimeEstimator(_measured(plan)))
 
     def start(self, cell: Cell) -> Running:
+        """Counts a cell as running."""
         self.left = [c for c in self.left if c.id != cell.id]
-        taken, now = self.done + len(self.running) + 1, time.monotonic()
+        number, now = self.done + len(self.running) + 1, time.monotonic()
         self.running[cell.id] = Running(
-            taken, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.clockwork.begin(cell)
+            number, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.estimator.begin(cell)
         )
         self.workers = max(self.workers, len(self.running))
         return self.running[cell.id]
@@ -89,13 +101,15 @@ class Tally:
         return now, now is not None and now.see(event, time.monotonic())
 
     def end(self, cell: Cell, seconds: float, finished: bool = True) -> Running:
+        """Counts a running cell as done; only a finished one's seconds tell how long others take."""
         self.done += 1
         now = self.running.pop(cell.id)
         if finished:
-            self.clockwork.finished(now, seconds, time.monotonic())
+            self.estimator.finished(now, seconds, time.monotonic())
         return now
 
     def skip(self, cell: Cell) -> None:
+        """Counts a pending cell as done by another runner."""
         self.left = [c for c in self.left if c.id != cell.id]
         self.done += 1
 
@@ -105,22 +119,18 @@ class Tally:
         if not self.left and not self.running:
             return ""
         workers = min(self.workers, len(self.left) + len(self.running))
-        found = self.clockwork.left(tuple(self.running.values()), self.left, workers, time.monotonic())
-        if found is None:
+        remaining = self.estimator.left(tuple(self.running.values()), self.left, workers, time.monotonic())
+        if remaining is None:
             return UNKNOWN
-        seconds, whole = found
+        seconds, whole = remaining
         return f"{'about' if whole else 'more than'} {duration(max(1.0, seconds))} left"
 
 
 def _measured(plan: Plan) -> list[Measured]:
     """What the cells that have a result took."""
-    pending, found = {c.id for c in plan.pending}, []
-    for cell in plan.cells:
-        with suppress(StoreError, OSError):
-            result = plan.store.get(cell.id, cell) if cell.id not in pending else None
-            if result is not None and (measured := stored(result)) is not None:
-                found.append(measured)
-    return found
+    pending = {c.id for c in plan.pending}
+    results = (plan.results.get(c.id) for c in plan.cells if c.id not in pending)
+    return [measured for result in results if result is not None and (measured := stored(result)) is not None]
 
 
 def headline(plan: Plan) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorabench.config.study import Cell
@@ -28,49 +28,54 @@ def phases_of(cell: Cell, result: CellResult, folder: Path, *, again: bool = Fal
         return ()
     if result.outcome != "finished":
         return REPEATED
-    wanted: set[Phase] = {f.phase for f in result.faults if f.phase in REPEATED}
+    phases: set[Phase] = {f.phase for f in result.faults if f.phase in REPEATED}
     if again:
-        wanted.add("evaluate")
+        phases.add("evaluate")
         if (folder / "truncation.csv").is_file():
-            wanted.add("truncate")
+            phases.add("truncate")
     if cell.training.steps:
-        kept = (folder / "spectra.safetensors").is_file()
+        has_spectra = (folder / "spectra.safetensors").is_file()
         if cell.analysis.spectra != "none" and (
-            not kept or _MORE[result.cell.analysis.spectra] < _MORE[cell.analysis.spectra]
+            not has_spectra or _MORE[result.cell.analysis.spectra] < _MORE[cell.analysis.spectra]
         ):
-            wanted.add("decompose")
+            phases.add("decompose")
         if cell.analysis.truncation and not (folder / "truncation.csv").is_file():
-            wanted.add("truncate")
-    return tuple(p for p in REPEATED if p in wanted)
+            phases.add("truncate")
+    return tuple(p for p in REPEATED if p in phases)
 
 
-def lacking(store: Store, cells: Iterable[Cell]) -> tuple[str, ...]:
+def missing_analyses(store: Store, cells: Iterable[Cell], results: Mapping[str, CellResult]) -> tuple[str, ...]:
     """A sentence where finished cells lack analyses that the study asks for now: what is analysed is no part of a
-    cell's id, so no run makes them."""
-    found = [cell for cell in cells if cell.training.steps and cell.analysis.spectra != "none" and _lacks(store, cell)]
-    if not found:
+    cell's id, so no run makes them. `results` are the stored ones, by cell id."""
+    incomplete = [
+        cell
+        for cell in cells
+        if cell.training.steps
+        and cell.analysis.spectra != "none"
+        and (result := results.get(cell.id)) is not None
+        and _lacks_spectra(cell, result, store.cells_folder / cell.id)
+    ]
+    if not incomplete:
         return ()
-    able = sum(can_repeat(cell, store.cells_folder / cell.id) for cell in found)
-    way = (
+    able = sum(can_repeat(cell, store.cells_folder / cell.id) for cell in incomplete)
+    remedy = (
         f"lorabench evaluate {store.folder} makes them without training"
-        if able == len(found)
-        else f"the weights of {len(found) - able} were not kept, so these have to be trained again"
+        if able == len(incomplete)
+        else f"the weights of {len(incomplete) - able} were not kept, so these have to be trained again"
     )
     return (
         (
-            f"{len(found)} finished cell{'s have' if len(found) > 1 else ' has'} no spectra, or fewer than"
-            f" analysis.spectra asks for now; {way}"
+            f"{len(incomplete)} finished cell{'s have' if len(incomplete) > 1 else ' has'} no spectra, or fewer than"
+            f" analysis.spectra asks for now; {remedy}"
         ),
     )
 
 
-def _lacks(store: Store, cell: Cell) -> bool:
-    result = store.readable(cell.id, cell)
-    if result is None or result.outcome != "finished" or is_invented(result):
+def _lacks_spectra(cell: Cell, result: CellResult, folder: Path) -> bool:
+    if result.outcome != "finished" or is_invented(result):
         return False
-    return "decompose" in phases_of(cell, result, store.cells_folder / cell.id) and not any(
-        f.phase == "decompose" for f in result.faults
-    )
+    failed = any(f.phase == "decompose" for f in result.faults)
+    return not failed and "decompose" in phases_of(cell, result, folder)
 
 
 def can_repeat(cell: Cell, folder: Path) -> bool:
@@ -96,20 +101,19 @@ def _linked(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tuple[Phase, ...]], tuple[str, ...]]:
-    """The phases of each cell that are to be repeated, of all cells or those whose ids begin so; and a sentence for
-    each whose weights were not kept.
+def repeatable_phases(
+    store: Store, cells: Iterable[Cell], results: Mapping[str, CellResult], *, again: bool, all_trained: bool
+) -> tuple[dict[str, tuple[Phase, ...]], tuple[str, ...]]:
+    """The phases of each cell that are to be repeated, by id, and a sentence for each cell whose weights were not kept.
 
-    StoreError for an id that is none, or of a cell that was not trained.
+    again: the evaluation in any case. all_trained: StoreError where a cell was not trained; else it is passed over.
     """
-    cells = store.plan()
-    named = _named(store, cells, ids)
-    wanted: dict[str, tuple[Phase, ...]] = {}
-    told = []
-    for cell in named:
-        result = store.readable(cell.id)
+    phases_of_cell: dict[str, tuple[Phase, ...]] = {}
+    notices = []
+    for cell in cells:
+        result = results.get(cell.id)
         if result is None or not result.is_trained:
-            if ids:
+            if all_trained:
                 how = (
                     "has no result"
                     if result is None
@@ -125,22 +129,25 @@ def chosen(store: Store, ids: Sequence[str], again: bool) -> tuple[dict[str, tup
         if not phases:
             continue
         if can_repeat(cell, folder):
-            wanted[cell.id] = phases
+            phases_of_cell[cell.id] = phases
         else:
             which, key = ("weights", "full") if cell.method.target_modules is None else ("adapter", "adapter")
-            told.append(
+            notices.append(
                 f"cell {cell.id}: its {which} {'were' if which == 'weights' else 'was'} not kept, so"
                 f" {' and '.join(phases)} cannot be repeated; remove {folder} and run the study again with"
                 f" save.{key}: all"
             )
-    return wanted, tuple(told)
+    return phases_of_cell, tuple(notices)
 
 
-def _named(store: Store, cells: Iterable[Cell], ids: Sequence[str]) -> tuple[Cell, ...]:
-    cells = tuple(cells)
+def cells_named(store: Store, ids: Sequence[str]) -> tuple[Cell, ...]:
+    """The cells whose ids begin so, all of a store where `ids` is empty; StoreError where an id is that of no cell, or
+    of several.
+    """
+    cells = store.plan()
     if not ids:
         return cells
-    found: dict[str, Cell] = {}
+    matches: dict[str, Cell] = {}
     for prefix in ids:
         near = [c for c in cells if c.id.startswith(prefix)]
         if len(near) != 1:
@@ -149,5 +156,5 @@ def _named(store: Store, cells: Iterable[Cell], ids: Sequence[str]) -> tuple[Cel
                 f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status"
                 f" {store.folder}` lists them"
             )
-        found[near[0].id] = near[0]
-    return tuple(found.values())
+        matches[near[0].id] = near[0]
+    return tuple(matches.values())

@@ -84,21 +84,22 @@ def evaluate(
     cells: beginnings of ids, all where there are none. StoreError where one is none or was not trained. What cannot be
     repeated stands in the plan's notices. frame: as for run.
     """
-    from lorabench.runner.plan import Plan, describe_cells
-    from lorabench.runner.repeat import chosen
+    from lorabench.runner.plan import Plan, describe_cells, readable_results
+    from lorabench.runner.repeat import cells_named, repeatable_phases
 
-    wanted, told = chosen(store, cells, again)
-    planned = store.plan()
-    repeated, words = tuple(c for c in planned if c.id in wanted), describe_cells(planned)
+    named, planned = cells_named(store, cells), store.plan()
+    results = readable_results(store, named)
+    phases_of_cell, notices = repeatable_phases(store, named, results, again=again, all_trained=bool(cells))
+    repeated, words = tuple(c for c in planned if c.id in phases_of_cell), describe_cells(planned)
     plan = Plan(
-        store.study(), store, repeated, repeated, words, told
+        store.study(), store, repeated, repeated, words, notices, results=results
     )  # the others are no part of it: nothing is to be run of them
     with pool or WorkerPool() as pool:
         refuse_mixture(plan, pool.executor)
         if progress:
             progress.begin(plan)
         try:
-            CellQueue(plan, pool, progress, (), False, wanted).run()
+            CellQueue(plan, pool, progress, (), False, phases_of_cell).run()
         finally:
             if progress:
                 progress.close()
@@ -111,14 +112,13 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
     """StoreError where measured and invented results would stand in one folder."""
     if executor is None:
         return
-    held: dict[bool, str] = {}
+    devices: dict[bool, str] = {}
     for cell in plan.cells:
-        with suppress(StoreError, OSError):
-            result = plan.store.get(cell.id)
-            if result is not None and result.environment is not None:
-                held[is_invented(result)] = result.environment.device
-    if (not invents(executor)) in held:
-        kind = f"invented results of the executor {held[True]}" if True in held else "measured results"
+        result = plan.results.get(cell.id)
+        if result is not None and result.environment is not None:
+            devices[is_invented(result)] = result.environment.device
+    if (not invents(executor)) in devices:
+        kind = f"invented results of the executor {devices[True]}" if True in devices else "measured results"
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
@@ -151,14 +151,14 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
     faults = tuple(p for p in problems if p.fatal)
     if faults:
         raise StudyError(problem_sentence(plan.study, source, cells, faults))
-    told = list(dict.fromkeys(p.message for p in problems if not p.about_cell))
+    notices = list(dict.fromkeys(p.message for p in problems if not p.about_cell))
     large = [p.message for p in problems if p.about_cell]
-    told += large[:SHOWN_LARGE]
+    notices += large[:SHOWN_LARGE]
     if len(large) > SHOWN_LARGE:
-        told.append(
-            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory, too"
+        notices.append(
+            f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
-    return replace(plan, notices=(*plan.notices, *told, *notes(plan.store, plan.cells, plan.pending)), large=len(large))
+    return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large))
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:

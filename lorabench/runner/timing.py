@@ -24,7 +24,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lorabench.runner.phase_seconds import PHASES, Measured, base_of, expected, likeness, sampled_by, told, wanted
+from lorabench.runner.phase_seconds import (
+    PHASES,
+    Measured,
+    base_of,
+    expected,
+    is_complete,
+    likeness,
+    needed_phases,
+    sampled_by,
+)
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -106,33 +115,33 @@ class Running:
         )
 
 
-class Clockwork:
+class TimeEstimator:
     """What a run has measured, and what it expects of the cells to come."""
 
-    def __init__(self, known: Iterable[Measured] = ()) -> None:
-        self.known = list(known)
+    def __init__(self, measured: Iterable[Measured] = ()) -> None:
+        self.measured = list(measured)
 
     def finished(self, now: Running, seconds: float, when: float) -> None:
         """Takes a cell that has ended."""
         now.close(when)
         rest = seconds - sum(now.took.values())
-        self.known.append(Measured(now.cell, {**now.took, "rest": max(rest, 0.0)}, now.new_base))
+        self.measured.append(Measured(now.cell, {**now.took, "rest": max(rest, 0.0)}, now.new_base))
 
     def begin(self, cell: Cell) -> bool:
         """Whether a cell that starts is the first on its base."""
-        return not any(base_of(m.cell) == base_of(cell) for m in self.known)
+        return not any(base_of(m.cell) == base_of(cell) for m in self.measured)
 
     def left(
         self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float
     ) -> tuple[float, bool] | None:
         """Seconds until the last cell ends, cells taken in their order by so many workers, and whether all of their
         phases can be told; None where training cannot."""
-        known, made = self.known[-MOST:], {}
+        measured, profile_of = self.measured[-MOST:], {}
         for r in sorted(running, key=lambda r: not r.ahead):  # those that tell of themselves first, for the others
-            others = [m for m in known if m.cell.id != r.cell.id]
-            made[r.cell.id] = self.profile(r, others, now)
-            known = [*others, Measured(r.cell, made[r.cell.id], r.new_base)]
-        profiles, seen = [made[r.cell.id] for r in running], known
+            others = [m for m in measured if m.cell.id != r.cell.id]
+            profile_of[r.cell.id] = self.profile(r, others, now)
+            measured = [*others, Measured(r.cell, profile_of[r.cell.id], r.new_base)]
+        profiles, all_measured = [profile_of[r.cell.id] for r in running], measured
         whole = True
         free = []
         for r, profile in zip(running, profiles, strict=True):
@@ -143,7 +152,7 @@ class Clockwork:
             free.append(remaining)
         free += [0.0] * max(0, workers - len(running))
         heapq.heapify(free)
-        to_come = self._to_come(seen, left)
+        to_come = self._to_come(all_measured, left)
         if to_come is None:
             return None
         for seconds, complete in to_come:
@@ -151,31 +160,31 @@ class Clockwork:
             heapq.heappush(free, heapq.heappop(free) + seconds)
         return max(free, default=0.0), whole
 
-    def _to_come(self, seen: Sequence[Measured], left: Sequence[Cell]) -> list[tuple[float, bool]] | None:
+    def _to_come(self, measured: Sequence[Measured], left: Sequence[Cell]) -> list[tuple[float, bool]] | None:
         """Seconds of each cell that has not begun, and whether that is all of it; None where the training of one cannot
         be told."""
-        found = []
-        bases, grounds = {base_of(m.cell) for m in seen}, {sampled_by(m.cell) for m in seen if m.now}
-        asked: dict[tuple[object, ...], tuple[float, bool] | None] = {}
+        times = []
+        bases, grounds = {base_of(m.cell) for m in measured}, {sampled_by(m.cell) for m in measured if m.now}
+        time_of: dict[tuple[object, ...], tuple[float, bool] | None] = {}
         for cell in left:
             key = (cell.condition_id, cell.training.learning_rate, base_of(cell) in bases, sampled_by(cell) in grounds)
-            if key not in asked:
+            if key not in time_of:
                 profile = expected(
-                    cell, seen, base_is_new=base_of(cell) not in bases, text_is_new=sampled_by(cell) not in grounds
+                    cell, measured, base_is_new=base_of(cell) not in bases, text_is_new=sampled_by(cell) not in grounds
                 )
-                known = "train" not in wanted(cell) or "train" in profile
-                asked[key] = (sum(profile.values()), told(cell, profile)) if known else None
-            if (one := asked[key]) is None:
+                is_known = "train" not in needed_phases(cell) or "train" in profile
+                time_of[key] = (sum(profile.values()), is_complete(cell, profile)) if is_known else None
+            if (time := time_of[key]) is None:
                 return None
-            found.append(one)
+            times.append(time)
             bases.add(base_of(cell))
             grounds.add(sampled_by(cell))
-        return found
+        return times
 
     def profile(self, r: Running, others: Sequence[Measured], now: float) -> dict[str, float]:
         """Every phase of a running cell: measured where it is over, else expected."""
         pace = r.pace(now)
-        found = expected(
+        phase_seconds = expected(
             r.cell,
             others,
             base_is_new=r.new_base,
@@ -183,28 +192,28 @@ class Clockwork:
         )
         alike = any(likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:
-            found["train"] = pace * r.steps
+            phase_seconds["train"] = pace * r.steps
             for phase, (seconds, steps) in r.ahead.items():
-                if not alike or phase not in found:
-                    found[phase] = seconds + steps * pace
+                if not alike or phase not in phase_seconds:
+                    phase_seconds[phase] = seconds + steps * pace
         elif r.ahead and not alike:
-            found |= {phase: seconds for phase, (seconds, steps) in r.ahead.items() if not steps}
+            phase_seconds |= {phase: seconds for phase, (seconds, steps) in r.ahead.items() if not steps}
         for phase in ("sample", "prepare"):
             if phase not in r.ahead:
-                found.pop(phase, None)
-        return found | r.took
+                phase_seconds.pop(phase, None)
+        return phase_seconds | r.took
 
     def remaining(self, r: Running, profile: Mapping[str, float], now: float) -> tuple[float | None, bool]:
         """What is left of a running cell, and whether all of its phases can be told."""
         if r.phase == "start" and r.last is None:  # nothing is known of where it is
-            if "train" in wanted(r.cell) and "train" not in profile:
+            if "train" in needed_phases(r.cell) and "train" not in profile:
                 return None, False
-            return max(sum(profile.values()) - (now - r.began), 0.0), told(r.cell, profile)
+            return max(sum(profile.values()) - (now - r.began), 0.0), is_complete(r.cell, profile)
         over = OVER.get(r.phase, set()) | r.took.keys()
         to_come = [p for p in profile if p not in over and p != r.phase]
-        if "train" in wanted(r.cell) and "train" not in over and "train" not in profile:
+        if "train" in needed_phases(r.cell) and "train" not in over and "train" not in profile:
             return None, False
-        return self._of_phase(r, profile.get(r.phase), now) + sum(profile[p] for p in to_come), told(
+        return self._of_phase(r, profile.get(r.phase), now) + sum(profile[p] for p in to_come), is_complete(
             r.cell, profile.keys() | over | {r.phase}
         )
 

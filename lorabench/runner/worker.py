@@ -2,9 +2,9 @@
 
     python -m lorabench.runner.worker COMMANDS REPLIES ENGINE PREDICTOR
 
-COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error
-belong to whatever the libraries print, and go to the log.txt of the cell that runs.
-ENGINE is the package with `check.check_cells` and `cell.run_cell`, PREDICTOR the module with `predict_memory`.
+COMMANDS and REPLIES are inherited pipe ends that carry one JSON object a line; standard output and error belong to
+whatever the libraries print, and go to the log.txt of the cell that runs. ENGINE is the package with
+`check.check_cells`, `cell.run_cell` and `cell.repeat_cell`, PREDICTOR the module with `predict_memory`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
@@ -30,14 +30,37 @@ from lorabench.formatting import error_line
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
-    from lorabench.record.result import CellResult
+    from lorabench.record.memory_prediction import MemoryPrediction
+    from lorabench.record.result import CellResult, Phase
+    from lorabench.runner.messages import Command, Reply
 
-    Problems = Callable[[tuple[Cell, ...]], tuple[Problem, ...]]
-
-Json = dict[str, Any]
-"""one message between the runner and its worker"""
+    Check = Callable[[tuple[Cell, ...]], tuple[Problem, ...]]
+    Report = Callable[[Event], None]
 
 LATE = ("transformers.models.auto.modeling_auto", "peft")
+
+
+class Engine(NamedTuple):
+    """The functions that a worker serves."""
+
+    check_cells: Check
+    misfits: Check
+    """what of the cells would not fit into memory"""
+    run_cell: Callable[[Cell, Path, Report], CellResult]
+    repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
+    predict_memory: Callable[[Cell], MemoryPrediction | None]
+
+
+def _engine(package: str, predictor: str) -> Engine:
+    """Of an engine's package and a predictor's module, imported."""
+    cell, prediction = importlib.import_module(f"{package}.cell"), importlib.import_module(predictor)
+    return Engine(
+        importlib.import_module(f"{package}.check").check_cells,
+        getattr(prediction, "misfits", lambda cells: ()),
+        cell.run_cell,
+        cell.repeat_cell,
+        prediction.predict_memory,
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -48,13 +71,8 @@ def main(arguments: list[str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
-    engine = arguments[2]
     with startup.uncollected():
-        check_cells = importlib.import_module(f"{engine}.check").check_cells
-        run_cell = importlib.import_module(f"{engine}.cell").run_cell
-        repeat_cell = getattr(importlib.import_module(f"{engine}.cell"), "repeat_cell", None)
-        predictor = importlib.import_module(arguments[3])
-        predict_memory, misfits = predictor.predict_memory, getattr(predictor, "misfits", lambda cells: ())
+        engine = _engine(arguments[2], arguments[3])
         if (
             "torch" in sys.modules
         ):  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
@@ -63,36 +81,34 @@ def main(arguments: list[str]) -> None:
     while True:
         command = commands.get()
         if command["do"] == "check":
-            send(_check(check_cells, misfits, command))
+            send(_check(engine, command))
         else:
-            work: Any = repeat_cell if command["do"] == "repeat" else run_cell
-            reply = _run(work, predict_memory, command, send)
-            reply["last"] = is_spoilt(command, reply)
+            reply = _run(engine, command, send)
             send(reply)
             if reply["last"]:
                 os._exit(0)
 
 
-def is_spoilt(command: Json, reply: Json) -> bool:
+def is_spoilt(cell: Cell, result: CellResult | None) -> bool:
     """Whether the next cell needs a fresh process: a fault on a GPU may leave its context dead, and bitsandbytes never
     frees paged memory."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
-    result = reply.get("result", {})
-    failed = result.get("outcome", "failed") == "failed"
-    later = any(f["kind"] != "OutOfMemoryError" for f in result.get("faults", ()))  # of a cell that has finished
-    return failed or later or str(command["cell"]["training"]["optimizer"]).startswith("paged")
+    if result is None:
+        return True
+    later = any(f.kind != "OutOfMemoryError" for f in result.faults)  # of a cell that has finished
+    return result.outcome == "failed" or later or cell.training.optimizer.startswith("paged")
 
 
-def _check(check_cells: Problems, misfits: Problems, command: Json) -> Json:
+def _check(engine: Engine, command: Command) -> Reply:
     from lorabench.errors import LorabenchError
 
     try:
         cells = tuple(_cell(c) for c in command["cells"])
-        problems = check_cells(cells)
+        problems = engine.check_cells(cells)
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
-            problems = (*problems, *misfits(cells))
+            problems = (*problems, *engine.misfits(cells))
         return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
@@ -100,74 +116,59 @@ def _check(check_cells: Problems, misfits: Problems, command: Json) -> Json:
         return {"broken": traceback.format_exc()}
 
 
-def _run(
-    run_cell: Callable[..., CellResult], predict_memory: Callable[..., Any], command: Json, send: Callable[[Json], None]
-) -> Json:
-    folder = Path(command["folder"])
+def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Reply:
+    cell, folder = _cell(command["cell"]), Path(command["folder"])
+    result: CellResult | None = None
+
+    def report(event: Event) -> None:
+        send({"event": dataclasses.asdict(event)})
+
     with _printing_to(folder / "log.txt"):
         try:
             if command["do"] == "repeat":
-                result = _repeated(run_cell, command, lambda event: send({"event": dataclasses.asdict(event)}))
-                return {"result": result.model_dump(mode="json", by_alias=True)}
-            result = _predicted(
-                run_cell,
-                predict_memory,
-                _cell(command["cell"]),
-                folder,
-                command["skip_infeasible"],
-                lambda event: send({"event": dataclasses.asdict(event)}),
-            )
-            return {"result": result.model_dump(mode="json", by_alias=True)}
+                result = _repeated(engine, cell, folder, command, report)
+            else:
+                result = _predicted(engine, cell, folder, command["skip_infeasible"], report)
+            reply: Reply = {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
-            return {"fault": {"kind": type(e).__name__, "message": error_line(e)}}
+            reply = {"fault": {"kind": type(e).__name__, "message": error_line(e)}}
+    reply["last"] = is_spoilt(cell, result)
+    return reply
 
 
-def _predicted(
-    run_cell: Callable[..., CellResult],
-    predict_memory: Callable[..., Any],
-    cell: Cell,
-    folder: Path,
-    skip: bool,
-    report: Callable[[Event], None],
-) -> CellResult:
+def _predicted(engine: Engine, cell: Cell, folder: Path, skip: bool, report: Report) -> CellResult:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
-    prediction = predict_memory(cell)
+    prediction = engine.predict_memory(cell)
     if prediction is None:
-        return run_cell(cell, folder, report)
+        return engine.run_cell(cell, folder, report)
     if skip and prediction.fits is False:
         return prediction.skipped(cell)
     if prediction.warning:
         report(Event(cell.id, "foresee", warning=prediction.warning))
-    result = run_cell(cell, folder, report)
+    result = engine.run_cell(cell, folder, report)
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
 
 
-def _repeated(repeat_cell: Callable[..., CellResult], command: Json, report: Callable[[Event], None]) -> CellResult:
+def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Phases of a trained cell, from its saved weights."""
     from lorabench.record.result import CellResult
 
-    return repeat_cell(
-        _cell(command["cell"]),
-        Path(command["folder"]),
-        CellResult.model_validate(command["before"]),
-        tuple(command["phases"]),
-        report,
-    )
+    return engine.repeat_cell(cell, folder, CellResult.model_validate(command["before"]), command["phases"], report)
 
 
-def _cell(plain: Json) -> Cell:
+def _cell(plain: object) -> Cell:
     from lorabench.config.study import Cell
 
     return Cell.model_validate(plain)
 
 
-def _commands(descriptor: int) -> queue.Queue[Json]:
+def _commands(descriptor: int) -> queue.Queue[Command]:
     """Commands as they come, read by a thread: the end of the pipe is the runner's death, and ours."""
     os.set_inheritable(descriptor, False)
-    arrived: queue.Queue[Json] = queue.Queue()
+    arrived: queue.Queue[Command] = queue.Queue()
 
     def read() -> None:
         with open(descriptor, encoding="utf-8") as lines:
@@ -179,12 +180,12 @@ def _commands(descriptor: int) -> queue.Queue[Json]:
     return arrived
 
 
-def _sender(descriptor: int) -> Callable[[Json], None]:
+def _sender(descriptor: int) -> Callable[[Reply], None]:
     os.set_inheritable(descriptor, False)
     stream = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115  (lives as long as the process)
     lock = threading.Lock()
 
-    def send(message: Json) -> None:
+    def send(message: Reply) -> None:
         text = json.dumps(message)
         with lock:
             stream.write(text + "\n")
@@ -208,9 +209,9 @@ def _printing_to(path: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for kept, descriptor in zip(before, (1, 2), strict=True):
-            os.dup2(kept, descriptor)
-            os.close(kept)
+        for duplicate, descriptor in zip(before, (1, 2), strict=True):
+            os.dup2(duplicate, descriptor)
+            os.close(duplicate)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 class Worker(Protocol):
     """A place where cells run, one after another."""
 
-    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]: ...
+    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
+        """What keeps these cells from running, and what is to be reported before they run; LorabenchError where they
+        cannot be checked."""
+
     def run(
         self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
-    ) -> CellResult: ...
+    ) -> CellResult:
+        """Runs a cell, whose files go to a folder; whatever happens, there is a result.
+
+        skip_infeasible: a cell that is predicted not to fit into memory is not run, its outcome is skipped.
+        """
+
     def repeat(
         self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]
-    ) -> CellResult: ...
-    def close(self) -> None: ...
+    ) -> CellResult:
+        """Runs phases of a trained cell again, from the weights in its folder; the result is that of before with their
+        readings in place of the former ones."""
+
+    def close(self) -> None:
+        """Ends what runs at once; called from any thread."""
 
 
 class WorkerPool:

@@ -174,7 +174,7 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
             )
             if row.example is None or last.example is None:
                 return Fitted(None, row.length)
-            row = Fitted(replace(row.example, given=int(last.example.predicted.argmax())), row.length)
+            row = Fitted(replace(row.example, prompt_length=int(last.example.predicted.argmax())), row.length)
             answer = _without_special(tokenizer, text[slice(*spans[-1])])
         if row.example is None:
             return row
@@ -183,8 +183,8 @@ def load(options: Options, tokenizer: PreTrainedTokenizerBase, sequence_length: 
                 f"{pair.where}: task.answer_pattern finds nothing in the reference {_short(answer)!r}; fix the"
                 " pattern or the row, or remove the row from the test"
             )
-        prompt_length = row.example.given or int(row.example.predicted.argmax())
-        return Fitted(replace(row.example, given=prompt_length, reference=answer), row.length)
+        prompt_length = row.example.prompt_length or int(row.example.predicted.argmax())
+        return Fitted(replace(row.example, prompt_length=prompt_length, reference=answer), row.length)
 
     generation = options.generation
     splits = read_splits(options, read)

@@ -149,7 +149,7 @@ def test_an_answer_is_what_the_pattern_finds_first():
 
 def test_exact_match_counts_by_hand():
     rows = [
-        Example(np.zeros(3, np.int32), np.zeros(3, bool), 0, given=1, reference=r)
+        Example(np.zeros(3, np.int32), np.zeros(3, bool), 0, prompt_length=1, reference=r)
         for r in ("#### 1", "#### 2", "#### 1,000", "#### 4")
     ]
     texts = [
@@ -178,13 +178,13 @@ def test_answers_in_batches_are_those_of_transformers_one_by_one(tmp_path, metho
                 torch.nn.init.normal_(p, std=0.2)
         model.eval()
     rows = data.test
-    assert len({row.given for row in rows}) > 1, "rows of several lengths, so that some are padded"
+    assert len({row.prompt_length for row in rows}) > 1, "rows of several lengths, so that some are padded"
     told = []
     batched = generate(model, tokenizer, rows, 12, 4, CPU, lambda done, total: told.append((done, total)))
     assert told[-1] == (len(rows), len(rows))
     assert batched == generate(model, tokenizer, rows, 12, 1, CPU)
     for row, found in zip(rows, batched, strict=True):
-        ids = torch.tensor(row.ids[None, : row.given]).long()
+        ids = torch.tensor(row.ids[None, : row.prompt_length]).long()
         whole = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -193,7 +193,7 @@ def test_answers_in_batches_are_those_of_transformers_one_by_one(tmp_path, metho
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=0,
         )
-        assert found.text == tokenizer.decode(whole[0, row.given :], skip_special_tokens=True)
+        assert found.text == tokenizer.decode(whole[0, row.prompt_length :], skip_special_tokens=True)
     assert end_tokens(model, tokenizer, rows) == [tokenizer.eos_token_id]
 
 

@@ -28,8 +28,10 @@ def test_models_that_see_later_tokens_are_refused_before_any_cell_and_when_loade
     cell = cell_of(f"model={path}")
     (problem,) = check_cells((cell,))
     assert problem.fatal
-    assert "is no causal language model: a later token changes what it predicts at earlier places" in problem.message
-    with pytest.raises(ModelError, match="is no causal language model"):
+    assert (
+        "is not a causal language model: a later token changes what it predicts at earlier positions" in problem.message
+    )
+    with pytest.raises(ModelError, match="is not a causal language model"):
         load_base(cell, CPU)
 
 
@@ -39,7 +41,7 @@ def test_attention_that_is_zero_so_far_does_not_hide_it(tmp_path):
     model = t.AutoModelForCausalLM.from_pretrained(path)
     refuse_lookahead(model, "m")  # the weights alone do not tell
     (problem,) = check_cells((cell_of(f"model={path}"),))
-    assert "is no causal language model" in problem.message
+    assert "is not a causal language model" in problem.message
 
 
 KINDS = ["llama", "gemma2", "gemma3", "mixtral", "falcon", "bloom", "gptj", "gpt2", "gpt_neox", "opt", "phi3"]

@@ -38,7 +38,7 @@ def test_where_little_is_left_the_sentence_names_the_length_that_keeps_95_percen
     field, words = data_fault(counts(test={"read": 60, "dropped": 57, "whole_at": 412}), cell)
     assert (field, words) == (
         "training.sequence_length",
-        "3 of 60 test rows are left at training.sequence_length 128, the others have no room for a "
+        "3 of 60 test rows are left at training.sequence_length 128, the others leave no room for a "
         "response; at least 30 are needed: 412 keeps 95 % of the rows whole",
     )
     assert (

@@ -64,16 +64,20 @@ def test_the_seed_alone_decides_the_change():
 
 
 def test_a_rank_above_a_matrix_is_one_sentence(base):
-    with pytest.raises(ModelError, match=r"task\.rank 5000 is above what .*q_proj .*; at most \d+, or full"):
+    with pytest.raises(ModelError, match=r"task\.rank 5000 is more than .*q_proj .*; at most \d+, or full"):
         plant(base, Planted((("q_proj", 5000),), 0.3, 0))
 
 
 @pytest.mark.parametrize(
     ("task", "place", "words"),
     [
-        ("{name: planted, rank: 5000}", "task.rank", "rank 5000 is above what"),
+        ("{name: planted, rank: 5000}", "task.rank", "rank 5000 is more than"),
         ("{name: planted, targets: [nowhere]}", "task", "nowhere"),
-        ("{name: planted, targets: [q_proj, attention]}", "task.rank", "is named twice; give each module one rank"),
+        (
+            "{name: planted, targets: [q_proj, attention]}",
+            "task.rank",
+            "is named twice; give each module a single rank",
+        ),
     ],
 )
 def test_what_cannot_be_planted_is_told_before_the_first_cell(task, place, words):

@@ -108,11 +108,11 @@ def lfs(name):
     ("change", "words"),
     [
         (lambda p: (p / "tokenizer.json").unlink(), "holds no tokenizer (tokenizer.json)"),
-        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json is no readable JSON"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json is not readable JSON"),
         (lfs("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
-        (lambda p: (p / "generation_config.json").write_text("{"), "generation_config.json is no readable JSON"),
+        (lambda p: (p / "generation_config.json").write_text("{"), "generation_config.json is not readable JSON"),
         (lambda p: configured(p, pad_token_id=5000), "transformers cannot build a llama model from its config.json"),
-        (lambda p: configured(p, model_type="llama9"), "knows no model type llama9"),
+        (lambda p: configured(p, model_type="llama9"), "does not know the model type llama9"),
         (lambda p: (p / "config.json").write_text("{}"), "its config.json names no model_type"),
         (
             lambda p: configured(p, model_type="t5"),
@@ -250,11 +250,11 @@ doc_to_target: answer
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("dataset_path: json", "dataset_path: [json", "mine.yaml is no YAML (while parsing a flow sequence"),
+        ("dataset_path: json", "dataset_path: [json", "mine.yaml is not valid YAML (while parsing a flow sequence"),
         (
             "DATA",
             "/nowhere/rows.jsonl",
-            "its data cannot be had (Unable to find '/nowhere/rows.jsonl'); mend its data_files",
+            "its data cannot be found (Unable to find '/nowhere/rows.jsonl'); fix its data_files",
         ),
         ("doc_to_text: question", "doc_to_text: '{{prompt}}'", "'prompt' is undefined"),
         ("doc_to_target: answer", "doc_to_target: label", "its answer 'label' is none of its 2 choices"),

@@ -24,9 +24,9 @@ def large(monkeypatch):
     """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains
     float32."""
     monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
-    domain._KEPT.clear()
+    domain._DOMAINS.clear()
     yield
-    domain._KEPT.clear()
+    domain._DOMAINS.clear()
 
 
 def readings(cell, folder):
@@ -91,13 +91,13 @@ def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
         cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")
     ]
     first = [readings(c, folder)[1]["forgetting"] for c in cells]
-    domain._KEPT.clear()
+    domain._DOMAINS.clear()
     again = [readings(c, folder)[1]["forgetting"] for c in reversed(cells)][::-1]
-    domain._KEPT.clear()
+    domain._DOMAINS.clear()
     alone = []
     for c in cells:
         alone.append(readings(c, folder)[1]["forgetting"])
-        domain._KEPT.clear()
+        domain._DOMAINS.clear()
     assert first == again == alone
 
 

@@ -195,7 +195,7 @@ def test_stale_words_of_quantisation_over_plain_weights_are_refused(tmp_path):
         copied(tmp_path / "m"), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
     )
     (problem,) = check_cells((cell_of(f"model={path}"),))
-    assert "and they are not; remove quantization_config" in problem.message
+    assert "but they are not; remove quantization_config" in problem.message
 
 
 def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configuration_names(tmp_path):

@@ -146,7 +146,7 @@ def test_a_disk_without_room_is_told_once_and_ends_nothing(folder, monkeypatch):
     seen = []
     assert run_cell(cell_of(*EVERY), folder, seen.append).outcome == "finished"
     assert [e.warning for e in seen if e.warning] == [
-        "its checkpoint cannot be written (No space left on device); training goes on without"
+        "its checkpoint cannot be written (No space left on device); training goes on without it"
     ]
     assert not list(folder.glob("checkpoint*"))
 

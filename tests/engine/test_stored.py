@@ -111,7 +111,7 @@ def cut(name, rows):
         (cut("model.layers.1.mlp.up_proj.weight", 100), ["up_proj.weight has shape 100 x 64, and 192 x 64"]),
         (
             with_more("model.layers.0.self_attn.q_proj.lora_A.default.weight", torch.zeros(4, 64)),
-            ["hold an adapter that is not merged"],
+            ["contain an unmerged adapter"],
         ),
     ],
 )
@@ -192,7 +192,7 @@ def code(path):
             "lacks model-00002-of-00002.safetensors, which its index names",
         ),
         (lambda p: sharded(p, index=False), "without the index that names them"),
-        (code, "holds more than tensors, and reading it would run code"),
+        (code, "holds more than tensors, and loading it would run the code"),
         (lambda p: pickled(p, lambda tensors: {"state_dict": tensors}), "holds no named tensors at its top"),
     ],
 )

@@ -101,8 +101,8 @@ def test_two_changes_at_once_are_both_named_and_an_added_rank_is_not(ran, capsys
 
 def test_cells_that_are_asked_for_no_longer_are_counted(ran, capsys):
     assert notes(capsys, "--set", "grid.method.rank=[1]") == [
-        "2 finished cells of before are asked for no longer, and stay in cells/; the table and the report show what is"
-        " asked for now"
+        "2 finished cells are no longer part of the study and stay in cells/; the table and the report show what the"
+        " study asks for now"
     ]
 
 
@@ -186,7 +186,7 @@ def test_a_study_that_was_renamed_keeps_its_cells(ran, capsys):
 
 def test_a_folder_with_other_things_in_it_is_no_place_for_results(ran, capsys):
     assert run("--out", "data") == 2 and run("--out", ".") == 2
-    assert "is not empty and no results directory (it holds test.jsonl, train.jsonl)" in capsys.readouterr().err
+    assert "is not empty and not a results directory (it holds test.jsonl, train.jsonl)" in capsys.readouterr().err
     Path("empty").mkdir()
     Path("empty/.gitkeep").touch()
     Path("kept").mkdir()

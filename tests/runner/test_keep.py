@@ -1,5 +1,6 @@
 """What save asks for stays, and nothing else; what is repeated is what failed or is missing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from lorabench.config.grid import expand
@@ -7,8 +8,11 @@ from lorabench.config.load import read_study
 from lorabench.config.source import parse_source
 from lorabench.record.result import REPEATED, CellResult, Fault, Reading
 from lorabench.record.store import Store
-from lorabench.runner.keep import keep_wanted, notes
-from lorabench.runner.repeat import chosen, lacking, phases_of
+from lorabench.runner.keep import notes, remove_unneeded_weights
+from lorabench.runner.plan import Plan, make_plan, readable_results
+from lorabench.runner.progress import Tally
+from lorabench.runner.repeat import missing_analyses, phases_of, repeatable_phases
+from lorabench.runner.run import refuse_mixture
 
 STUDY = """
 schema: 1
@@ -35,7 +39,7 @@ def stored(tmp_path, losses, rate="1e-3", full="best"):
         (model / "model.safetensors").write_text("")
         readings = (Reading(metric="validation_loss", value=validation), Reading(metric="eval_loss", value=test))
         store.put(CellResult(cell=cell, outcome="finished", readings=readings, started_at="2026-01-01"))
-        keep_wanted(store, cells, cell, "eval_loss")
+        remove_unneeded_weights(store, cells, cell, "eval_loss")
         kept.append([c.id for c in cells if (store.cells_folder / c.id / "model").exists()])
     return store, cells, kept
 
@@ -81,19 +85,45 @@ def test_a_failed_evaluation_is_wholly_repeated_and_a_finished_cell_where_someth
 
 def test_what_was_not_kept_is_told(tmp_path):
     store, cells, _ = stored(tmp_path, [(1.0, 2.0), (1.0, 1.5)], full="none")
-    wanted, told = chosen(store, (), again=False)
-    assert wanted == {} and len(told) == 2
-    assert "save.full: all" in told[0]
-    assert "not kept" not in " ".join(notes(store, cells, ())), "nothing is to run"
-    assert "are not kept" in notes(store, cells, cells)[0]
+    results = readable_results(store, cells)
+    phases, notices = repeatable_phases(store, cells, results, again=False, all_trained=False)
+    assert phases == {} and len(notices) == 2
+    assert "save.full: all" in notices[0]
+    plan = Plan(store.study(), store, cells, (), {}, results=results)
+    assert "not kept" not in " ".join(notes(plan)), "nothing is to run"
+    assert "are not kept" in notes(replace(plan, pending=cells))[0]
 
 
 def test_spectra_that_are_asked_for_later_are_told_with_what_makes_them(tmp_path):
     store, cells, _ = stored(tmp_path / "all", [(1.0, 2.0), (1.0, 1.5)], full="all")
-    (told,) = lacking(store, cells)
-    assert told.startswith("2 finished cells have no spectra") and f"lorabench evaluate {store.folder}" in told
+    results = readable_results(store, cells)
+    (sentence,) = missing_analyses(store, cells, results)
+    assert sentence.startswith("2 finished cells have no spectra") and f"lorabench evaluate {store.folder}" in sentence
     for cell in cells:
         (store.cells_folder / cell.id / "spectra.safetensors").write_text("")
-    assert lacking(store, cells) == ()
+    assert missing_analyses(store, cells, results) == ()
     store, cells, _ = stored(tmp_path / "none", [(1.0, 2.0), (1.0, 1.5)], full="none")
-    assert "the weights of 2 were not kept" in lacking(store, cells)[0]
+    assert "the weights of 2 were not kept" in missing_analyses(store, cells, readable_results(store, cells))[0]
+
+
+def test_spectra_of_values_alone_are_fewer_than_full_ones(tmp_path):
+    store, cells, _ = stored(tmp_path, [(1.0, 2.0), (1.0, 1.5)], full="all")
+    results = readable_results(store, cells)
+    for cell in cells:
+        (store.cells_folder / cell.id / "spectra.safetensors").write_text("")
+    asked = [c.model_copy(update={"analysis": c.analysis.model_copy(update={"spectra": "full"})}) for c in cells]
+    before = [c.model_copy(update={"analysis": c.analysis.model_copy(update={"spectra": "values"})}) for c in cells]
+    results = {c.id: results[c.id].model_copy(update={"cell": c}) for c in before}
+    assert "2 finished cells have no spectra, or fewer" in missing_analyses(store, asked, results)[0]
+    assert missing_analyses(store, before, results) == ()
+
+
+def test_before_a_run_each_stored_result_is_read_once(tmp_path, monkeypatch):
+    store, cells, _ = stored(tmp_path, [(1.0, 2.0), (1.0, 1.5)], full="all")
+    read = []
+    monkeypatch.setattr(Store, "get", lambda self, i, *cell, get=Store.get: read.append(i) or get(self, i, *cell))
+    plan = make_plan(store.study(), tmp_path)
+    refuse_mixture(plan, "local")
+    notes(plan)
+    Tally.of(plan, workers=1)
+    assert sorted(read) == sorted(c.id for c in cells)

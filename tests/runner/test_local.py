@@ -13,6 +13,7 @@ import pytest
 
 from lorabench.config.grid import expand
 from lorabench.errors import LorabenchError, ModelError
+from lorabench.record.result import CellResult, Fault
 from lorabench.runner.worker import is_spoilt
 from tests.runner.conftest import study_of
 
@@ -143,16 +144,19 @@ def test_the_result_is_of_the_very_cell_that_was_asked_for(worker, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("result", "spoilt"),
+    ("outcome", "kinds", "spoilt"),
     [
-        ({"outcome": "finished", "faults": []}, False),
-        ({"outcome": "out_of_memory", "faults": []}, False),
-        ({"outcome": "failed", "faults": []}, True),
-        ({"outcome": "finished", "faults": [{"kind": "OutOfMemoryError"}]}, False),
-        ({"outcome": "finished", "faults": [{"kind": "AcceleratorError"}]}, True),
+        ("finished", [], False),
+        ("out_of_memory", [], False),
+        ("failed", [], True),
+        ("finished", ["OutOfMemoryError"], False),
+        ("finished", ["AcceleratorError"], True),
     ],
 )
-def test_a_fault_on_a_gpu_ends_the_process_even_after_the_cell_has_finished(monkeypatch, result, spoilt):
+def test_a_fault_on_a_gpu_ends_the_process_even_after_the_cell_has_finished(monkeypatch, outcome, kinds, spoilt):
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True)))
-    command = {"cell": {"training": {"optimizer": "adamw"}}}
-    assert is_spoilt(command, {"result": result}) is spoilt
+    cell = expand(study_of(0))[0]
+    faults = tuple(Fault(kind=kind, message="at fault", phase="measure") for kind in kinds)
+    result = CellResult(cell=cell, outcome=outcome, faults=faults, started_at="2026-01-01")
+    assert is_spoilt(cell, result) is spoilt
+    assert is_spoilt(cell, None), "what ended past the engine"

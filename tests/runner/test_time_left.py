@@ -91,7 +91,7 @@ def tellings(plan, workers, error=1.0, scale=1.0, known=()):
     left out."""
     events, end = script(plan.pending, workers, error, scale)
     tally = Tally(plan, plan.done, list(plan.pending), workers)
-    tally.clockwork.known += known
+    tally.estimator.measured += known
     found, began = [], {}
     for at, _, what, cell, event in events:
         Clock.now = 1000.0 + at

@@ -31,7 +31,7 @@ def test_of_many_the_first_are_named_and_the_others_counted(open_odd, begun, tmp
     plan = checked(open_odd, tmp_path, 4, 40, 41, 42, 43, 44)
     assert (
         len(plan.notices) == 4
-        and plan.notices[-1] == "2 more of 6 conditions may not or would not fit into memory, too"
+        and plan.notices[-1] == "2 more of 6 conditions may not or would not fit into memory either"
     )
 
 

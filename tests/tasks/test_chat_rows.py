@@ -130,7 +130,7 @@ def test_the_last_answer_is_generated_from_all_before_it(tmp_path, chat, templat
     chat.chat_template = template
     data = load(chat, of_rows(tmp_path, PAIRS), template="chat", metric="exact_match", answer_pattern="gsm8k")
     for row in data.test:
-        given = chat.decode(row.ids[: row.given])
+        given = chat.decode(row.ids[: row.prompt_length])
         question = next(p for p in PAIRS if f"{p['question']}<|im_end|>" in given)
         turns = [{"role": "user", "content": question["question"]}]
         assert given == chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True), (
@@ -139,7 +139,9 @@ def test_the_last_answer_is_generated_from_all_before_it(tmp_path, chat, templat
         assert row.reference.endswith(question["answer"])
     talk = load(chat, written(tmp_path, TALK), metric="exact_match")
     for row in talk.test:
-        assert row.reference.endswith(TALK[-1]["content"]) and TALK[2]["content"] in chat.decode(row.ids[: row.given])
+        assert row.reference.endswith(TALK[-1]["content"]) and TALK[2]["content"] in chat.decode(
+            row.ids[: row.prompt_length]
+        )
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING])

@@ -171,14 +171,14 @@ def workbook(path):
             r"may be UTF-16 without its mark; convert .* iconv -f UTF-16BE -t UTF-8 t\.csv",
         ),
         ("t.jsonl", LINES + "null\n", r"t\.jsonl:13: null, not an object"),
-        ("t.csv", "\n \n", "holds nothing but blanks"),
-        ("t.csv", sqlite, "is an SQLite data base; export the table as CSV"),
-        ("t.csv", workbook, "a zip archive, as Excel workbooks are, too"),
+        ("t.csv", "\n \n", "holds nothing but whitespace"),
+        ("t.csv", sqlite, "is an SQLite database; export the table as CSV"),
+        ("t.csv", workbook, "a zip archive, as Excel workbooks are"),
         ("t.jsonl", pickle.dumps(ROWS), "is a Python pickle, which could run code"),
         ("t.jsonl", b"\x28\xb5\x2f\xfdabc", "compressed by Zstandard"),
-        ("t.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be unpacked .* cut off or damaged"),
+        ("t.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be unpacked .* truncated or damaged"),
         ("t.jsonl", LINES.encode() + b"\0\0", "holds a zero byte at character"),
-        ("t.jsonl", LINES.encode() + b'{"question": "\xc3', r"ends within a character, at byte \d+; it was cut off"),
+        ("t.jsonl", LINES.encode() + b'{"question": "\xc3', r"ends within a character, at byte \d+; it is truncated"),
         (
             "t.csv",
             "question,answer\nna\xefve,b\n".encode("cp1252"),
@@ -187,7 +187,7 @@ def workbook(path):
                 r" fits its bytes"
             ),
         ),
-        ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are no ASCII"),
+        ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are not ASCII"),
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
         ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* a comma stands before the closing bracket"),
@@ -218,7 +218,7 @@ def test_what_is_no_data_is_named_for_what_it_is(tmp_path, name, content, messag
 def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
     file = workbook(tmp_path / "made")
     with pytest.raises(
-        ValidationError, match="a zip archive, as Excel workbooks are, too; unpack it, or save the sheet as CSV"
+        ValidationError, match="a zip archive, as Excel workbooks are; unpack it, or save the sheet as CSV"
     ):
         instruct.Options(train=put(tmp_path, "t.xlsx", file))
 

@@ -1,0 +1,48 @@
+"""What a runner and its worker process send each other, each as one JSON object a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from lorabench.record.result import Phase
+
+
+class Command(TypedDict):
+    """What a worker is to do; its settings and results are plain values, which their own classes read."""
+
+    do: Literal["check", "run", "repeat"]
+    cells: NotRequired[Sequence[object]]
+    """to be checked"""
+    cell: NotRequired[object]
+    """to be run or repeated"""
+    folder: NotRequired[str]
+    """that the cell's files go to"""
+    skip_infeasible: NotRequired[bool]
+    before: NotRequired[object]
+    """the result of a cell of which phases are repeated"""
+    phases: NotRequired[Sequence[Phase]]
+
+
+class ErrorMessage(TypedDict):
+    """An exception, by its class and its text."""
+
+    kind: str
+    message: str
+
+
+class Reply(TypedDict, total=False):
+    """What a worker answers: events while a cell runs, then one of the others."""
+
+    event: Mapping[str, object]
+    result: object
+    fault: ErrorMessage
+    """what ended a cell past its engine"""
+    problems: Sequence[object]
+    error: ErrorMessage
+    """what keeps cells from being checked, in a sentence for the user"""
+    broken: str
+    """the traceback of a check that failed"""
+    last: bool
+    """whether this process takes no further cell"""
