@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from lorabench.engine.adapt import is_adapter
+from lorabench.engine.adapt import is_adapter, language_model
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
 from lorabench.memory import kernels, optimizers, trainer_step
@@ -138,9 +138,10 @@ class _Marks:
 
 
 def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The model's numbered layers."""
+    """The numbered layers of the model, of a multimodal one those of its language model."""
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    language = language_model(model)
+    for module in language.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     return []

@@ -59,25 +59,27 @@ def test_trl_keeps_no_logits_and_half_of_the_adapter():
     assert full.bytes["logits"] >= 12 * logits
     assert own.bytes["adapters"] == 2 * trl.bytes["adapters"]
     assert own.bytes["optimizer"] == pytest.approx(2 * trl.bytes["optimizer"], rel=0.01)
-    trained = 8 * LAYERS * (4 * 2 * HIDDEN + 3 * (HIDDEN + 11_008))  # rank 8 on every linear layer
-    saved = own.peak_bytes - full.peak_bytes
-    assert saved == pytest.approx(1.02 * trained * (4 - 2) * 3, rel=0.01), (
-        "adapter and two states in 16 bits; 2 % framework"
-    )
     assert trl.peak_bytes < full.peak_bytes
 
 
 @pytest.mark.parametrize(
     ("batch", "word"),
-    [(1, {"12GB": "fits", "16GB": "fits", "24GB": "fits"}), (16, {"12GB": "does not fit", "24GB": "cannot be told"})],
+    [
+        (1, {"12GB": "fits", "16GB": "fits", "24GB": "fits"}),
+        (16, {"12GB": "does not fit", "16GB": "does not fit", "24GB": "fits"}),
+    ],
 )
 def test_trl_qlora_of_7b_at_2048_tokens(batch, word):
     """At batch 1 base, constants, a hidden state a layer and a layer's own make 6 GB: any of the cards holds it. At 16
-    the hidden states alone are 8.6 GB and the layer at work has 4 of hidden and 3 of MLP width (16 bits, with copies
-    in the backward pass): 12.8 GB beside the base, above 12 GB; with them all in 32 bits above 24 GB."""
+    the hidden states between layers alone are 8.6 GB, with the base 12.8 GB: above 12 GB; the layer at work keeps six
+    of its width and three of the MLP's in 16 bits, and two of the MLP's gradients: 17 GB and more, above 16 GB and
+    below 24."""
     base, hidden = NF4 + 2 * EMBEDDINGS, 2 * batch * TOKENS * HIDDEN
     assert base == pytest.approx(4.17e9, rel=0.01)
     least = base + LAYERS * hidden
+    if batch == 16:
+        mlp = 2 * batch * TOKENS * 11_008
+        assert least > 12.5e9 and 15.7e9 < least + 6 * hidden + 5 * mlp < 23e9
     settings = {**QLORA, "training": {**QLORA["training"], "batch_size": batch}}
     for gpu, expected in word.items():
         verdict = check_fit(settings, gpu, chosen("trl"))
