@@ -9,7 +9,8 @@ programs below:
   within the loss, so that the outputs keep the 16-bit logits).
 - trl-0.13: SFTTrainer's own preparation and, after it, embeddings and head back in bfloat16
   (peft_module_casting_to_bf16).
-- fused cross entropy (fms-acceleration, unsloth): the logits' gradient is written over them.
+- fused cross entropy (fms-acceleration, from unsloth): the logits' gradient is written over them; its fused norms and
+  positions; its fused LoRA layers are not modelled.
 - torchtune: the chunked loss of the trainer `torchtune`.
 
 `measured_trainers` reads rows of benchmarks/trainers.py, measured on a GPU or by live tensors on a CPU.
@@ -32,6 +33,7 @@ import torch
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.trainer import Trainer, find_trainer
 from lorabench.memory import losses, trainer_step
+from lorabench.memory.liger import liger_layers
 from lorabench.memory.losses import Inputs, Loss
 from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.step_profile import predict_step
@@ -40,10 +42,10 @@ from lorabench.memory.train_config import TrainConfig
 ROOT = Path(__file__).parents[1]
 ROWS = Path(__file__).parent / "measured_memory_trainers.csv"
 GPU_ROWS = ROOT / "reports" / "gpu" / "2026-11-27-h200" / "trainers.json"
-COLUMNS = (
-    "source origin grade model method quantization rank target_modules micro_batch sequence_length gpu"
-    " peak_mib program autocast attention dropout versions"
-).split()
+COLUMNS = [
+    *("source", "origin", "grade", "model", "method", "quantization", "rank", "target_modules", "micro_batch"),
+    *("sequence_length", "gpu", "peak_mib", "program", "autocast", "attention", "dropout", "versions"),
+]
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
 ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 POWERLM = {
@@ -118,7 +120,7 @@ def trainer_of(row: dict[str, str]) -> Trainer:
         return find_trainer("torchtune")
     if program.startswith("loop"):
         return replace(LOOP, kbit_preparation="kbit" in program, attention=row["attention"])  # type: ignore[arg-type]
-    loss = "liger" if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]
+    loss = program if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]
     plain = "fused" in program or "non-reentrant" in program
     return replace(OLD_TRAINER, losses=(("full", loss),), kbit_preparation="trl-0.13" in program, reentrant=not plain)
 
@@ -154,7 +156,8 @@ def published(row: dict[str, str]) -> dict[str, Any]:
     )
     if "PowerLM" in row["model"]:
         setting = with_config(setting, _powerlm())
-    with trl_0_13() if "trl-0.13" in row["program"] else contextlib.nullcontext():
+    patch = fms_kernels if "fused" in row["program"] else trl_0_13 if "trl-0.13" in row["program"] else None
+    with patch() if patch else contextlib.nullcontext():
         step = predict_step(setting)
     words = (
         f"[{row['grade']}] {row['model']} {row['method']} {row['quantization']} {row['attention']}"
@@ -203,6 +206,7 @@ def _old_loss(model: Any, inputs: Inputs, wide_outputs: bool, fused: bool) -> Lo
 
 
 OLD_LOSSES = {
+    "fused linear cross entropy": losses.liger,
     "transformers-4.45": lambda model, inputs: _old_loss(model, inputs, True, False),
     "transformers-4.48": lambda model, inputs: _old_loss(model, inputs, False, False),
     "fused cross entropy 4.45": lambda model, inputs: _old_loss(model, inputs, True, True),
@@ -290,19 +294,54 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
 NOT_PREDICTED = {"packing", "offload", "evaluate"}
 
 
+@contextlib.contextmanager
+def fms_kernels() -> Iterator[None]:
+    """fms-acceleration's fused norms and positions, which keep what Liger's keep; it has none of the MLP's product."""
+
+    @contextlib.contextmanager
+    def kernels(setting: TrainConfig, model: Any) -> Iterator[None]:
+        with liger_layers(model):
+            for module in model.modules():
+                if hasattr(module, "gate_proj"):
+                    vars(module).pop("forward", None)
+            yield
+
+    own = trainer_step.layer_kernels
+    trainer_step.layer_kernels = kernels
+    try:
+        yield
+    finally:
+        trainer_step.layer_kernels = own
+
+
+@contextlib.contextmanager
+def liger_in_the_process(setting: TrainConfig) -> Iterator[None]:
+    """The rows of 2026-11-27 were measured in one process, in which Liger's kernels stay in a family's module once a
+    model has asked for them: all later Llamas had them, with their own losses."""
+    own = trainer_step.layer_kernels
+    if setting.shape.config.model_type == "llama":
+        trainer_step.layer_kernels = lambda setting, model: liger_layers(model)
+    try:
+        yield
+    finally:
+        trainer_step.layer_kernels = own
+
+
 def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of benchmarks/trainers.py, predicted."""
     found = json.loads(file.read_text())
     on_cuda = not found["versions"]["device"].startswith("cpu")
     losses.TiledHead.device = "cuda" if on_cuda else "cpu"
-    first = True
+    first, liger_before = True, False
     try:
         for row in found["rows"]:
             if "peak_bytes" not in row or NOT_PREDICTED & set(row["options"]):
                 print(f"not predicted: {row['row']}", flush=True)
                 continue
             setting = measured_setting(row, on_cuda)
-            step = predict_step(setting)
+            with liger_in_the_process(setting) if on_cuda and liger_before else contextlib.nullcontext():
+                step = predict_step(setting)
+            liger_before |= "liger" in row["options"]
             before = row.get("before_bytes", 0)  # from the second row of a process on, the workspaces are among them
             own = 0 if first or not on_cuda else step.parts["workspace"] and 2 * 32 * 2**20
             first = False

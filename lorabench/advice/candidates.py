@@ -85,14 +85,10 @@ def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, b
             continue
         found.append(replace(spec, dtype="float32"))
         if trainer.full_dtype == "bfloat16" and bf16:
+            measured = any(item.kind == "cells" for item in spec.evidence)
+            caveats = (BFLOAT16, *(("what was measured is of float32 weights",) if measured else ()), *spec.caveats)
             found.append(
-                replace(
-                    spec,
-                    dtype="bfloat16",
-                    optimizers=EIGHT_BIT,
-                    quality=Quality("none"),
-                    caveats=(BFLOAT16, *spec.caveats),
-                )
+                replace(spec, dtype="bfloat16", optimizers=EIGHT_BIT, quality=Quality("none"), caveats=caveats)
             )
     return found
 

@@ -27,15 +27,22 @@ _FIELDS = (
 
 
 def models(words: str = "") -> str:
-    """The shipped models, and with words the presets that hold them; LorabenchError with near names where none does."""
+    """The shipped models and all presets, or those that hold the words; LorabenchError with near names where none
+    does."""
     shipped = [name for name in shipped_models() if all(w in name for w in words.lower().split())]
     if not words.strip():
         return "\n".join(
             [
                 *_shipped(shipped),
+                "",
+                *_names(tuple(architectures().values())),
                 (
-                    f"and {len(architectures())} presets of other models for estimate, plan, recommend and parameters:"
-                    " sizes, no weights (lorabench models SEARCH, such as: lorabench models llama 8b)"
+                    "for estimate, plan, recommend and parameters: sizes, no weights (lorabench models SEARCH shows"
+                    " layers and widths, such as: lorabench models llama 8b)"
+                ),
+                (
+                    "found too: their ids under unsloth/ and NousResearch/, without their vendor, in any case; dense"
+                    " models of unsloth ending in -bnb-4bit as the nf4 that they are stored in"
                 ),
                 (
                     "and any transformers model: a directory (model: ./path; for those four commands its config.json"
@@ -58,13 +65,7 @@ def models(words: str = "") -> str:
     return "\n".join(
         [
             *_shipped(shipped),
-            *(
-                [
-                    "",
-                ]
-                if shipped and matches
-                else []
-            ),
+            *([""] if shipped and matches else []),
             *_presets(matches),
         ]
     )
@@ -86,26 +87,41 @@ def _shipped(names: list[str]) -> list[str]:
     return rows
 
 
+def _names(presets: tuple[Architecture, ...]) -> list[str]:
+    rows = [("preset", "parameters", "also called"), *((a.name, _size(a), _also(a)) for a in presets)]
+    names = sum(len(a.ids) for a in presets)
+    return [*aligned(rows, left=(0, 2)), "", f"{plural(len(presets), 'preset')}, {names:,} names of checkpoints"]
+
+
+def _size(preset: Architecture) -> str:
+    return "" if preset.published_parameters is None else count(preset.published_parameters)
+
+
+def _also(preset: Architecture) -> str:
+    """Aliases and variants, these without the vendor that the preset shows."""
+    vendor = preset.name.partition("/")[0] + "/"
+    names = ", ".join((*preset.aliases, *(one.removeprefix(vendor) for one in preset.variants)))
+    remarks = [f"({remark})" for remark in preset.remarks]
+    return " ".join([names, *remarks, *(["(for parameters alone)"] if preset.parameters_only else [])])
+
+
 def _presets(presets: tuple[Architecture, ...]) -> list[str]:
     if not presets:
         return []
     rows = [("preset", "parameters", "layers", "hidden", "heads", "vocabulary", "context", "also called")]
     for a in presets:
-        published = "" if a.published_parameters is None else count(a.published_parameters)
-        fields = [
-            next((f"{a.config[k]:,}" for k in names if isinstance(a.config.get(k), int)), "") for names in _FIELDS
-        ]
-        note = [] if not a.parameters_only else ["(for parameters alone)"]
+        text = a.config.get("text_config", a.config)
+        fields = [next((f"{text[k]:,}" for k in names if isinstance(text.get(k), int)), "") for names in _FIELDS]
         rows.append(
             (
                 a.name,
-                published,
+                _size(a),
                 fields[0],
                 fields[1],
                 fields[2],
                 fields[3],
                 fields[4],
-                " ".join([", ".join(a.aliases), *note]),
+                _also(a),
             )
         )
     lines = aligned(rows, left=(0, len(rows[0]) - 1))

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
+from lorabench.config.architectures import find_architecture
 from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import aligned, count, plural, size
 
@@ -93,9 +94,28 @@ def as_text(result: MemoryEstimate) -> str:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.told(setting.trainer.name == OWN) if card.measured else []
     lines += trainer_text.told(setting.trainer, result.differences)
-    if sentence := unreached_text(result.unreached, setting):
-        lines += ["", f"note: {sentence}"]
+    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
+    if any(sentences):
+        lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)
+
+
+def tower_text(setting: TrainConfig) -> str:
+    """What was done with an image tower; empty where there is none."""
+    tower, kind = setting.shape.tower_parameters, setting.quantization.name
+    if not tower:
+        return ""
+    full = setting.method.target_modules is None
+    trained = "counts as trained, its gradients come with images alone" if full else "is held and has no adapters"
+    stored = "" if kind == "none" else f", its linear layers in {kind},"
+    left = f"the image tower ({count(tower)} parameters){stored} {trained}"
+    return f"the step is of the language model on text alone; {left}"
+
+
+def preset_text(setting: TrainConfig) -> str:
+    """What a preset's figures leave out, and whether its shape is from memory."""
+    known = find_architecture(setting.model.name)
+    return f"{known.name} is {'; '.join(known.remarks)}" if known and known.remarks else ""
 
 
 def sharding_text(by: Sharding, setting: TrainConfig) -> str:

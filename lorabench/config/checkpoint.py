@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from lorabench.config.architectures import find_architecture
 from lorabench.config.checkpoint_files import refuse_pointer
 from lorabench.config.paths import model_directory, model_label
 from lorabench.config.settings import Dtype, ModelSpec, QuantizationSpec
@@ -143,12 +144,13 @@ def local_folder(model: str, revision: str | None = None) -> Path | None:
 
 
 def stored_quantization(model: str, revision: str | None = None) -> CheckpointQuantization | None:
-    """How a model's weights are stored quantised; None where they are not, or where its config.json is not on this
-    machine."""
+    """How a model's weights are stored quantised; None where they are not, or where neither its config.json on this
+    machine nor a preset tells."""
     folder = local_folder(model, revision)
-    return (
-        None if folder is None or not (folder / "config.json").is_file() else declared_quantization(read_config(folder))
-    )
+    if folder is None:
+        known = find_architecture(model)
+        return declared_quantization(known.config) if known else None
+    return declared_quantization(read_config(folder)) if (folder / "config.json").is_file() else None
 
 
 def as_stored(model: ModelSpec, requested: QuantizationSpec) -> QuantizationSpec:

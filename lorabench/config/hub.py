@@ -120,8 +120,10 @@ def absent(model: str, revision: str | None = None) -> str:
     if preset:
         shape = f"estimate, plan, recommend and parameters know it as the preset {preset.name} and need no file"
     else:
+        stored = model.lower().endswith("-bnb-4bit")
         shape = (
-            "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"
+            ("which of its layers are stored in 4 bits stands in its config.json alone; " if stored else "")
+            + "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"
             " need no file"
             + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
         )

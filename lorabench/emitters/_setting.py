@@ -34,9 +34,30 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FUSED = ("query_key_value", "dense"), ("dense_h_to_4h", "dense_4h_to_h")
 _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformers' model_type: attention, mlp
     **dict.fromkeys(
-        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3", "olmo2"),
+        (
+            *(
+                "llama",
+                "mistral",
+                "gemma",
+                "gemma2",
+                "gemma3_text",
+                "qwen2",
+                "qwen3",
+                "smollm3",
+                "olmo",
+                "olmo2",
+                "olmo3",
+            ),
+            *("granite", "qwen2_moe"),
+        ),
         (_PROJECTIONS, _GATED),
     ),
+    **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe", "phimoe", "granitemoe", "gpt_oss"), (_PROJECTIONS, ())),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3"),
+        (("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"), _GATED),
+    ),
+    "starcoder2": (_PROJECTIONS, ("c_fc", "c_proj")),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), _FUSED),
     "gpt2": (("c_attn", "attn.c_proj"), ("c_fc", "mlp.c_proj")),
     "gptj": (("q_proj", "k_proj", "v_proj", "out_proj"), ("fc_in", "fc_out")),
@@ -90,6 +111,12 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
         raise LorabenchError(
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
+        )
+    known = find_architecture(workload.model.name)
+    if known and "vision_config" in known.config:
+        raise LorabenchError(
+            f"files for {workload.model.name} are not written: its image tower has modules of the same names as its"
+            f" language model, and {tool} would adapt both; allowed: models without one, or recommend without --emit"
         )
     if fault := quantized_base_fault(method, quantization) or dtype_fault(method, workload.model.dtype):
         raise LorabenchError(fault)

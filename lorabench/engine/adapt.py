@@ -23,21 +23,32 @@ _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one."""
+    """Full name to (in_features, out_features) of the linear layers that can be adapted: the output head is not one,
+    and an image tower stays as it is."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     heads = {"score", "classifier", "qa_outputs"}
+    language = language_model(model)
+    inside = None if language is model else {id(module) for module in language.modules()}
     shapes = {}
     for name, module in model.named_modules():
-        if module is head or name.split(".")[0] in heads:
+        if module is head or name.split(".")[0] in heads or (inside is not None and id(module) not in inside):
             continue
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and not type(module).__name__.endswith("Router"):  # it returns a tuple
             shapes[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):  # GPT-2 stores weights (in, out)
             shapes[name] = (module.nx, module.nf)
     return shapes
+
+
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The decoder of a model with an image tower, bare or adapted; the model itself where it has none."""
+    if getattr(model.config, "vision_config", None) is None:
+        return model
+    bare: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
+    return bare.get_decoder()
 
 
 def odd_linear(model: PreTrainedModel) -> str | None:
@@ -55,8 +66,13 @@ def odd_linear(model: PreTrainedModel) -> str | None:
 
 
 def resolve_targets(model: PreTrainedModel, target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The full names of the modules that target_modules means; ModelError where it means none."""
+    """The full names of the modules that target_modules means; ModelError where it means none.
+
+    A group leaves out gates of a single output (Qwen2-MoE's shared_expert_gate), which have no low rank.
+    """
     linear = linear_modules(model)
+    if target_modules in GROUPS:
+        linear = {name: sides for name, sides in linear.items() if min(sides) > 1}
     if target_modules == "all-linear":
         return tuple(linear)
     if target_modules in ("attention", "mlp"):

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from lorabench.config.gpus import Gpu
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import largest, low_high, with_framework
+from lorabench.memory.estimate import bounds, largest, with_framework
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
@@ -48,8 +48,7 @@ class CardPlanner:
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
-        low, high = low_high(peak, setting.trainer)
-        return Need(step, peak, low, high, time_of(step, setting, self.gpu, self.calibration))
+        return Need(step, peak, *bounds(peak, setting), time_of(step, setting, self.gpu, self.calibration))
 
     def beyond(self, setting: TrainConfig) -> bool:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no
@@ -61,7 +60,7 @@ class CardPlanner:
         least = replace(
             step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"]
         )
-        return low_high(sum(with_framework(least, setting).values()), setting.trainer)[1] > self.gpu.memory_bytes
+        return bounds(sum(with_framework(least, setting).values()), setting)[1] > self.gpu.memory_bytes
 
     def prefetch(self, settings: Sequence[TrainConfig]) -> None:
         """Traces settings side by side: here and in processes beside this one, which last until `close`."""
@@ -90,7 +89,7 @@ class CardPlanner:
         steps is too much."""
         setting = on_card(setting, self.gpu)
         now = self.need(setting)
-        if low_high(sum(now.step.persistent_bytes.values()), setting.trainer)[1] > self.gpu.memory_bytes:
+        if bounds(sum(now.step.persistent_bytes.values()), setting)[1] > self.gpu.memory_bytes:
             return 0
 
         def high(length: int) -> int:

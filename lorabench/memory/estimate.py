@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lorabench.config.gpus import Gpu
-from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.shares import Shares
 from lorabench.memory.step_profile import StepProfile
@@ -20,9 +19,7 @@ from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = find_trainer(OWN).errors
-"""measured over predicted, framework included, on rows of benchmarks/memory.py that behave as the pinned versions"""
-SHARDED = (0.80, 1.20)  # the same of several GPUs, where nothing was measured: as of trainers without a measurement
+SHARDED = (0.80, 1.20)  # measured over predicted of several GPUs: as of trainers without a measurement
 SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
@@ -96,16 +93,16 @@ def predicted(setting: TrainConfig, steps: Reuse, shares: Shares | None = None) 
         step = shares.of(step)
     parts = with_framework(step, setting)
     peak = sum(parts.values())
-    low, high = low_high(peak, setting.trainer)
+    low, high = bounds(peak, setting)
     if shares is not None:
         low, high = min(low, round(SHARDED[0] * peak)), max(high, round(SHARDED[1] * peak))
     return Estimate(step, parts, peak, low, high)
 
 
-def low_high(peak_bytes: int, trainer: Trainer) -> tuple[int, int]:
-    """Between which bytes the measured peak is expected, by the errors of a trainer's predictions."""
-    least, most = trainer.errors
-    return round(least * peak_bytes), round(most * peak_bytes)
+def bounds(peak: int, setting: TrainConfig) -> tuple[int, int]:
+    """The least and the most bytes that a predicted peak stands for, by the errors found for the trainer."""
+    low, high = setting.trainer.errors
+    return round(low * peak), round(high * peak)
 
 
 def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:

@@ -59,9 +59,11 @@ def _attention(
     emulated = (
         device == "cuda" and not bf16 and query.dtype == torch.bfloat16
     )  # sdp_utils.cpp: before compute capability 8 no fast kernel takes bfloat16, and the slow one computes in float32
-    if alone or emulated or (device == "cpu" and dropout_p):  # its flash kernel has no dropout
+    narrow = query.shape[-1] != value.shape[-1]  # latent attention (DeepSeek): flash kernels want one width for all
+    if alone or emulated or (device == "cpu" and (dropout_p or narrow)):  # its flash kernel has no dropout
         return _torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    flash = device == "cuda" and bf16 and query.dtype in HALF_PRECISION and attn_mask is None and query.shape[-1] <= 256
+    fast = not narrow and query.dtype in HALF_PRECISION and query.shape[-1] <= 256
+    flash = device == "cuda" and bf16 and fast and attn_mask is None
     if enable_gqa and device == "cuda" and not flash:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)

@@ -20,11 +20,13 @@ from lorabench.config.architectures import architectures, find_architecture
 from lorabench.config.checkpoint import declared_quantization, local_folder, refusal
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec, QuantizationSpec
+from lorabench.config.trainer import OWN
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError, UnpredictableError
 from lorabench.memory import trainer_step
+from lorabench.memory.loading import held_beyond
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -38,9 +40,9 @@ BLOCK_CONSTANTS = 256
 
 
 def configuration(model: ModelSpec) -> PretrainedConfig:
-    """transformers' configuration: of a shipped preset, which needs no network, else of the directory or hub id
-    itself."""
-    preset = find_architecture(model.name)
+    """transformers' configuration: of the directory or of the hub's local copy, else of a preset, which needs no
+    network, else of the hub id itself."""
+    preset = None if local_folder(model.name, model.revision) else find_architecture(model.name)
     if preset is None:
         _check_name(model)
         with explained(f"the configuration of {model.name} is not one that transformers takes"):
@@ -86,20 +88,31 @@ def _check_name(model: ModelSpec) -> None:
 def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The configuration of the same model with the first so many layers."""
     short = copy.deepcopy(config)
-    short.num_hidden_layers = layers
-    try:
-        if getattr(short, "layer_types", None):
-            short.layer_types = short.layer_types[:layers]
-    except AttributeError:  # a derived one, which follows the number of layers by itself
-        pass
+    text = short.get_text_config()
+    text.num_hidden_layers = layers
+    for field in ("layer_types", "mlp_layer_types"):
+        try:
+            if getattr(text, field, None):
+                setattr(text, field, getattr(text, field)[:layers])
+        except AttributeError:  # a derived one, which follows the number of layers by itself
+            pass
+    if getattr(text, "cross_attention_layers", None):
+        text.cross_attention_layers = [n for n in text.cross_attention_layers if n < layers]
     return short
 
 
-def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The bare model on the meta device."""
-    from transformers import AutoModelForCausalLM
+def has_tower(config: PretrainedConfig) -> bool:
+    """Whether a model has an image tower beside its language model."""
+    return getattr(config, "vision_config", None) is not None
 
-    if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
+
+def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The bare model on the meta device; of a multimodal one the whole, as its trainers load it."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    whole = has_tower(config) and type(config) in AutoModelForImageTextToText._model_mapping
+    maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+    if type(config) not in maker._model_mapping and not trust_remote_code:
         raise UnpredictableError(f"{config.model_type} is no causal language model that transformers knows")
     with (
         TRACING,
@@ -107,7 +120,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),
     ):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = maker.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.use_cache = False
     return model.requires_grad_(False)
 
@@ -122,7 +135,8 @@ def any_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreT
         quiet(),
         explained(f"a model of type {config.model_type} cannot be built from its configuration"),
     ):
-        for maker in (t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
+        whole = (t.AutoModelForImageTextToText,) if has_tower(config) else ()
+        for maker in (*whole, t.AutoModelForCausalLM, t.AutoModelForSeq2SeqLM, t.AutoModelForMaskedLM, t.AutoModel):
             if type(config) in maker._model_mapping:
                 return maker.from_config(config, trust_remote_code=trust_remote_code)
     raise ModelError(f"transformers has no model for configurations of type {config.model_type}")
@@ -133,7 +147,12 @@ def adapted(
 ) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     trainer_step.set_attention(config, setting.trainer)
+    stored = declared_quantization(config.to_dict())
+    packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
+    if packed_here and setting.trainer.name != OWN:
+        remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
+        model.register_buffer("allocator_remainder", remainder, persistent=False)
     modules = setting.method.target_modules
     targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
@@ -178,6 +197,10 @@ def quantised(
                 _pack_4bit(module, dtype)
             elif isinstance(module, bnb.nn.Linear8bitLt):
                 _pack_8bit(module)
+            else:
+                continue
+            if module.bias is not None:  # made in float32, loaded in the model's dtype
+                module.bias = torch.nn.Parameter(_new(*module.bias.shape, dtype=dtype), requires_grad=False)
         quantizer.postprocess_model(model)
     return model.requires_grad_(False)
 

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lorabench.config.settings import ModelSpec
-from lorabench.engine.adapt import linear_modules
+from lorabench.engine.adapt import language_model, linear_modules
 from lorabench.engine.experts import unreached
 from lorabench.engine.positions import positions
-from lorabench.memory.meta_model import any_model, build, configuration, with_layers
+from lorabench.memory.meta_model import any_model, build, configuration, has_tower, with_layers
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,16 @@ class ModelShape:
     def first_layer_linear(self) -> dict[str, tuple[int, int]]:
         """(in, out) of the adaptable linear layers of its first layer, by name."""
         return linear_modules(any_model(with_layers(self.config, 1), self.spec.trust_remote_code))
+
+    @cached_property
+    def tower_parameters(self) -> int:
+        """Of an image tower and of what joins it to the language model; 0 where there is none."""
+        if not has_tower(self.config):
+            return 0
+        model = any_model(with_layers(self.config, 1), self.spec.trust_remote_code)
+        beside = set(model.parameters()) - set(language_model(model).parameters())
+        head = model.get_output_embeddings()
+        return sum(p.numel() for p in beside - (set(head.parameters()) if head is not None else set()))
 
     def unreached(self, dtype: torch.dtype) -> Unreached | None:
         """Stacks of experts and the like, which neither quantization nor adapters reach, in weights of a dtype."""

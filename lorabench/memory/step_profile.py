@@ -8,13 +8,14 @@ trained; so the slopes are taken from the others):
     bytes(layer k of N) = b(k=1, n=2) + (k - 1) * [b(2, 3) - b(1, 3)] + (N - 2) * [b(1, 3) - b(1, 2)]
 
 for every category, and the peak is the highest moment of all. Models whose layers are of several kinds are
-traced with whole periods of the pattern (and what is left over), and traced whole where there is none.
+traced with whole periods of the pattern (and what is left over) after the first layers that are of another kind
+(DeepSeek's dense ones before the mixtures), and traced whole where there is no pattern.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ from lorabench.memory.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+EVALUATION_BATCH = 8  # transformers/training_args.py, per_device_eval_batch_size
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,20 @@ class Course:
     """total parameters, trainable parameters, bytes of the trainable ones"""
 
 
-_PERIODS: dict[str, int | None] = {}  # by configuration: to see what its layers are made of, the whole model is built
+@dataclass(frozen=True)
+class Pattern:
+    """How the kinds of layers repeat."""
+
+    period: int
+    """after how many layers"""
+    first: int = 0
+    """layers of other kinds before the pattern begins"""
+
+
+MOST_FIRST = 4  # layers before a pattern that are looked for: DeepSeek-V3 has three dense ones
+_PERIODS: dict[
+    str, Pattern | None
+] = {}  # by configuration: to see what its layers are made of, the whole model is built
 
 
 def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
@@ -111,11 +127,17 @@ def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
     return summed(course(setting, whole=whole))
 
 
+def predict_evaluation(setting: TrainConfig, batch_size: int = EVALUATION_BATCH) -> StepProfile:
+    """A micro-batch of the evaluation between steps: without gradients, beside the optimizer's state. ModelError as of
+    the engine."""
+    other = setting.trained(batch_size=batch_size, gradient_accumulation=1)
+    return predict_step(replace(other, evaluates=True))
+
+
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     """The traced step of a setting, moment by moment; as of predict_step."""
     config = setting.shape.config
-    text = config.get_text_config()
-    layers, period = text.num_hidden_layers, None if _skips_by_number(config) else pattern(text)
+    layers, found = config.get_text_config().num_hidden_layers, None if _skips_by_number(config) else pattern(config)
     dtype, compute, autocast = resolve_dtype(setting), resolve_compute_dtype(setting), resolve_autocast(setting)
     saved = plugins.load("methods", setting.method.name).SAVED_RANKS
 
@@ -139,10 +161,10 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
                 f" weights: {reason}; this kind of model is not predicted yet"
             ) from e
 
-    if whole or period is None or layers < 4 * period:
+    if whole or found is None or layers < found.first + 4 * found.period:
         return of(layers)
-    rest = layers % period
-    return _extended(of(2 * period + rest), of(3 * period + rest), layers, period)
+    rest = found.first + (layers - found.first) % found.period
+    return _extended(of(2 * found.period + rest), of(3 * found.period + rest), layers, found)
 
 
 def along(low: Course, high: Course, share: Fraction) -> Course | None:
@@ -169,7 +191,8 @@ def summed(course: Course) -> StepProfile:
     moment = course.lines[top].moments[int(heights[top].argmax())]
     persistent = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
-    update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
+    updates = [line.work for line in course.lines if line.name == UPDATE]
+    update = Work(*(int(n) for n in np.sum(updates, axis=0))) if updates else Work(0, 0, 0)
     total, trainable, saved = (int(n) for n in course.counts)
     return StepProfile(
         parts=_named(moment),
@@ -186,16 +209,19 @@ def summed(course: Course) -> StepProfile:
     )
 
 
-def pattern(config: PretrainedConfig) -> int | None:
-    """After how many layers the kinds of layers repeat, by their declared types and by what they are made of; None
-    where they do not."""
+def pattern(config: PretrainedConfig) -> Pattern | None:
+    """How the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _PERIODS:
-        kinds = list(
-            zip(getattr(config, "layer_types", None) or itertools.repeat(None), layer_kinds(config), strict=False)
-        )
+        declared = getattr(config.get_text_config(), "layer_types", None)
+        kinds = list(zip(declared or itertools.repeat(None), layer_kinds(config), strict=False))
         _PERIODS[key] = next(
-            (p for p in range(1, len(kinds) // 3 + 1) if all(kind == kinds[i % p] for i, kind in enumerate(kinds))),
+            (
+                Pattern(p, first)
+                for first in range(MOST_FIRST + 1)
+                for p in range(1, (len(kinds) - first) // 3 + 1)
+                if all(kind == kinds[first + i % p] for i, kind in enumerate(kinds[first:]))
+            ),
             None,
         )
     return _PERIODS[key]
@@ -228,21 +254,22 @@ def _as_course(traced: Trace, saved: int) -> Course:
     )
 
 
-def _extended(short: Course, longer: Course, layers: int, period: int) -> Course:
-    """The step of `layers` layers from traces of two and of three periods and the rest."""
+def _extended(short: Course, longer: Course, layers: int, found: Pattern) -> Course:
+    """The step of `layers` layers from traces of two and of three periods, the first layers and the rest."""
+    period, settled = found.period, found.first + found.period  # from there on only equal periods came before a layer
     two, three = ({line.name: line for line in c.lines} for c in (short, longer))
     lines: list[SegmentProfile] = []
-    further = layers // period - 3
+    further = (layers - found.first) // period - 3
     for name, line in three.items():
         phase, _, number = name.partition(" ")
         index = int(number) if number else 0
-        if index < period:  # the first period, and what is no layer: they grow with the number of layers alone
+        if index < settled:  # the first layers and period, and what is no layer: they grow with their number alone
             lines.append(_along(name, line, two[name], line, further))
-        elif index < 2 * period:
+        elif index < settled + period:
             grown = _along(name, line, two[name], line, further)
             later = three[f"{phase} {index + period}"]
             for place in range(index, layers, period):
-                lines.append(_along(f"{phase} {place}", grown, line, later, place // period - 1))
+                lines.append(_along(f"{phase} {place}", grown, line, later, (place - found.first) // period - 1))
     return Course(tuple(lines), _step_along(longer.counts, short.counts, longer.counts, further))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from lorabench.engine.adapt import is_adapter
+from lorabench.engine.adapt import is_adapter, language_model
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
 from lorabench.memory import kernels, optimizers, trainer_step
@@ -68,23 +68,27 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     layers = layers_of(model)
     steps = _Marks(tracker, layers, parameters)
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
-    if training.gradient_checkpointing:
+    if setting.evaluates:
+        model.eval()
+    elif training.gradient_checkpointing:
         trainer_step.checkpointed(setting, model, mixed)
-    with device_kernels(setting.device, setting.bf16), quiet(), tracker:
+    with device_kernels(setting.device, setting.bf16), trainer_step.layer_kernels(setting, model), quiet(), tracker:
         tracker.enter("embed")
-        loss = trainer_step.forward(setting, model, ids, labels, mixed)
-        steps.backward = True
-        loss.value.backward()
-        if loss.outputs is None and setting.trainer.loss_program != "own":
-            del loss  # Trainer returns a detached one; own loops keep theirs until the next step
-        tracker.enter(UPDATE)
-        if setting.trainer.clips:
-            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-        if optimizer is None:
-            optimizers.update(parameters, training, setting.device)
-        else:
-            optimizer.step()
-        tracker.count(*optimizers.work(parameters, training, setting.device))
+        with torch.set_grad_enabled(not setting.evaluates):
+            loss = trainer_step.forward(setting, model, ids, labels, mixed)
+        if not setting.evaluates:
+            steps.backward = True
+            loss.value.backward()
+            if loss.outputs is None and setting.trainer.loss_program != "own":
+                del loss  # Trainer returns a detached one; own loops keep theirs until the next step
+            tracker.enter(UPDATE)
+            if setting.trainer.clips:
+                torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            if optimizer is None:
+                optimizers.update(parameters, training, setting.device)
+            else:
+                optimizer.step()
+            tracker.count(*optimizers.work(parameters, training, setting.device))
     steps.remove()
     del state, optimizer
     trainable = sum(p.numel() for p in parameters)
@@ -134,9 +138,10 @@ class _Marks:
 
 
 def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The model's numbered layers."""
+    """The numbered layers of the model, of a multimodal one those of its language model."""
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    language = language_model(model)
+    for module in language.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     return []

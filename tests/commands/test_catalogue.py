@@ -36,13 +36,14 @@ def test_lists_have_one_line_each(capsys):
         assert [line.split()[0] for line in lines] == list(plugins.names(kind))
         assert all(len(line.split()) > 2 for line in lines)
     assert cli.main(["models"]) == 0
-    assert "lorabench/tiny-300k" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "lorabench/tiny-300k" in out and "google/gemma-2-2b" in out and "gemma-2-2b-it" in out
 
 
 def test_models_and_tasks_are_searched_by_words_of_other_tools(capsys):
     assert cli.main(["models", "smol"]) == 0
     out = capsys.readouterr().out
-    assert "HuggingFaceTB/SmolLM2-135M" in out and "meta-llama" not in out and "3 presets" in out
+    assert "HuggingFaceTB/SmolLM2-135M" in out and "meta-llama" not in out and "7 presets" in out
     assert cli.main(["models", "zzz"]) == 2
     assert "no preset matches 'zzz'" in capsys.readouterr().err
     assert cli.main(["tasks", "gsm8k"]) == 2

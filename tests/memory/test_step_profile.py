@@ -7,7 +7,7 @@ from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.errors import LorabenchError
-from lorabench.memory.step_profile import pattern, predict_step
+from lorabench.memory.step_profile import Pattern, pattern, predict_step
 from lorabench.memory.train_config import TrainConfig
 
 SMALL = {
@@ -57,9 +57,9 @@ def test_few_layers_tell_the_whole(model, method, quantization, training, device
 
 
 def test_a_pattern_is_the_shortest_period_of_the_kinds_of_layers():
-    assert pattern(CONFIGS["llama"]) == 1
-    assert pattern(CONFIGS["gemma3"]) == 3
-    assert pattern(LlamaConfig(num_hidden_layers=3, layer_types=["full_attention"] * 3)) == 1
+    assert pattern(CONFIGS["llama"]) == Pattern(1)
+    assert pattern(CONFIGS["gemma3"]) == Pattern(3)
+    assert pattern(LlamaConfig(num_hidden_layers=3, layer_types=["full_attention"] * 3)) == Pattern(1)
     odd = replace_types(
         ["sliding_attention", "full_attention", "full_attention", "sliding_attention", "full_attention"]
     )
