@@ -8,6 +8,7 @@ inside its time. Without a GPU the same checks run on the CPU at toy size: a reh
     trainers     memory and step time of Trainer, TRL's SFTTrainer and the plain loop (benchmarks/trainers.py)
     memory       memory of lorabench's own loop, random weights of 0.1B to 8B parameters; predicted afterwards with
                  `benchmarks/memory.py device --measured memory.json`
+    calibrate    the rows of `lorabench calibrate` with their predictions, and the CUDA context
     methods      every method with every quantization trains, and its adapter loads again
     packed       several adapters on one frozen base against one after another (benchmarks/packed.py)
     ranks        a rank study of SmolLM2-135M (studies/smollm2.yaml), where --smollm2 and --data name its folders
@@ -100,6 +101,13 @@ def memory(options: argparse.Namespace) -> Any:
     from benchmarks.memory import measured_rows
 
     return measured_rows()
+
+
+def calibrate(options: argparse.Namespace) -> Any:
+    from lorabench.workflows.calibrate import calibrate as measure
+
+    found, _ = measure("0" if CUDA else "cpu", options.out / "card-calibration.json")
+    return found.summarised | {"context_bytes": found.context_bytes, "faults": [r.fault for r in found.rows if r.fault]}
 
 
 def ranks(options: argparse.Namespace) -> Any:
@@ -205,6 +213,7 @@ def pretrain(options: argparse.Namespace) -> Any:
 CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (
     trainers,
     memory,
+    calibrate,
     methods,
     packed,
     ranks,

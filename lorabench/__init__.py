@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lorabench.api import (
         StudyResults,
+        compare_trainers,
         estimate,
         open_results,
         parameters,
@@ -38,7 +39,17 @@ _HOMES = {
     "run": "lorabench.api",
     "open_results": "lorabench.api",
     **dict.fromkeys(
-        ("estimate", "plan", "recommend", "parameters", "spectrum", "truncate", "quantization_error"), "lorabench.api"
+        (
+            "estimate",
+            "compare_trainers",
+            "plan",
+            "recommend",
+            "parameters",
+            "spectrum",
+            "truncate",
+            "quantization_error",
+        ),
+        "lorabench.api",
     ),
     "StudyResults": "lorabench.api",
     "LorabenchError": "lorabench.errors",
@@ -50,6 +61,7 @@ __all__ = [
     "Study",
     "StudyResults",
     "__version__",
+    "compare_trainers",
     "estimate",
     "expand",
     "load_study",

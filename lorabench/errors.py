@@ -30,6 +30,10 @@ class ModelError(LorabenchError):
     """A model cannot be found, loaded or adapted as asked."""
 
 
+class UnpredictableError(ModelError):
+    """A model is known, and its training step cannot be predicted."""
+
+
 class DataError(LorabenchError):
     """A data file is missing, unreadable, or has not the columns that a template names."""
 

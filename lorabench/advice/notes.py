@@ -11,15 +11,29 @@ from lorabench.advice.ranking import Ranking
 from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
 from lorabench.config.gpus import Gpu
+from lorabench.config.trainer import OWN, Trainer
 
 
-def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking) -> Iterator[str]:
+def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
+    """What a prediction for another trainer than lorabench's own loop is worth."""
+    if trainer.name == OWN:
+        return
+    if not trainer.measured:
+        yield f"{trainer.title} was not measured: memory follows its code, and its range is wide for that reason."
+    if here := trainer.installed():
+        package, known = trainer.versions[0]
+        yield f"{here} is installed here; what is predicted is {package} {known}."
+
+
+def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: Trainer) -> Iterator[str]:
     """What the card is taken for, and what is not known of it."""
     if card.nominal_gib is not None:
         yield f"{card.name} is taken as a {card.capacity}."
     else:
         yield f"{card.name} is {card.capacity}."
-    if not card.bf16:
+    if not card.bf16 and trainer.name != OWN:
+        yield f"{card.name} does not compute in bfloat16: mixed precision is float16, as {trainer.title} is told there."
+    elif not card.bf16:
         yield (
             f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, "
             "of products that it takes through float32."

@@ -25,7 +25,13 @@ from lorabench.advice.evidence import FULL
 from lorabench.advice.memory_oracle import MemoryOracle
 from lorabench.advice.types import Candidate, Excluded, Needs, Priority, Quality, RankedCandidate, Workload
 
-PAGED = "its state is kept in 8 bits and paged to the host: what that costs in time and quality is not predicted"
+SAVING = {
+    "adamw-8bit": "its state is kept in 8 bits: what that costs in quality is not predicted",
+    "paged-adamw-8bit": (
+        "its state is kept in 8 bits and paged to the host: what that costs in time and quality is not predicted"
+    ),
+}
+"""what is said of an optimizer"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def rank_candidates(
             _fitting(spec, workload, memory),
             key=lambda pair: (pair[1].high_bytes if priority == "memory" else 0, *_pace(*pair)),
         )
-        caveats = (*spec.caveats, *((PAGED,) if candidate.optimizer != "adamw" else ()))
+        saving = SAVING.get(candidate.optimizer)
+        caveats = (*spec.caveats, *((saving,) if saving else ()))
         headroom = memory.memory_bytes - needs.high_bytes
         ranked.append(RankedCandidate(candidate, needs, headroom, spec.quality, spec.evidence, caveats))
     ranked.sort(key=lambda r: order(r, priority))
@@ -141,6 +148,7 @@ def variant(spec: CandidateSpec, workload: Workload, micro: int, checkpointing: 
         spec.warmup,
         spec.weight_decay,
         spec.max_grad_norm,
+        spec.dtype,
     )
 
 

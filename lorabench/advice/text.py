@@ -9,6 +9,7 @@ from lorabench import formatting
 from lorabench.advice.priors import POINTS
 from lorabench.advice.types import Candidate, Excluded, Needs, Quality, RankedCandidate, Recommendation, Workload
 from lorabench.analysis.labels import method_label
+from lorabench.config.trainer import OWN
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric
 
@@ -26,6 +27,11 @@ def as_text(recommendation: Recommendation) -> str:
             f"{one_line(w.model.name)} on {one_line(recommendation.gpu)} ({size(recommendation.memory_bytes)} usable):"
             f" {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; priority:"
             f" {recommendation.priority}"
+        ),
+        *(
+            []
+            if recommendation.trainer.name == OWN
+            else [f"trained by {recommendation.trainer.title} ({recommendation.trainer.released})"]
         ),
         "",
     ]
@@ -51,7 +57,8 @@ def title(c: Candidate) -> str:
         else f", base in {c.quantization.name.upper()}"
         + (" with double quantisation" if c.quantization.double_quant else "")
     )
-    name = "full fine-tuning" if m.name == "full" else method_label(m.name)
+    dtype = "" if c.dtype == "auto" else f" in {c.dtype}"
+    name = f"full fine-tuning{dtype}" if m.name == "full" else method_label(m.name)
     return f"{name}{of}{stored}"
 
 
@@ -171,6 +178,7 @@ def as_plain(recommendation: Recommendation) -> dict[str, object]:
         "sequence_length": w.sequence_length,
         "batch_size": w.batch_size,
         "priority": recommendation.priority,
+        **({} if recommendation.trainer.name == OWN else {"trainer": recommendation.trainer.to_dict()}),
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in recommendation.ranked],
         "excluded": [
@@ -254,6 +262,7 @@ def _candidate(c: Candidate) -> dict[str, object]:
         "warmup": c.warmup,
         "weight_decay": c.weight_decay,
         "max_grad_norm": c.max_grad_norm,
+        **({} if c.dtype == "auto" else {"dtype": c.dtype}),
     }
 
 

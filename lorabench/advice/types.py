@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.precision import DeviceKind
-from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
+from lorabench.config.settings import Dtype, MethodSpec, ModelSpec, QuantizationSpec
+from lorabench.config.trainer import OWN, Trainer, find_trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,8 @@ class Candidate:
     """share of the steps"""
     weight_decay: float
     max_grad_norm: float
+    dtype: Dtype = "auto"
+    """of unquantised weights: told where a trainer leaves the choice between float32 and bfloat16; auto: the model's"""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ class Recommendation:
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...] = ()
     """what limits all of it"""
+    trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
+    """the program whose memory and time these are"""
 
     def frame(self) -> pd.DataFrame:
         """A row per ranked candidate, by its place: setting, bytes, seconds of a step, how much worse it is expected to

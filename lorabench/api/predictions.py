@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorabench.advice.types import Priority, Recommendation
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lorabench.workflows.estimate import MemoryEstimate
     from lorabench.workflows.parameters import ParameterCounts
     from lorabench.workflows.plan import StudyPlan
+    from lorabench.workflows.trainers import TrainerEstimates
 
 
 def estimate(
@@ -30,6 +31,12 @@ def estimate(
     optimizer: str | None = None,
     autocast: str | None = None,
     gpu: str | None = None,
+    trainer: str = "lorabench",
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
+    gpus: int = 1,
+    strategy: str | None = None,
 ) -> MemoryEstimate:
     """The memory that one training step needs, traced on torch's meta device without weights, GPU or network.
 
@@ -50,6 +57,12 @@ def estimate(
         optimizer: adamw, adamw-8bit, paged-adamw, paged-adamw-8bit or sgd.
         autocast: none or bfloat16.
         gpu: a known card, a size such as 24GB, or cpu: does it fit, and how much would?
+        trainer: the program that trains: lorabench's own loop, or one of `lorabench trainers`.
+        loss: full, chunked or fused; the trainer's own where it is absent.
+        attention: sdpa, flash or eager; the model's own where it is absent.
+        kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantised base; as the trainer does where absent.
+        gpus: that train together; the bytes are then those of one of them, and not measured.
+        strategy: what they share: ddp, zero2, zero3 or fsdp.
     Returns:
         MemoryEstimate: bytes by category, the peak with its range, and with a gpu whether it fits.
     Raises:
@@ -63,7 +76,77 @@ def estimate(
         True
     """
     from lorabench.workflows import estimate as workflow
+    from lorabench.workflows.trainers import chosen, sharding_of
 
+    settings = _settings(
+        model,
+        method=method,
+        rank=rank,
+        target_modules=target_modules,
+        quantization=quantization,
+        double_quant=double_quant,
+        dtype=dtype,
+        micro_batch_size=micro_batch_size,
+        sequence_length=sequence_length,
+        gradient_accumulation=gradient_accumulation,
+        gradient_checkpointing=gradient_checkpointing,
+        optimizer=optimizer,
+        autocast=autocast,
+    )
+    by = chosen(trainer, loss, attention, kbit_preparation)
+    return workflow.estimate(settings, gpu, by, sharding_of(gpus, strategy))
+
+
+def compare_trainers(
+    model: str,
+    *,
+    gpu: str | None = None,
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
+    **settings: Any,
+) -> TrainerEstimates:
+    """The memory of one setting under every trainer that is known, and why they differ.
+
+    Args:
+        model: as for estimate.
+        gpu: as for estimate.
+        loss: as for estimate; a trainer that has it not is told of as such.
+        attention: as for estimate.
+        kbit_preparation: as for estimate.
+        settings: method, rank, quantization, micro_batch_size and the other settings of estimate.
+    Returns:
+        TrainerEstimates: a row per trainer, the least peak first.
+    Raises:
+        LorabenchError: a value is none that is allowed.
+    Example:
+        >>> import lorabench as lb
+        >>> frame = lb.compare_trainers("lorabench/tiny-300k", rank=4, micro_batch_size=2, sequence_length=32).frame()
+        >>> bool(frame.peak_bytes["trl"] > 0)
+        True
+    """
+    from lorabench.workflows import trainers as workflow
+
+    return workflow.compare_trainers(_settings(model, **settings), gpu, loss, attention, kbit_preparation)
+
+
+def _settings(
+    model: str,
+    *,
+    method: str | None = None,
+    rank: int | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    quantization: str | None = None,
+    double_quant: bool | None = None,
+    dtype: str | None = None,
+    micro_batch_size: int | None = None,
+    sequence_length: int | None = None,
+    gradient_accumulation: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    optimizer: str | None = None,
+    autocast: str | None = None,
+) -> dict[str, dict[str, object]]:
+    """As a study nests them, only what was said."""
     settings: dict[str, dict[str, object]] = {
         "model": {"name": model, "dtype": dtype},
         "quantization": {"name": quantization, "double_quant": double_quant},
@@ -78,10 +161,12 @@ def estimate(
         },
     }
     declared = {part: {k: v for k, v in fields.items() if v is not None} for part, fields in settings.items()}
-    return workflow.estimate({part: fields for part, fields in declared.items() if fields}, gpu)
+    return {part: fields for part, fields in declared.items() if fields}
 
 
-def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = ()) -> StudyPlan:
+def plan(
+    study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = (), trainer: str = "lorabench"
+) -> StudyPlan:
     """What every condition of a study needs on a card: parameters, memory, time.
 
     Args:
@@ -89,6 +174,7 @@ def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] =
         gpu: a known card, a size such as 24GB, or cpu for this machine.
         studies: results directories, or folders that hold some, whose cells tell how fast the card is; without one that
             ran there its data sheet does (a roofline).
+        trainer: as for estimate.
     Returns:
         StudyPlan: a row per condition; bytes, and seconds as a range.
     Raises:
@@ -102,8 +188,10 @@ def plan(study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] =
     """
     from lorabench.config import Study, load_study
     from lorabench.workflows import plan as workflow
+    from lorabench.workflows.trainers import chosen
 
-    return workflow.plan(study if isinstance(study, Study) else load_study(study), gpu, studies)
+    read = study if isinstance(study, Study) else load_study(study)
+    return workflow.plan(read, gpu, studies, trainer=chosen(trainer))
 
 
 def recommend(
@@ -118,6 +206,7 @@ def recommend(
     task: str | None = None,
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
+    trainer: str = "lorabench",
 ) -> Recommendation:
     """Which rank, method and quantization to take for a model on a card, with the evidence for it.
 
@@ -132,6 +221,7 @@ def recommend(
         task: kind of task, as studies name it.
         priority: accuracy, memory or speed.
         tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
+        trainer: as for estimate.
     Returns:
         Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
     Raises:
@@ -143,6 +233,7 @@ def recommend(
         True
     """
     from lorabench.workflows import recommend as workflow
+    from lorabench.workflows.trainers import chosen
 
     return workflow.recommend(
         model,
@@ -156,6 +247,7 @@ def recommend(
         tolerated_loss=tolerated_loss,
         task=task,
         timings=studies,
+        trainer=chosen(trainer),
     )
 
 

@@ -38,6 +38,18 @@ def plugin_list(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_trainers_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("name", metavar="TRAINER", nargs="?", help="one trainer: what it does to memory")
+
+
+def trainers(options: argparse.Namespace) -> int:
+    """Lists the trainers that memory is predicted for, or tells what one of them does."""
+    from lorabench.commands import trainer_text
+
+    print(trainer_text.described(options.name) if options.name else trainer_text.listed())
+    return 0
+
+
 def schema(options: argparse.Namespace) -> int:
     """Prints the JSON Schema of the study file."""
     from lorabench.commands import catalogue_text

@@ -44,6 +44,7 @@ def report() -> str:
         ("nf4 training", findings["nf4"]),
         ("int8 training", findings["int8"]),
         ("hub", findings["hub"]),
+        *_calibrations(),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {line}" for name, text in rows for line in text.splitlines() or [""])
@@ -73,6 +74,18 @@ def _packages() -> list[tuple[str, str]]:
             rows.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             rows.append((name, "not installed; pip install " + name.replace("_", "-")))
+    return rows
+
+
+def _calibrations() -> list[tuple[str, str]]:
+    """A line for each card that was measured; none where none was."""
+    from lorabench.errors import LorabenchError
+    from lorabench.record.card_calibration import calibrations_folder, installed_versions, stored_calibrations
+
+    here, rows = installed_versions(), []
+    for found in stored_calibrations(calibrations_folder()).values():
+        words = str(found) if isinstance(found, LorabenchError) else f"{found.card}, {found.measured(here).words}"
+        rows.append(("calibration", words))
     return rows
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from lorabench.commands import trainer_text
 from lorabench.config.architectures import find_architecture
+from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import aligned, count, plural, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
+    from lorabench.config.trainer import Trainer
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.remedies import Remedies
+    from lorabench.memory.sharding import Sharding
     from lorabench.memory.train_config import TrainConfig
     from lorabench.record.unreached import Unreached
+    from lorabench.workflows.estimate import MemoryEstimate
 
 _MEANING = {
     "weights": "base weights as stored",
@@ -24,30 +29,30 @@ _MEANING = {
     "activations": "kept for the backward pass, and what the peak's operator holds",
     "logits": "rows x vocabulary, their float32 copy and gradient",
     "workspace": "scratch of kernels: dequantised copies",
+    "communication": "gathered and reduced between GPUs",
     "framework": "CUDA context, cuBLAS, allocator",
 }
 
 
-def estimate(words: dict[str, dict[str, object]], gpu: str | None, as_json: bool) -> str:
+def estimate(
+    words: dict[str, dict[str, object]],
+    gpu: str | Gpu | None,
+    as_json: bool,
+    trainer: Trainer | None = None,
+    sharding: Sharding | None = None,
+) -> str:
     """The memory of one training step."""
     from lorabench.workflows.estimate import estimate as predict
 
-    result = predict(words, gpu)
-    if as_json:
-        return json.dumps(result.to_dict(), indent=2)
-    return as_text(result.setting, result.estimate, result.gpu, result.unreached, result.remedies)
+    result = predict(words, gpu, trainer, sharding)
+    return json.dumps(result.to_dict(), indent=2) if as_json else as_text(result)
 
 
-def as_text(
-    setting: TrainConfig,
-    memory: Estimate,
-    card: Gpu | None,
-    left: Unreached | None = None,
-    mended: Remedies | None = None,
-) -> str:
+def as_text(result: MemoryEstimate) -> str:
     """The estimate as a small table with bars."""
     from lorabench.workflows.estimate import is_stored
 
+    setting, memory, card = result.setting, result.estimate, result.gpu
     step, method = memory.step, setting.method
     rank = f" rank {method.rank}" if method.rank is not None else ""
     kind = (
@@ -65,6 +70,12 @@ def as_text(
             f"{count(step.trainable_parameters)} of {count(step.total_parameters)} parameters are trained ({share:.3g}"
             f" %); saved: {size(step.adapter_bytes)}"
         ),
+        *(
+            []
+            if setting.trainer == find_trainer(OWN)
+            else [trainer_text.named(setting.trainer, setting.quantization.name != "none")]
+        ),
+        *([] if result.sharding is None else [sharding_text(result.sharding, setting)]),
         "",
     ]
     widest = max(memory.bytes.values())
@@ -80,8 +91,10 @@ def as_text(
         ),
     ]
     if card is not None:
-        lines += ["", _verdict(memory, card), *(_remedy_lines(mended, setting) if mended else ())]
-    sentences = (unreached_text(left, setting), tower_text(setting), preset_text(setting))
+        lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
+        lines += card.measured.told(setting.trainer.name == OWN) if card.measured else []
+    lines += trainer_text.told(setting.trainer, result.differences)
+    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)
@@ -103,6 +116,12 @@ def preset_text(setting: TrainConfig) -> str:
     """What a preset's figures leave out, and whether its shape is from memory."""
     known = find_architecture(setting.model.name)
     return f"{known.name} is {'; '.join(known.remarks)}" if known and known.remarks else ""
+
+
+def sharding_text(by: Sharding, setting: TrainConfig) -> str:
+    """How several GPUs share a step, and what that is worth."""
+    own = "; lorabench run itself trains on one GPU" if setting.trainer.name == OWN else ""
+    return f"bytes of one of {by.gpus} GPUs under {by.strategy}, each with its own micro-batch: not measured{own}"
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:

@@ -1,7 +1,7 @@
 """Parses what a user typed and hands it to the command, whose file parser.COMMANDS names.
 
 Exit codes: 0 done; 1 a cell did not finish, or the report could not be written; 2 a mistake that the user can mend;
-130 Ctrl-C, 143 SIGTERM.
+130 Ctrl-C, 143 SIGTERM. `check` answers by them: 0 fits, 1 does not, 3 cannot be told.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import catalogue, doctor, predict, recommend, results, run, weights
+from lorabench.commands import calibrate, catalogue, doctor, predict, recommend, results, run, weights
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -42,6 +42,12 @@ COMMANDS: tuple[
         predict.add_estimate_options,
     ),
     (
+        "check",
+        "does a training step fit a card? one line, and an exit code for scripts: 0 yes, 1 no, 3 it cannot be told",
+        predict.check,
+        predict.add_check_options,
+    ),
+    (
         "plan",
         "what every condition of a study needs on a card: parameters, memory, time",
         predict.plan,
@@ -58,6 +64,12 @@ COMMANDS: tuple[
         "trainable parameters by rank, counted without training",
         predict.parameters,
         predict.add_parameters_options,
+    ),
+    (
+        "calibrate",
+        "measure short trainings on your own card, and correct predictions for it",
+        calibrate.calibrate,
+        calibrate.add_calibrate_options,
     ),
     ("gpus", "known cards: memory, bandwidth, bf16 rate", catalogue.gpus, None),
     (
@@ -94,6 +106,12 @@ COMMANDS: tuple[
     ("quantizations", "all quantizations", catalogue.plugin_list, None),
     ("executors", "all executors", catalogue.plugin_list, None),
     ("emitters", "all emitters", catalogue.plugin_list, None),
+    (
+        "trainers",
+        "the trainers that memory and time are predicted for, or what one of them does to memory",
+        catalogue.trainers,
+        catalogue.add_trainers_options,
+    ),
     ("schema", "JSON Schema of the study file, for editors", catalogue.schema, None),
     ("doctor", "device, memory, versions, and what works here", doctor.doctor, None),
 )

@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lorabench.commands import trainer_text
 from lorabench.config.paths import model_label
+from lorabench.config.trainer import OWN
 from lorabench.formatting import DASH, aligned, count, plural, seconds, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.config.source import Source
+    from lorabench.config.trainer import Trainer
     from lorabench.memory.plan import PlannedCondition
     from lorabench.memory.remedies import Remedies
     from lorabench.memory.roofline import Seconds
@@ -23,13 +26,13 @@ STORED = ("reports", "runs")
 """where the command line looks for stored studies that tell how fast a card is"""
 
 
-def plan(source: Source, gpu: str, as_json: bool) -> str:
+def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None = None) -> str:
     """Each condition of a study on a card, and the sum."""
     from lorabench.config.load import read_study
     from lorabench.workflows.plan import FITS
     from lorabench.workflows.plan import plan as predict
 
-    planned = predict(read_study(source), gpu, STORED, source)
+    planned = predict(read_study(source), gpu, STORED, source, trainer)
     if as_json:
         return json.dumps(planned.to_dict(), indent=2)
     card, words, rows = planned.gpu, planned.names, planned.rows
@@ -64,21 +67,32 @@ def plan(source: Source, gpu: str, as_json: bool) -> str:
         for s, one in zip(settings, left, strict=True)
         if s is not None and one is not None
     )
+    head = [] if planned.trainer.name == OWN else [f"{trainer_text.named(planned.trainer)}", ""]
     remedy = _plan_remedies(words, rows, settings, mended, card)
     return "\n".join(
         [
+            *head,
             *aligned(lines),
             "",
             f"{card.name}: {card.capacity}",
+            *(card.measured.told(planned.trainer.name == OWN) if card.measured else []),
             *remedy,
             *filter(None, (total, planned.time_basis)),
             *notes,
+            *([] if planned.trainer.name == OWN else _own_words(planned.trainer)),
             (
                 "memory and training time are predicted, not measured; an evaluation with many sequences at once"
                 " (evaluation.batch_size) may need more memory"
             ),
         ]
     )
+
+
+def _own_words(trainer: Trainer) -> list[str]:
+    """What another trainer's prediction is worth, and which part of a seed's time is not its own."""
+    worth = [] if trainer.measured else [trainer_text.NOT_MEASURED]
+    rest = "beside the training, a seed's time is that of lorabench run: loading, evaluation, decomposition"
+    return [*worth, *trainer_text.installed(trainer), rest]
 
 
 def _plan_remedies(

@@ -6,9 +6,56 @@ import argparse
 
 from lorabench import startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
+from lorabench.commands.calibrate import add_calibration_option, card_if_named, card_of
+from lorabench.commands.trainer_options import (
+    ALL,
+    add_sharding_options,
+    add_trainer_option,
+    add_variant_options,
+    trainer_of,
+)
+from lorabench.errors import LorabenchError
 
 
 def add_estimate_options(c: argparse.ArgumentParser) -> None:
+    _add_setting_options(c)
+    c.add_argument(
+        "--gpu",
+        metavar="GPU",
+        help=(
+            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how"
+            " much would?"
+        ),
+    )
+    add_calibration_option(c)
+    add_trainer_option(c, ", or all: a row for each")
+    _add_variant_options(c)
+
+
+def add_check_options(c: argparse.ArgumentParser) -> None:
+    _add_setting_options(c)
+    c.add_argument(
+        "--gpu",
+        metavar="GPU",
+        required=True,
+        help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine",
+    )
+    add_calibration_option(c)
+    add_trainer_option(c)
+    _add_variant_options(c)
+    c.epilog = (
+        "exit codes: 0 it fits, 1 it does not, 2 a mistake in the command, 3 it cannot be told: the card lies between"
+        " the low and the high end of the prediction, or the model's training step cannot be predicted"
+    )
+
+
+def _add_variant_options(c: argparse.ArgumentParser) -> None:
+    add_variant_options(c)
+    add_sharding_options(c)
+    c.add_argument("--json", action="store_true")
+
+
+def _add_setting_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--model", required=True, metavar="NAME", help=MODEL_NAMES)
     c.add_argument("--method", metavar="NAME", help="full, lora, rslora, dora, pissa (default: lora)")
     c.add_argument("--rank", metavar="R")
@@ -33,24 +80,44 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--autocast", metavar="DTYPE", help="none or bfloat16 (default: bfloat16 on cards that compute in it)"
     )
-    c.add_argument(
-        "--gpu",
-        metavar="GPU",
-        help=(
-            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how"
-            " much would?"
-        ),
-    )
-    c.add_argument("--json", action="store_true")
 
 
 def estimate(options: argparse.Namespace) -> int:
-    """Predicts the memory of one training step."""
-    from lorabench.commands import estimate_text
+    """Predicts the memory of one training step, of one trainer or of all."""
+    from lorabench.commands import estimate_text, trainer_text
+    from lorabench.workflows.trainers import compare_trainers, sharding_of
 
     with startup.predicting():
-        print(estimate_text.estimate(settings_of(options), options.gpu, options.json))
+        sharding = sharding_of(options.gpus, options.strategy)
+        if options.trainer == ALL:
+            if sharding:
+                raise LorabenchError("--trainer all compares trainers on one GPU; name one trainer beside --gpus")
+            variant = (options.loss, options.attention, options.kbit_preparation)
+            compared = compare_trainers(settings_of(options), card_if_named(options), *variant)
+            print(trainer_text.comparison(compared, options.json))
+        else:
+            trainer = trainer_of(options)
+            card = card_if_named(options)
+            print(estimate_text.estimate(settings_of(options), card, options.json, trainer, sharding))
     return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Tells in one line, and by the exit code, whether a training fits."""
+    import json
+
+    from lorabench.workflows.trainers import sharding_of
+    from lorabench.workflows.verdict import check_fit
+
+    if options.trainer == ALL:
+        raise LorabenchError(
+            "check answers for one trainer; name it, or see all with: lorabench estimate --trainer all"
+        )
+    with startup.predicting():
+        sharding = sharding_of(options.gpus, options.strategy)
+        verdict = check_fit(settings_of(options), card_of(options), trainer_of(options), sharding)
+    print(json.dumps(verdict.to_dict(), indent=2) if options.json else verdict.sentence)
+    return verdict.exit_code
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
@@ -76,7 +143,9 @@ def add_plan_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--gpu", metavar="GPU", required=True, help="a known card, a size such as 24GB, or cpu for this machine"
     )
+    add_calibration_option(c)
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
+    add_trainer_option(c)
     c.add_argument("--json", action="store_true")
 
 
@@ -86,7 +155,8 @@ def plan(options: argparse.Namespace) -> int:
     from lorabench.config.source import override, read_source
 
     with startup.predicting():
-        print(plan_text.plan(override(read_source(options.study), tuple(options.set)), options.gpu, options.json))
+        source = override(read_source(options.study), tuple(options.set))
+        print(plan_text.plan(source, card_of(options), options.json, trainer_of(options)))
     return 0
 
 

@@ -7,6 +7,8 @@ import sys
 
 from lorabench import plugins, startup
 from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, amount, whole_number
+from lorabench.commands.calibrate import add_calibration_option, card_of
+from lorabench.commands.trainer_options import add_trainer_option, trainer_of
 from lorabench.errors import LorabenchError
 
 
@@ -18,6 +20,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         metavar="GPU",
         help="a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine",
     )
+    add_calibration_option(c)
     c.add_argument(
         "--sequence-length", required=True, metavar="N", type=whole_number, help="tokens of a training sequence at most"
     )
@@ -56,6 +59,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         type=float,
         help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
+    add_trainer_option(c, "; with --emit the one that the files are for")
     c.add_argument("--json", action="store_true")
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
     c.add_argument(
@@ -84,10 +88,18 @@ def recommend(options: argparse.Namespace) -> int:
             f" {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
+    trainer = trainer_of(options)
+    if emitter is not None:
+        if options.trainer and options.trainer != emitter.TRAINER.name:
+            raise LorabenchError(
+                f"--emit {options.emit} writes files for {emitter.TRAINER.title}, but --trainer {options.trainer} is"
+                f" asked for; leave --trainer out or give --trainer {emitter.TRAINER.name}"
+            )
+        trainer = emitter.TRAINER
     with startup.predicting():
         answer = advisor.recommend(
             options.model,
-            options.gpu,
+            card_of(options),
             options.sequence_length,
             batch_size=options.global_batch_size,
             examples=options.examples,
@@ -98,6 +110,7 @@ def recommend(options: argparse.Namespace) -> int:
             tolerated_loss=options.tolerated_loss,
             task=options.task,
             timings=STORED,
+            trainer=trainer,
         )
     print(text.as_json(answer) if options.json else text.as_text(answer))
     if emitter is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -38,6 +38,26 @@ _VENDOR = re.compile(r"nvidia|amd|tesla|geforce|instinct|gpu|generation|graphics
 
 
 @dataclass(frozen=True)
+class MeasuredCard:
+    """What `lorabench calibrate` measured on a card, in place of what is assumed of all cards."""
+
+    words: str
+    """what was measured when, on one line"""
+    context_bytes: int | None = None
+    """CUDA context of a training process"""
+    errors: tuple[float, float] | None = None
+    """measured over predicted bytes of lorabench's own loop, least and most; absent of other versions"""
+    steps: tuple[tuple[int, int, int, float], ...] = ()
+    """flops, bytes moved, kernels and seconds of an optimizer step, a tuple for each that was timed"""
+
+    def told(self, own: bool) -> list[str]:
+        """The line beside a prediction of lorabench's own loop, or of another trainer, whose range stays its own."""
+        if own:
+            return [self.words]
+        return [f"{self.words}; of another trainer only the CUDA context is corrected"] if self.context_bytes else []
+
+
+@dataclass(frozen=True)
 class Gpu:
     """What a card has; bandwidth and FLOP/s are absent where only a size was given."""
 
@@ -56,8 +76,12 @@ class Gpu:
     bf16: bool = True
     """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of
     bfloat16 weights go through float32"""
+    capability: int = 8
+    """major compute capability"""
     nominal_gib: float | None = None
     """as sold, and as its driver names it; absent of this machine and of an amount in GiB"""
+    measured: MeasuredCard | None = field(default=None, compare=False)
+    """on the user's own card"""
 
     @property
     def capacity(self) -> str:
@@ -82,6 +106,7 @@ def gpus() -> dict[str, Gpu]:
             aliases=tuple(c.get("aliases", ())),
             fp32_flops=c["fp32_tflops"] * 1e12,
             bf16=c.get("bf16", True),
+            capability=c.get("capability", 8),
             nominal_gib=c["memory_gib"],
         )
         for name, c in plain.items()
@@ -89,11 +114,14 @@ def gpus() -> dict[str, Gpu]:
     return {c.name: c for c in sorted(cards, key=lambda c: (c.memory_bytes, c.name))}
 
 
-def find_gpu(text: str) -> Gpu:
-    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine.
+def find_gpu(text: str | Gpu) -> Gpu:
+    """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine; a
+    card as it is.
 
     LorabenchError for any other word, for a name of two cards, and for several cards at once.
     """
+    if isinstance(text, Gpu):
+        return text
     shown = _short(text)
     if not shown:
         raise LorabenchError(

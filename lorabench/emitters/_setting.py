@@ -152,9 +152,10 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
 
 
 def precision(workload: Workload, candidate: Candidate) -> DtypeName:
-    """The dtype of unquantised weights, as the engine chooses it."""
+    """The dtype of unquantised weights: the candidate's, else as the engine chooses it."""
     model = workload.model
-    return weights_dtype(model.dtype, candidate.method.name, lambda: _is_large(model))
+    declared = model.dtype if candidate.dtype == "auto" else candidate.dtype
+    return weights_dtype(declared, candidate.method.name, lambda: _is_large(model))
 
 
 def mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
@@ -169,10 +170,10 @@ def trainer_precision(workload: Workload, candidate: Candidate) -> DtypeName:
 
 
 def precision_notes(workload: Workload, candidate: Candidate) -> tuple[str, ...]:
-    """What differs from the prediction on a card without bfloat16."""
+    """What is otherwise on a card without bfloat16."""
     if mixed_precision(workload, candidate) != "float16":
         return ()
-    return ("The card does not compute in bfloat16: mixed precision is float16, and the prediction is without it.",)
+    return ("The card does not compute in bfloat16: mixed precision is float16.",)
 
 
 def _is_large(model: ModelSpec) -> bool:
@@ -220,7 +221,7 @@ def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
     """Comment lines: who wrote the file and for which setting. Names are in JSON's form, whose escapes leave no line
     break."""
     method, quantization = candidate.method, candidate.quantization
-    adapter = ""
+    adapter = f" in {candidate.dtype}" if trains_base(candidate) and candidate.dtype != "auto" else ""
     if not trains_base(candidate):
         adapter = (
             f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on"

@@ -5,7 +5,11 @@ from __future__ import annotations
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
+from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
+
+TRAINER = find_trainer("axolotl")
+"""the program whose memory and time the files are predicted by"""
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
+from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
 
+TRAINER = replace(find_trainer("llamafactory"), reentrant=False)  # as the file says (use_reentrant_gc)
+"""the program whose memory and time the files are predicted by"""
 _NAME = "data"
 _MIXED: dict[DtypeName | None, dict[str, bool]] = {
     "bfloat16": {"bf16": True},

@@ -7,8 +7,11 @@ import json
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import model_type
 from lorabench.config.paths import model_source
+from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
 
+TRAINER = find_trainer("transformers").asked(kbit_preparation=False)  # which the script does not call
+"""the program whose memory and time the files are predicted by"""
 _BODY = '''
 import argparse
 import json

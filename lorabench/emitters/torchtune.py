@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec
+from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
+
+TRAINER = replace(find_trainer("torchtune"), clips=True)  # as the file says (clip_grad_norm)
+"""the program whose memory and time the files are predicted by"""
 
 
 @dataclass(frozen=True)

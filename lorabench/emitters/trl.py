@@ -7,8 +7,11 @@ import shlex
 
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
+from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
 
+TRAINER = find_trainer("trl")
+"""the program whose memory and time the files are predicted by"""
 _FOLDER = "./data"
 
 

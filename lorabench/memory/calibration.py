@@ -5,14 +5,15 @@
 The work is that of its micro-batches, and of clipping and the update once,
 
 by non-negative least squares of the relative error (scipy.optimize.nnls) over the finished cells of stored studies that
-ran on the same device, as they ran there (a card without bfloat16 without mixed precision). The range is the worst
+ran on the same device, as they ran there (a card without bfloat16 without mixed precision), and over the steps that
+`lorabench calibrate` timed on the card. The range is the worst
 factor between fitted and measured, and not less than 1 + SPREAD: a prediction, never a measurement.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,11 @@ class Calibration:
     spread: float
     """worst factor between fitted and measured time, less 1; SPREAD at least"""
     conditions: int
+    """stored ones"""
     least_flops: int
     most_flops: int
+    rows: int = 0
+    """of `lorabench calibrate`"""
 
     def step_seconds(self, step: StepProfile | Work) -> Seconds | None:
         """The time of an optimizer step; None where its work is not like that of the stored ones."""
@@ -67,9 +71,9 @@ def time_of(step: StepProfile, setting: TrainConfig, card: Gpu, calibration: Cal
 
 
 def calibrate(card: Gpu, *folders: str | Path, most: int = MOST_CONDITIONS) -> Calibration | None:
-    """From the results directories that are named or lie within the folders; None where no cell ran on this card (for
-    the CPU: on a machine like this one)."""
-    return fit(measured_steps(stored_results(*folders), card, most))
+    """From the results directories that are named or lie within the folders, and from what `lorabench calibrate` timed
+    on the card; None where neither ran on it (for the CPU: on a machine like this one)."""
+    return fit(measured_steps(stored_results(*folders), card, most), card.measured.steps if card.measured else ())
 
 
 def stored_results(*folders: str | Path) -> list[CellResult]:
@@ -102,17 +106,24 @@ def measured_steps(
     return seconds_by_setting
 
 
-def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
-    """The costs that explain the median of each setting best; None where nothing was measured."""
+def fit(
+    measured: dict[TrainConfig, list[float]], timed: Sequence[tuple[int, int, int, float]] = ()
+) -> Calibration | None:
+    """The costs that explain the median of each setting best, and steps that were timed (flops, bytes moved, kernels,
+    seconds); None where nothing was measured."""
     steps = Reuse()
     steps.plan(measured)
-    rows, seconds = [], []
+    rows, seconds = list[tuple[float, ...]](), list[float]()
     for setting, step_seconds in measured.items():
         try:
             rows.append(_work(steps.step(setting).work(setting.training.gradient_accumulation)))
         except LorabenchError:  # a model that is not on this machine any more
             continue
         seconds.append(float(np.median(step_seconds)))
+    conditions = len(rows)
+    for *work_of_step, one in timed:
+        rows.append(tuple(map(float, work_of_step)))
+        seconds.append(one)
     if not rows:
         return None
     work, times = np.array(rows, dtype=float), np.array(seconds)
@@ -128,7 +139,8 @@ def fit(measured: dict[TrainConfig, list[float]]) -> Calibration | None:
         float(np.maximum(fitted / times, times / fitted).max()) - 1
     )  # so that the range around each fitted time holds the measured one
     spread = max(off, SPREAD if len(rows) >= FEW else SPREAD_OF_FEW)
-    return Calibration((costs[0], costs[1], costs[2]), spread, len(rows), int(work[:, 0].min()), int(work[:, 0].max()))
+    least, most = int(work[:, 0].min()), int(work[:, 0].max())
+    return Calibration((costs[0], costs[1], costs[2]), spread, conditions, least, most, len(timed))
 
 
 def is_on(card: Gpu, environment: Environment | None) -> bool:

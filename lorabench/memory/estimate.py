@@ -1,8 +1,8 @@
 """What a GPU must have for a setting: the step's own bytes, what CUDA keeps beside them, and how sure that is.
 
-`bytes` adds up to `peak_bytes`. `framework` is what no tensor holds: the CUDA context with its kernels, the
-workspaces of cuBLAS (two handles: forward and backward run in threads of their own), and what the caching
-allocator cannot hand out again because blocks do not match. low_bytes and high_bytes are the residual error of
+`bytes` adds up to `peak_bytes`. `framework` is what no tensor holds: the CUDA context with its kernels, and
+what the caching allocator cannot hand out again because blocks do not match. cuBLAS's workspaces are in `workspace`:
+the allocator counts them. low_bytes and high_bytes are the residual error of
 the prediction against published and own measurements (benchmarks/memory.py).
 """
 
@@ -13,16 +13,13 @@ from dataclasses import dataclass, replace
 
 from lorabench.config.gpus import Gpu
 from lorabench.memory.interpolate import Reuse
+from lorabench.memory.shares import Shares
 from lorabench.memory.step_profile import StepProfile
 from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
-CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = (
-    0.93,
-    1.06,
-)  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
+SHARDED = (0.80, 1.20)  # measured over predicted of several GPUs: as of trainers without a measurement
 SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
@@ -46,49 +43,74 @@ class Estimate:
 
 
 def estimate(
-    setting: TrainConfig, gpu: Gpu | None = None, positions: int | None = None, steps: Reuse | None = None
+    setting: TrainConfig,
+    gpu: Gpu | None = None,
+    positions: int | None = None,
+    steps: Reuse | None = None,
+    shares: Shares | None = None,
 ) -> Estimate:
     """Predicts the memory of a setting's training step in bytes, and with a GPU what fits on it.
 
-    `positions` is the longest sequence that the model takes, `steps` keeps what was traced. ModelError where the step
-    cannot be traced.
+    `positions` is the longest sequence that the model takes, `steps` keeps what was traced, `shares` tells what one of
+    several GPUs keeps. ModelError where the step cannot be traced.
     """
     setting = on_card(setting, gpu)
     steps = Reuse() if steps is None else steps
     steps.extend(setting)
-    step = steps.step(setting)
-    parts = with_framework(step, setting)
-    peak = sum(parts.values())
-    prediction = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
+    prediction = predicted(setting, steps, shares)
     if gpu is None:
         return prediction
-    training = setting.training
 
-    def high(**changes: int) -> int:
-        other = setting.trained(**changes)
-        return round(HIGH * sum(with_framework(steps.step(other), other).values()))
+    def high(length: int) -> int:
+        return predicted(setting.trained(sequence_length=length), steps, shares).high_bytes
 
     return replace(
         prediction,
         fits=prediction.high_bytes <= gpu.memory_bytes,
-        largest_batch_size=largest(
-            lambda n: high(batch_size=n), gpu.memory_bytes, MOST, training.batch_size, prediction.high_bytes
-        ),
+        largest_batch_size=largest_batch_size(setting, gpu, prediction, steps, shares),
         largest_sequence_length=largest(
-            lambda n: high(sequence_length=n),
-            gpu.memory_bytes,
-            positions or MOST,
-            training.sequence_length,
-            prediction.high_bytes,
+            high, gpu.memory_bytes, positions or MOST, setting.training.sequence_length, prediction.high_bytes
         ),
     )
+
+
+def largest_batch_size(
+    setting: TrainConfig, gpu: Gpu, prediction: Estimate, steps: Reuse, shares: Shares | None = None
+) -> int:
+    """The largest micro-batch whose high end fits, from a setting's own prediction; 0 where not even one sequence
+    does."""
+
+    def high(batch: int) -> int:
+        return predicted(setting.trained(batch_size=batch), steps, shares).high_bytes
+
+    return largest(high, gpu.memory_bytes, MOST, setting.training.batch_size, prediction.high_bytes)
+
+
+def predicted(setting: TrainConfig, steps: Reuse, shares: Shares | None = None) -> Estimate:
+    """The bytes of a setting alone; ModelError where its step cannot be traced."""
+    step = steps.step(setting)
+    if shares is not None:
+        step = shares.of(step)
+    parts = with_framework(step, setting)
+    peak = sum(parts.values())
+    low, high = bounds(peak, setting)
+    if shares is not None:
+        low, high = min(low, round(SHARDED[0] * peak)), max(high, round(SHARDED[1] * peak))
+    return Estimate(step, parts, peak, low, high)
+
+
+def bounds(peak: int, setting: TrainConfig) -> tuple[int, int]:
+    """The least and the most bytes that a predicted peak stands for, by the errors found for the trainer."""
+    low, high = setting.trainer.errors
+    return round(low * peak), round(high * peak)
 
 
 def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
         return {**step.parts, "framework": 0}
-    return {**step.parts, "framework": CONTEXT_BYTES + CUBLAS_BYTES + round(FRAGMENTED * step.peak_bytes)}
+    context_bytes = setting.context_bytes or CONTEXT_BYTES
+    return {**step.parts, "framework": context_bytes + round(FRAGMENTED * step.peak_bytes)}
 
 
 def largest(height: Callable[[int], int], limit: int, most: int, start: int, height_at_start: int) -> int:

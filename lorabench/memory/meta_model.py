@@ -20,10 +20,13 @@ from lorabench.config.architectures import architectures, find_architecture
 from lorabench.config.checkpoint import declared_quantization, local_folder, refusal
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec, QuantizationSpec
+from lorabench.config.trainer import OWN
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
-from lorabench.errors import LorabenchError, ModelError
+from lorabench.errors import LorabenchError, ModelError, UnpredictableError
+from lorabench.memory import trainer_step
+from lorabench.memory.loading import held_beyond
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -110,7 +113,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     whole = has_tower(config) and type(config) in AutoModelForImageTextToText._model_mapping
     maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     if type(config) not in maker._model_mapping and not trust_remote_code:
-        raise ModelError(f"{config.model_type} is no causal language model that transformers knows")
+        raise UnpredictableError(f"{config.model_type} is no causal language model that transformers knows")
     with (
         TRACING,
         torch.device("meta"),
@@ -143,14 +146,21 @@ def adapted(
     setting: TrainConfig, config: PretrainedConfig, dtype: torch.dtype, compute_dtype: torch.dtype
 ) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
+    trainer_step.set_attention(config, setting.trainer)
+    stored = declared_quantization(config.to_dict())
+    packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
+    if packed_here and setting.trainer.name != OWN:
+        remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
+        model.register_buffer("allocator_remainder", remainder, persistent=False)
     modules = setting.method.target_modules
     targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
+        model = trainer_step.prepared(setting, model)
         model = plugins.load("methods", setting.method.name).attach(
             model, setting.method, peft_targets(model, targets) if targets else []
         )
-    return model.train()
+    return trainer_step.with_adapter_dtype(setting, model, dtype).train()
 
 
 def quantised(

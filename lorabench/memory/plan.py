@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from lorabench import plugins
 from lorabench.config.gpus import Gpu
 from lorabench.config.study import Condition
+from lorabench.config.trainer import Trainer
 from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.data import steps_of
 from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import HIGH, LOW, with_framework
+from lorabench.memory.estimate import bounds, with_framework
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import StepProfile
@@ -51,13 +52,18 @@ class PlannedCondition:
 
 
 def plan_conditions(
-    conditions: Sequence[Condition], gpu: Gpu, calibration: Calibration | None = None, wholes: Sequence[Whole] = ()
+    conditions: Sequence[Condition],
+    gpu: Gpu,
+    calibration: Calibration | None = None,
+    wholes: Sequence[Whole] = (),
+    trainer: Trainer | None = None,
 ) -> tuple[PlannedCondition, ...]:
     """A row per condition, with what stored cells took beside their training; conditions that differ in nothing that
-    takes memory are traced once. LorabenchError where one cannot be."""
+    takes memory are traced once. `trainer` is lorabench's own loop where it is absent. LorabenchError where one cannot
+    be."""
     settings = [
         (
-            on_card(setting_of(c, gpu.kind), gpu)
+            on_card(setting_of(c, gpu.kind, trainer=trainer), gpu)
             if plugins.load("methods", c.method.name).TRAINS and c.training.steps
             else None
         )
@@ -86,8 +92,7 @@ def plan_conditions(
                 condition,
                 step,
                 peak,
-                round(LOW * peak),
-                round(HIGH * peak),
+                *bounds(peak, setting),
                 one.times(optimizer_steps) if one and (optimizer_steps := steps_of(condition)) else None,
                 other,
             )

@@ -12,14 +12,17 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from lorabench import plugins
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
 from lorabench.config.validity import takes_quantized_base
 from lorabench.memory.card_planner import CardPlanner, Need
-from lorabench.memory.estimate import HIGH, with_framework
-from lorabench.memory.train_config import TrainConfig
+from lorabench.memory.estimate import bounds, with_framework
+from lorabench.memory.step_dtypes import resolve_dtype
+from lorabench.memory.train_config import TrainConfig, on_card
 
 LISTED = 4  # of combinations
 TOGETHER = 3  # changes at most, before all of them are tried
@@ -169,20 +172,20 @@ def _possible(setting: TrainConfig, planner: CardPlanner) -> list[str]:
         "paged-adamw": planner.gpu.kind == "cuda" and training.optimizer == "adamw",
         "adamw-8bit": training.optimizer == "adamw",
         "paged-adamw-8bit": planner.gpu.kind == "cuda" and training.optimizer in states[:3],
-        "bfloat16": not adapters and setting.model.dtype in ("auto", "float32") and planner.gpu.bf16,
+        "bfloat16": not adapters and planner.gpu.bf16 and resolve_dtype(setting) == torch.float32,
         "nf4": smaller or (not stored and (not adapters or setting.quantization.name == "int8")),
         "int8": smaller or (not stored and not adapters),
         "rank": adapters and (setting.method.rank or 0) > 8,
         "lora": not adapters,
     }
-    return [name for name in _SHRINKS if able[name]]
+    return [name for name in _SHRINKS if able[name] and name not in setting.trainer.unavailable]
 
 
 def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, planner: CardPlanner) -> bool:
-    shrunk = {part for name in names for part in _SHRINKS[name]}
+    setting, shrunk = on_card(setting, planner.gpu), {part for name in names for part in _SHRINKS[name]}
     parts = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
     least = replace(need.step, parts=parts, peak_bytes=sum(parts.values()))
-    return round(HIGH * sum(with_framework(least, setting).values())) > planner.gpu.memory_bytes
+    return bounds(sum(with_framework(least, setting).values()), setting)[1] > planner.gpu.memory_bytes
 
 
 def _remedy_of(setting: TrainConfig, names: tuple[str, ...], planner: CardPlanner) -> Remedy | None:

@@ -8,6 +8,7 @@ from lorabench.config.gpus import Gpu
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.memory.model_shape import ModelShape
 
 TELLING = (
@@ -33,6 +34,14 @@ class TrainConfig:
     bf16: bool = True
     """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes
     another kernel"""
+    capability: int = 8
+    """the card's major compute capability, which cuBLAS's workspaces follow"""
+    context_bytes: int | None = field(default=None, compare=False)
+    """the CUDA context where it was measured on the card"""
+    trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
+    """the program that is predicted"""
+    evaluates: bool = False
+    """a micro-batch of the evaluation between steps, in the place of one"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
     """of the model: handed on to every setting that this one is changed to"""
 
@@ -46,8 +55,15 @@ class TrainConfig:
 
 
 def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:
-    """The setting on a card; on none that is named a card with bfloat16 is meant."""
-    return setting if gpu is None else replace(setting, bf16=gpu.bf16)
+    """The setting on a card, with what was measured there; on none that is named a card with bfloat16 is meant."""
+    if gpu is None:
+        return setting
+    setting = replace(setting, bf16=gpu.bf16, capability=gpu.capability)
+    if gpu.measured is None:
+        return setting
+    errors = gpu.measured.errors if setting.trainer.name == OWN else None
+    trainer = replace(setting.trainer, errors=errors) if errors else setting.trainer
+    return replace(setting, context_bytes=gpu.measured.context_bytes, trainer=trainer)
 
 
 def traced_as(setting: TrainConfig) -> TrainConfig:
@@ -55,8 +71,11 @@ def traced_as(setting: TrainConfig) -> TrainConfig:
     return setting if setting.training.gradient_accumulation <= 2 else setting.trained(gradient_accumulation=2)
 
 
-def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | None = None) -> TrainConfig:
-    """The setting of a condition; sequence_length is that of its longest batch where it is known.
+def setting_of(
+    condition: Condition, device: DeviceKind, sequence_length: int | None = None, trainer: Trainer | None = None
+) -> TrainConfig:
+    """The setting of a condition; sequence_length is that of its longest batch where it is known, the trainer
+    lorabench's own loop where it is absent.
 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
     setting.
@@ -71,4 +90,5 @@ def setting_of(condition: Condition, device: DeviceKind, sequence_length: int | 
         condition.method.model_copy(update={"alpha": alpha}),
         TrainingSpec(**fields),
         device,
+        trainer=trainer or find_trainer(OWN),
     )

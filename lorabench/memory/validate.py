@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,10 +15,11 @@ from lorabench.config.explain import sentence
 from lorabench.config.frozen import Frozen
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.trainer import Trainer
 from lorabench.config.validity import dtype_fault, length_fault, optimizer_fault, quantized_base_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
-from lorabench.errors import LorabenchError
+from lorabench.errors import LorabenchError, UnpredictableError
 from lorabench.memory.meta_model import build, with_layers
 from lorabench.memory.train_config import TrainConfig
 
@@ -31,7 +33,9 @@ class Request(Frozen):
     training: TrainingSpec = TrainingSpec()
 
 
-def setting_from(words: Mapping[str, object], device: DeviceKind = "cuda") -> TrainConfig:
+def setting_from(
+    words: Mapping[str, object], device: DeviceKind = "cuda", trainer: Trainer | None = None
+) -> TrainConfig:
     """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
 
     The quantisation is the checkpoint's own where the model is stored quantised.
@@ -46,6 +50,7 @@ def setting_from(words: Mapping[str, object], device: DeviceKind = "cuda") -> Tr
         else request.quantization.model_copy(update={"double_quant": False, "compute_dtype": "auto"})
     )
     setting = TrainConfig(request.model, as_stored(request.model, kind), used(request.method), request.training, device)
+    setting = replace(setting, trainer=trainer or setting.trainer)
     check(setting)
     return setting
 
@@ -68,8 +73,12 @@ def model_from(name: str) -> ModelSpec:
 
 def check(setting: TrainConfig) -> None:
     """LorabenchError where the model has not the positions, modules or sides that are asked for, or method and
-    quantization do not go together."""
-    method = plugins.load("methods", setting.method.name)
+    quantization do not go together, with each other or with the trainer."""
+    method, trainer = plugins.load("methods", setting.method.name), setting.trainer
+    for kind, value in (("method", setting.method.name), ("quantization", setting.quantization.name)):
+        if value in trainer.unavailable:
+            allowed = [n for n in plugins.names(f"{kind}s") if n not in (*trainer.unavailable, "base")]
+            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed for it: {', '.join(allowed)}")
     if not method.TRAINS:
         raise LorabenchError(
             f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
@@ -85,7 +94,7 @@ def check(setting: TrainConfig) -> None:
             raise LorabenchError(fault)
     preset = find_architecture(setting.model.name)
     if preset is not None and preset.parameters_only:
-        raise LorabenchError(
+        raise UnpredictableError(
             f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot"
             " be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorabench.config import hub
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.gpus import find_gpu
+from lorabench.config.trainer import OWN, Trainer, find_trainer
+from lorabench.errors import LorabenchError
 from lorabench.formatting import size
 
 if TYPE_CHECKING:
@@ -16,8 +19,13 @@ if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
     from lorabench.memory.estimate import Estimate
     from lorabench.memory.remedies import Remedies, Remedy
+    from lorabench.memory.sharding import Sharding
     from lorabench.memory.train_config import TrainConfig
+    from lorabench.memory.trainer_differences import Difference
     from lorabench.record.unreached import Unreached
+
+FLASH_FROM = 8
+"""compute capability that FlashAttention-2 needs (its README: Ampere, Ada, Hopper)"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class MemoryEstimate:
     """what makes it fit, where it does not"""
     unreached: Unreached | None
     """weights that are neither quantised nor adapted"""
+    differences: tuple[Difference, ...] = ()
+    """what the trainer does otherwise than lorabench's own loop, as far as it touches this setting"""
+    sharding: Sharding | None = None
+    """several GPUs, of which the bytes are the fullest one's; None for a single one"""
 
     @property
     def peak_bytes(self) -> int:
@@ -78,6 +90,11 @@ class MemoryEstimate:
             else None,
             "unreached": unreached_dict(self.unreached, self.setting),
         }
+        plain |= trainer_dict(self.setting.trainer, self.differences)
+        if card is not None and card.measured is not None:
+            plain["calibration"] = card.measured.words
+        if self.sharding is not None:
+            plain |= {"gpus": self.sharding.gpus, "strategy": self.sharding.strategy}
         return {k: v for k, v in plain.items() if v is not None}
 
     def __repr__(self) -> str:
@@ -88,32 +105,67 @@ class MemoryEstimate:
             f"{setting.training.batch_size} x {setting.training.sequence_length} tokens",
             f"  peak {size(estimate.peak_bytes)}, between {size(estimate.low_bytes)} and {size(estimate.high_bytes)}",
         ]
+        if setting.trainer.name != OWN:
+            lines.insert(1, f"  trained by {setting.trainer.title} ({setting.trainer.released})")
         if self.gpu is not None:
             lines.append(f"  {'fits' if estimate.fits else 'may not fit'} on {self.gpu.name} ({self.gpu.capacity})")
         return "\n".join(lines)
 
 
-def estimate(settings: dict[str, Any], gpu: str | None = None) -> MemoryEstimate:
+def estimate(
+    settings: dict[str, Any],
+    gpu: str | Gpu | None = None,
+    trainer: Trainer | None = None,
+    sharding: Sharding | None = None,
+) -> MemoryEstimate:
     """Of nested settings as a study has them, such as {"model": {"name": "llama-3.1-8b"}, "method": {"rank": 8}}.
 
+    `trainer` is the program that trains, lorabench's own loop where it is absent; `sharding` names several GPUs.
     LorabenchError where a setting, the model or the card is none that is known.
     """
-    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
-    hub.require_named(settings["model"]["name"])
+    card, setting = settled(settings, gpu, trainer)
     from lorabench.memory.card_planner import CardPlanner
     from lorabench.memory.estimate import estimate as predict
     from lorabench.memory.interpolate import Reuse
     from lorabench.memory.parameters import unreached_of
     from lorabench.memory.remedies import remedies
+    from lorabench.memory.shares import shares_of
+    from lorabench.memory.train_config import on_card
+    from lorabench.memory.trainer_differences import differences
+
+    steps = Reuse()
+    shares = shares_of(setting, sharding) if sharding else None
+    prediction = predict(setting, card, setting.shape.positions, steps, shares)
+    mended = None
+    if card and not prediction.fits and not sharding:
+        mended = remedies(setting, CardPlanner(card, traced=steps.traced), prediction.largest_sequence_length)
+    return MemoryEstimate(
+        setting, prediction, card, mended, unreached_of(setting), differences(on_card(setting, card)), sharding
+    )
+
+
+def settled(
+    settings: dict[str, Any], gpu: str | Gpu | None, trainer: Trainer | None = None
+) -> tuple[Gpu | None, TrainConfig]:
+    """The card, where one is named, and the setting; LorabenchError as of estimate."""
+    card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    if card and trainer and trainer.attention == "flash" and (card.kind == "cpu" or card.capability < FLASH_FROM):
+        raise LorabenchError(
+            f"flash attention needs a GPU of compute capability {FLASH_FROM} or more, and {card.name} is none; take"
+            " --attention sdpa"
+        )
+    hub.require_named(settings["model"]["name"])
     from lorabench.memory.validate import setting_from
 
-    setting = setting_from(settings, card.kind if card else "cuda")
-    steps = Reuse()
-    prediction = predict(setting, card, setting.shape.positions, steps)
-    mended = None
-    if card and not prediction.fits:
-        mended = remedies(setting, CardPlanner(card, traced=steps.traced), prediction.largest_sequence_length)
-    return MemoryEstimate(setting, prediction, card, mended, unreached_of(setting))
+    return card, setting_from(settings, card.kind if card else "cuda", trainer)
+
+
+def trainer_dict(trainer: Trainer, differences: Sequence[Difference] = ()) -> dict[str, object]:
+    """The trainer as `--json` has it; nothing of lorabench's own loop as it is."""
+    if trainer == find_trainer(OWN):
+        return {}
+    told = {"differences": [d.sentence for d in differences]} if differences else {}
+    return {"trainer": {**trainer.to_dict(), **told}}
 
 
 def is_stored(setting: TrainConfig) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench.config.gpus import find_gpu
 from lorabench.config.paths import model_label
+from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.formatting import plural, size
-from lorabench.workflows.estimate import remedy_dict, unreached_dict
+from lorabench.workflows.estimate import remedy_dict, trainer_dict, unreached_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,8 @@ class StudyPlan:
     """of the first few settings that may not fit"""
     time_basis: str
     """what predicted times come from"""
+    trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
+    """the program that trains"""
 
     def frame(self) -> pd.DataFrame:
         """A row per condition: trainable parameters, bytes, whether it fits, and seconds (least and most) of a seed."""
@@ -64,6 +67,8 @@ class StudyPlan:
             "gpu": self.gpu.name,
             "memory_bytes": self.gpu.memory_bytes,
             "time": self.time_basis.removeprefix("time: "),
+            **({"calibration": self.gpu.measured.words} if self.gpu.measured else {}),
+            **trainer_dict(self.trainer),
             "conditions": self._conditions(),
         }
 
@@ -89,18 +94,26 @@ class StudyPlan:
         peaks = [row.high_bytes for row in self.rows if row.high_bytes is not None]
         most = f", {size(max(peaks))} at most" if peaks else ""
         fit = sum(row.fits(self.gpu) is not False for row in self.rows)
+        by = "" if self.trainer.name == OWN else f", trained by {self.trainer.title}"
         return (
-            f"StudyPlan of {plural(len(self.rows), 'condition')} on {self.gpu.name} ({self.gpu.capacity})\n"
+            f"StudyPlan of {plural(len(self.rows), 'condition')} on {self.gpu.name} ({self.gpu.capacity}){by}\n"
             f"  {fit} can fit{most}; {plural(self.seeds, 'seed')} each"
         )
 
 
-def plan(study: Study, gpu: str, studies: Sequence[str | Path] = (), source: Source | None = None) -> StudyPlan:
+def plan(
+    study: Study,
+    gpu: str | Gpu,
+    studies: Sequence[str | Path] = (),
+    source: Source | None = None,
+    trainer: Trainer | None = None,
+) -> StudyPlan:
     """Memory and time of each condition.
 
     `studies` are results directories, or folders that hold such ones, whose cells tell how fast a card is; without one
-    that ran on it the card's data sheet does. `source` is the file that mistakes are told of. LorabenchError where a
-    condition cannot be, or the card is none that is known.
+    that ran on it the card's data sheet does. `source` is the file that mistakes are told of, `trainer` the program
+    that trains, lorabench's own loop where it is absent. LorabenchError where a condition cannot be, or the card is
+    none that is known.
     """
     card = find_gpu(gpu)
     from lorabench.config.grid import conditions
@@ -114,9 +127,9 @@ def plan(study: Study, gpu: str, studies: Sequence[str | Path] = (), source: Sou
 
     calibration = calibrate(card, *studies)
     measured = measured_beside(stored_results(*studies), card)
-    rows = plan_conditions(conditions(study, source), card, calibration, measured)
+    rows = plan_conditions(conditions(study, source), card, calibration, measured, trainer)
     names = tuple(_name(r, apart) for r, apart in zip(rows, _apart(rows), strict=True))
-    settings = tuple(setting_of(r.condition, card.kind) if r.step else None for r in rows)
+    settings = tuple(setting_of(r.condition, card.kind, trainer=trainer) if r.step else None for r in rows)
     left = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
     unfit = dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card))
     planner = CardPlanner(card)
@@ -129,6 +142,7 @@ def plan(study: Study, gpu: str, studies: Sequence[str | Path] = (), source: Sou
         tuple(None if s is None else left[s] for s in settings),
         {s: remedies(s, planner, most=1) for s in list(unfit)[:MENDED]},
         _time_basis(calibration, card, " and ".join(f"{folder}/" for folder in studies)),
+        trainer or find_trainer(OWN),
     )
 
 
@@ -146,10 +160,10 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
             if calibration.spread < 1
             else f"a factor of {1 + calibration.spread:.1f}"
         )
-        return (
-            f"time: fitted to {plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name},"
-            f" within {worst}"
-        )
+        stored = f"{plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name}"
+        timed = f"{plural(calibration.rows, 'row')} of lorabench calibrate"
+        given = (stored if calibration.conditions else "", timed if calibration.rows else "")
+        return f"time: fitted to {' and '.join(filter(None, given))}, within {worst}"
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (

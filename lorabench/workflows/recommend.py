@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins
-from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs
+from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, for_trainer
 from lorabench.advice.cheapest_change import what_would_fit
 from lorabench.advice.evidence import WHOLE, Here, Key, nearest
-from lorabench.advice.notes import notes_on_the_best, notes_on_the_card, notes_on_the_data, notes_on_the_studies
+from lorabench.advice.notes import (
+    notes_on_the_best,
+    notes_on_the_card,
+    notes_on_the_data,
+    notes_on_the_studies,
+    notes_on_the_trainer,
+)
 from lorabench.advice.priors import rules
 from lorabench.advice.ranking import rank_candidates, variant
 from lorabench.advice.text import title
@@ -24,7 +30,9 @@ from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import Gpu, find_gpu
 from lorabench.config.paths import model_label
+from lorabench.config.precision import is_large
 from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.trainer import OWN, Trainer
 from lorabench.errors import LorabenchError, unknown
 from lorabench.formatting import size
 from lorabench.record.archive import opened
@@ -39,7 +47,7 @@ MAX_BATCH_SIZE = 1_000_000
 
 def recommend(
     model: str,
-    gpu: str,
+    gpu: str | Gpu,
     sequence_length: int,
     *,
     batch_size: int = 16,
@@ -51,6 +59,7 @@ def recommend(
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     task: str | None = None,
+    trainer: Trainer | None = None,
 ) -> Recommendation:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
 
@@ -66,6 +75,7 @@ def recommend(
         priority: accuracy, memory or speed.
         tolerated_loss: in the unit of each study's metric; absent: each study's own margin.
         task: the kind of task, as studies name it; absent: any.
+        trainer: the program that will train; absent: lorabench's own loop.
 
     Nothing else is read. Raises LorabenchError for what cannot be meant.
     """
@@ -79,7 +89,7 @@ def recommend(
     from lorabench.memory.parameters import count_parameters
     from lorabench.workflows.traced_memory import traced_memory
 
-    base = _base_setting(model, sequence_length, card)
+    base = _base_setting(model, sequence_length, card, trainer)
     workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
@@ -91,7 +101,12 @@ def recommend(
     groups = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     chosen = nearest(groups, bool(folders))
     specs, notes = _possible(
-        candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size),
+        for_trainer(
+            candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size),
+            base.trainer,
+            is_large(parameters),
+            card.bf16,
+        ),
         lambda key: by_rules(key, parameters, train_tokens, trainable),
         workload,
         base,
@@ -100,7 +115,9 @@ def recommend(
     with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
-            *notes_on_the_card(card, priority, ranking),
+            *(card.measured.told(base.trainer.name == OWN) if card.measured else ()),
+            *notes_on_the_trainer(base.trainer),
+            *notes_on_the_card(card, priority, ranking, base.trainer),
             *notes_on_the_data(workload),
             *notes_on_the_best(chosen, priority, ranking),
             *ranking.notes,
@@ -108,7 +125,14 @@ def recommend(
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
     return Recommendation(
-        workload, card.name, card.memory_bytes, priority, ranking.ranked, ranking.excluded, tuple(notes)
+        workload,
+        card.name,
+        card.memory_bytes,
+        priority,
+        ranking.ranked,
+        ranking.excluded,
+        tuple(notes),
+        base.trainer,
     )
 
 
@@ -143,7 +167,7 @@ def _check_request(
         )
 
 
-def _base_setting(model: str, sequence_length: int, card: Gpu) -> TrainConfig:
+def _base_setting(model: str, sequence_length: int, card: Gpu, trainer: Trainer | None) -> TrainConfig:
     """Full fine-tuning of the model at micro-batch 1, which candidates change; its shape is handed on with it."""
     from lorabench.memory.validate import model_from, setting_from
 
@@ -151,7 +175,7 @@ def _base_setting(model: str, sequence_length: int, card: Gpu) -> TrainConfig:
     spec = model_from(preset.name if preset and "/" not in model else model)  # its hub id: other tools know it, too
     _refuse_quantized(spec)
     training = {"batch_size": 1, "sequence_length": sequence_length}
-    return setting_from({"model": spec.model_dump(), "method": "full", "training": training}, card.kind)
+    return setting_from({"model": spec.model_dump(), "method": "full", "training": training}, card.kind, trainer)
 
 
 def _refuse_quantized(model: ModelSpec) -> None:
@@ -183,7 +207,7 @@ def _possible(
 
     possible, notes = [], []
     for spec in specs:
-        for option in (spec, by_rule(spec.key)):
+        for option in (spec, replace(by_rule(spec.key), dtype=spec.dtype)):
             candidate = variant(option, workload, 1, False, "adamw")
             try:
                 check(setting_of(candidate, workload, base))

@@ -64,7 +64,7 @@ def traced_memory(
     card: Gpu, workload: Workload, base: TrainConfig, timings: Sequence[str | Path] = ()
 ) -> Iterator[TracedMemory]:
     """The oracle for a card, whose tracing processes end with the block; `timings` as for recommend."""
-    calibration = calibrate(card, *timings, most=CALIBRATED) if card.kind == "cpu" else None
+    calibration = calibrate(card, *(timings if card.kind == "cpu" else ()), most=CALIBRATED)
     with closing(CardPlanner(card, calibration)) as planner:
         yield TracedMemory(planner, workload, base)
 
@@ -78,9 +78,11 @@ def setting_of(candidate: Candidate, workload: Workload, base: TrainConfig) -> T
         gradient_checkpointing=candidate.gradient_checkpointing,
         gradient_accumulation=candidate.gradient_accumulation,
     )
+    model = base.model if candidate.dtype == "auto" else base.model.model_copy(update={"dtype": candidate.dtype})
     alpha = None if candidate.method.alpha is None else 16
     return replace(
         base,
+        model=model,
         method=candidate.method.model_copy(update={"alpha": alpha}),
         quantization=candidate.quantization,
         training=training,

@@ -146,11 +146,14 @@ def test_a_file_in_the_way_of_the_folder_is_told(capsys, tmp_path):
 def test_what_is_emitted_for_peft_is_the_recommendation_and_peft_reads_it(capsys, tmp_path):
     from peft import LoraConfig
 
-    told = json.loads(call(capsys, *TINY, "--json")[1])["recommendations"]
+    told = json.loads(call(capsys, *TINY, "--trainer", "transformers", "--json")[1])["recommendations"]
     entry = next(i for i, r in enumerate(told, 1) if r["method"] == "lora")
     code, out, err = call(capsys, *TINY, "--emit", "peft", "-o", tmp_path / "files", "--entry", entry, "--json")
     assert code == 0
-    assert json.loads(out)["recommendations"] == told
+    emitted = json.loads(out)["recommendations"]
+    assert [r for r in emitted if r["quantization"] == "none"] == [r for r in told if r["quantization"] == "none"]
+    assert len(emitted) == len(told), "of quantised bases the script makes no k-bit preparation, and needs no more"
+    assert all(r["peak_bytes"] <= t["peak_bytes"] for r, t in zip(emitted, told, strict=True))
     assert sorted(err.split()) == sorted(str(p) for p in (tmp_path / "files").iterdir())
     config = LoraConfig.from_pretrained(tmp_path / "files")
     assert (config.r, config.lora_alpha, config.target_modules) == (

@@ -1,0 +1,52 @@
+"""The options that name the program whose memory is predicted."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lorabench.commands.arguments import whole_number
+
+if TYPE_CHECKING:
+    from lorabench.config.trainer import Trainer
+
+ALL = "all"
+
+
+def add_trainer_option(c: argparse.ArgumentParser, more: str = "") -> None:
+    """--trainer alone."""
+    c.add_argument(
+        "--trainer",
+        metavar="NAME",
+        help=f"the program that will train (see: lorabench trainers){more} (default: lorabench, its own loop)",
+    )
+
+
+def add_variant_options(c: argparse.ArgumentParser) -> None:
+    """What a trainer leaves to its user."""
+    c.add_argument("--loss", metavar="KIND", help="full, chunked or fused (default: the trainer's own)")
+    c.add_argument("--attention", metavar="KIND", help="sdpa, flash or eager (default: the model's own, mostly sdpa)")
+    c.add_argument(
+        "--kbit-preparation",
+        action=argparse.BooleanOptionalAction,
+        help="PEFT's prepare_model_for_kbit_training on a quantised base, or not (default: as the trainer does)",
+    )
+
+
+def add_sharding_options(c: argparse.ArgumentParser) -> None:
+    """How many GPUs train together, and what they share."""
+    c.add_argument(
+        "--gpus", metavar="N", type=whole_number, default=1, help="GPUs that train together (default: 1); not measured"
+    )
+    c.add_argument(
+        "--strategy", metavar="NAME", help="what they share: ddp, zero2, zero3 or fsdp (default with --gpus: ddp)"
+    )
+
+
+def trainer_of(options: argparse.Namespace) -> Trainer:
+    """The trainer that a command line names, with its variant; LorabenchError where there is no such one."""
+    from lorabench.config.trainer import OWN
+    from lorabench.workflows.trainers import chosen
+
+    variant = (getattr(options, name, None) for name in ("loss", "attention", "kbit_preparation"))
+    return chosen(options.trainer or OWN, *variant)

@@ -1,0 +1,101 @@
+"""What a trainer does otherwise than lorabench's own loop, as far as it touches one setting: of all that
+`lorabench trainers NAME` lists, the part that moves this prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from lorabench import plugins
+from lorabench.config.trainer import OWN, find_trainer
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
+from lorabench.memory.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One of them."""
+
+    words: str
+    """a few, for a table"""
+    sentence: str
+
+
+LOSSES = {
+    "trl": Difference(
+        "no logits kept", "The loss takes the head in tiles, which the backward pass makes again: no logits are kept."
+    ),
+    "liger": Difference(
+        "no logits kept",
+        "Liger's fused loss makes logits chunk by chunk, and their gradients at once: no logits are kept.",
+    ),
+    "cut": Difference("no logits kept", "Cut cross entropy keeps blocks of logits within its kernel: none are kept."),
+    "torchtune": Difference(
+        "logits in chunks",
+        "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
+    ),
+    "unsloth": Difference(
+        "logits in chunks",
+        "The loss goes through chunks of logits, four at the least, and makes their gradients at once.",
+    ),
+}
+"""by the program of the loss (memory.losses); what is absent makes all logits, as the own loop does"""
+
+
+def differences(setting: TrainConfig) -> tuple[Difference, ...]:
+    """Of the setting's trainer, those that touch it, the largest first by rule; none of the own loop as it is."""
+    return tuple(_differences(setting))
+
+
+def _differences(setting: TrainConfig) -> Iterator[Difference]:
+    trainer, training = setting.trainer, setting.training
+    own = replace(setting, trainer=find_trainer(OWN))
+    base = plugins.load("methods", setting.method.name).TRAINS_BASE
+    quantised = setting.quantization.name != "none"
+    weights, own_weights = _dtype_name(resolve_dtype(setting)), _dtype_name(resolve_dtype(own))
+    if weights != own_weights:
+        if base:
+            sentence = f"All weights, gradients and optimizer states are {weights}, not {own_weights}."
+            yield Difference(f"{weights} weights and states", sentence)
+        else:
+            yield Difference(f"{weights} base", f"Weights of the base are {weights}, not {own_weights}.")
+    if trainer.kbit_preparation and quantised:
+        yield Difference(
+            "float32 hidden states",
+            "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head float32, and with them the hidden"
+            " states between layers.",
+        )
+    if trainer.loss_program in LOSSES:
+        yield LOSSES[trainer.loss_program]
+    if trainer.offloads_checkpoints and training.gradient_checkpointing:
+        yield Difference("checkpoints on the host", "Checkpoints are kept in the host's memory.")
+    adapters = {"base": weights, "bfloat16 on quantized": "bfloat16" if quantised else "float32"}
+    if not base and (dtype := adapters.get(trainer.adapter_dtype, "float32")) != "float32":
+        yield Difference(
+            f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."
+        )
+    if trainer.attention == "eager":
+        yield Difference("eager attention", "Eager attention keeps matrices of tokens x tokens for every head.")
+    if resolve_autocast(setting) != resolve_autocast(own):
+        mixed = resolve_autocast(setting)
+        yield (
+            Difference(
+                f"{_dtype_name(mixed)} autocast", f"The forward pass runs under autocast to {_dtype_name(mixed)}."
+            )
+            if mixed
+            else Difference("no autocast", "Products are taken in the weights' dtype, without autocast.")
+        )
+    if trainer.reentrant and training.gradient_checkpointing:
+        yield Difference("reentrant checkpoints", "Checkpoints are of torch's older, reentrant kind.")
+    if trainer.outputs == "held":
+        yield Difference(
+            "outputs held", "The model's outputs, all logits among them, are held through the backward pass."
+        )
+    if trainer.wide_embedding_state and base and training.optimizer == "adamw-8bit":
+        yield Difference("32-bit states of embeddings", "The optimizer keeps the states of embeddings in 32 bit.")
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
