@@ -6,6 +6,10 @@
                                             (on a CPU: a rehearsal, tiny)
     python benchmarks/memory.py device --measured FILE    the same, predicted here, against what a GPU once measured
                                                           (benchmarks/gpu_session.py)
+    python benchmarks/memory.py trainers    the real trainers on this CPU (benchmarks/trainers.py; --measured FILE: its
+                                            rows) against the trace of each
+    python benchmarks/memory.py published-trainers [--rows FILE]    peaks of other trainers that others published
+    python benchmarks/memory.py measured-trainers [--measured FILE] rows of benchmarks/trainers.py from a GPU
 
 Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the
 allocator holds, no CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is
@@ -28,10 +32,14 @@ import itertools
 import json
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import memory_trainers
 import torch
 
 from lorabench import plugins
@@ -40,11 +48,11 @@ from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.model import load_base, quiet
 from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
-from lorabench.memory.estimate import CUBLAS_BYTES
 from lorabench.memory.meta_model import configuration
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
 
+PARTS = ("cpu", "published", "device", "trainers", "published-trainers", "measured-trainers")
 CUDA = torch.cuda.is_available()
 ROOT = Path(__file__).parents[1]
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -222,7 +230,7 @@ def predicted_beside(row: dict[str, Any], setting: TrainConfig, on_cuda: bool) -
     """A measured row with its prediction; on CUDA two cuBLAS workspaces belong to what the allocator holds."""
     if "fault" in row:
         return row
-    predicted = predict_step(setting).peak_bytes + (CUBLAS_BYTES if on_cuda else 0)
+    predicted = predict_step(setting).peak_bytes
     return {**row, **compared(row["setting"], predicted, row["measured_bytes"])}
 
 
@@ -442,15 +450,30 @@ def measure(part: str, measured: Path | None = None) -> dict[str, Any]:
     }
 
 
+def of_trainers(part: str, rows: Path | None, measured: Path | None) -> dict[str, Any]:
+    """Rows of other trainers; `trainers` measures its rows first, on this machine."""
+    if part != "trainers" or measured is not None:
+        return memory_trainers.measure(part, rows or measured)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trainers.json"
+        script = Path(__file__).parent / "trainers.py"
+        subprocess.run([sys.executable, str(script), "--json", str(file), "--limit", "1500"], check=True)
+        return memory_trainers.measure(part, file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("part", choices=("cpu", "published", "device"))
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--rows", type=Path, help="published rows of other trainers, in the columns of their file")
     parser.add_argument("--json", type=Path, help="default: reports/memory-PART.json")
     parser.add_argument(
         "--measured", type=Path, help="rows that a GPU measured (memory.json of a session), with device"
     )
     options = parser.parse_args()
-    found = measure(options.part, options.measured)
+    if options.part in ("cpu", "published", "device"):
+        found = measure(options.part, options.measured)
+    else:
+        found = of_trainers(options.part, options.rows, options.measured)
     print(json.dumps(found["summary"], indent=1))
     (options.json or ROOT / "reports" / f"memory-{options.part}.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
-"""Memory and speed of the trainers that people use, measured on this machine's GPU.
+"""Memory and speed of the trainers that people use, measured on this machine.
 
-    python benchmarks/trainers.py --json FILE [--limit SECONDS] [--family ...]
+    python benchmarks/trainers.py --json FILE [--limit SECONDS] [--only WORD ...]
 
 Each row trains a model with random weights and a published configuration for four optimizer steps with the real trainer
 (transformers' Trainer with PEFT, TRL's SFTTrainer, or the plain loop `out = model(...); out.loss.backward()`) on rows
@@ -13,13 +13,15 @@ of exactly `length` random tokens, and records what the allocator held:
     reserved_bytes    the largest that the allocator kept
     step_seconds      median of the last two steps, synchronised
 
-Without a GPU the same rows run tiny on the CPU, without bytes: a rehearsal. A row that fails is written with its fault
-and costs no other. The file is written after each row.
+Without a GPU other rows (ON_CPU) run on narrow copies of the same architectures, and bytes are those of live tensors,
+as the study runner's own probe counts them. A row that fails is written with its fault and costs no other. The file is
+written after each row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import shutil
@@ -34,9 +36,25 @@ from typing import Any
 
 import torch
 
+from lorabench.config.paths import MODELS
+from lorabench.engine.measure import LiveBytes, held_tensors
+
 CUDA = torch.cuda.is_available()
 WHERE = torch.device("cuda" if CUDA else "cpu")
 STEPS = 4
+NARROW = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "n_embd": 256,
+    "n_layer": 4,
+    "n_head": 4,
+    "vocab_size": 8192,
+}
+"""of the copies for a CPU"""
 
 ROWS = """
 transformers  smollm2-135m  none    lora  32   1  4096  ckpt attention
@@ -99,6 +117,49 @@ transformers  llama-3.1-8b  none    lora  16   4  4096  ckpt liger
 transformers  llama-3.1-8b  none    full  0    1  2048  ckpt paged_adamw_8bit
 """
 
+ON_CPU = """
+transformers  tiny-1m        none    lora  8    4  128
+transformers  tiny-1m        none    lora  8    4  128   float32
+transformers  tiny-1m        nf4     lora  8    4  128   kbit
+transformers  tiny-1m        nf4     lora  8    4  128
+transformers  tiny-4m        none    lora  16   2  256   ckpt
+transformers  tiny-4m        none    lora  16   2  256   ckpt reentrant
+transformers  tiny-4m        nf4     lora  16   2  256   ckpt kbit
+transformers  tiny-4m        nf4     lora  16   2  256   ckpt
+transformers  tiny-4m        int8    lora  16   2  256   ckpt kbit
+transformers  tiny-4m        none    full  0    2  256   float32
+transformers  tiny-4m        none    full  0    2  256
+transformers  tiny-4m        none    full  0    2  256   ckpt
+transformers  tiny-4m        none    dora  16   2  256   ckpt
+transformers  tiny-4m        none    lora  16   2  256   accumulate
+transformers  llama-3.2-1b   none    lora  16   2  256
+transformers  llama-3.2-1b   none    lora  16   2  256   ckpt eager
+transformers  llama-3.2-1b   nf4     lora  16   2  256   ckpt kbit
+transformers  llama-3.2-1b   nf4     lora  16   2  256   ckpt kbit eager
+transformers  llama-3.2-1b   nf4     lora  16   1  1024  ckpt kbit
+transformers  qwen2.5-1.5b   nf4     lora  16   2  256   ckpt kbit
+transformers  gemma-2-2b     nf4     lora  16   2  256   ckpt kbit
+transformers  gemma-2-2b     none    lora  16   2  256   ckpt
+transformers  gpt2           none    lora  8    4  256
+transformers  pythia-410m    none    lora  16   4  256   ckpt
+trl           tiny-1m        none    lora  8    4  128
+trl           tiny-1m        none    lora  8    4  128   float32
+trl           tiny-4m        nf4     lora  16   2  256   ckpt
+trl           tiny-4m        none    lora  16   2  256   ckpt
+trl           tiny-4m        none    full  0    2  256   ckpt
+trl           llama-3.2-1b   none    lora  16   2  256
+trl           llama-3.2-1b   none    lora  16   2  256   ckpt
+trl           llama-3.2-1b   nf4     lora  16   2  256   ckpt
+trl           llama-3.2-1b   nf4     lora  16   1  1024  ckpt
+trl           llama-3.2-1b   none    lora  16   2  256   ckpt packing
+trl           qwen2.5-1.5b   nf4     lora  16   2  256   ckpt
+trl           gemma-2-2b     none    lora  16   2  256   ckpt
+trl           pythia-410m    none    lora  16   4  256   ckpt
+loop          llama-3.2-1b   none    lora  32   2  256   ckpt attention
+loop          llama-3.2-1b   nf4     lora  32   2  256   ckpt attention kbit
+loop          tiny-4m        none    lora  16   2  256
+"""  # embeddings, heads and sequences are as large beside the layers as they are in full models
+
 
 @dataclass(frozen=True)
 class Row:
@@ -143,11 +204,13 @@ class Models:
         self.name = ""
 
     def folder(self, name: str) -> Path:
+        if (MODELS / name).is_dir():
+            return MODELS / name
         if name != self.name:
             shutil.rmtree(self.root, ignore_errors=True)
             self.root.mkdir()
             with WHERE:
-                model = _transformers().AutoModelForCausalLM.from_config(_config(name), dtype=torch.bfloat16)
+                model = _transformers().AutoModelForCausalLM.from_config(narrow_config(name), dtype=torch.bfloat16)
             model.save_pretrained(self.root)
             del model
             empty_cache()
@@ -162,15 +225,18 @@ def _transformers() -> Any:
     return transformers
 
 
-def _config(name: str) -> Any:
+def narrow_config(name: str) -> Any:
+    """A published configuration; without a GPU narrow, with four layers."""
     from lorabench.config.settings import ModelSpec
     from lorabench.memory.meta_model import configuration
 
     config = configuration(ModelSpec(name=name))
-    if not CUDA:  # a rehearsal: the same architecture, two narrow layers
-        for field, value in (("num_hidden_layers", 2), ("n_layer", 2), ("vocab_size", 1024)):
+    if not CUDA:
+        for field, value in NARROW.items():
             if hasattr(config, field):
                 setattr(config, field, value)
+        if hasattr(config, "layer_types") and config.layer_types:
+            config.layer_types = config.layer_types[:4]
     for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, field, 0)
     return config
@@ -187,6 +253,7 @@ class Peaks:
     """Peaks of allocated bytes by phase; each mark ends a phase and begins the next one."""
 
     def __init__(self) -> None:
+        self.live: LiveBytes | None = None
         self.steps: list[dict[str, int]] = [{}]
         self.seconds: list[float] = []
         self.began = time.perf_counter()
@@ -195,7 +262,11 @@ class Peaks:
         if CUDA:
             now = torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            self.steps[-1][phase] = max(now, self.steps[-1].get(phase, 0))
+        elif self.live is not None:
+            now, self.live.peak = self.live.peak, self.live.now
+        else:
+            return
+        self.steps[-1][phase] = max(now, self.steps[-1].get(phase, 0))
 
     def step(self) -> None:
         if CUDA:
@@ -227,7 +298,7 @@ def base(row: Row, folder: Path) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32 if "float32" in row.options else torch.bfloat16,
-        attn_implementation="eager" if "eager" in row.options else "sdpa",
+        attn_implementation="eager" if "eager" in row.options else None,  # None: the architecture's own default
         quantization_config=quantization,
         device_map={"": WHERE} if CUDA else None,
     )
@@ -265,9 +336,8 @@ def adapted(row: Row, model: Any) -> Any:
 def data(row: Row, vocabulary: int) -> Any:
     import datasets
 
-    batch, length = (row.batch, row.length) if CUDA else (1, 16)
-    rows = batch * STEPS * (4 if "accumulate" in row.options else 1)
-    ids = torch.randint(5, min(vocabulary, 500), (rows, length)).tolist()
+    rows = row.batch * STEPS * (4 if "accumulate" in row.options else 1)
+    ids = torch.randint(5, min(vocabulary, 500), (rows, row.length)).tolist()
     return datasets.Dataset.from_dict({"input_ids": ids, "labels": ids})
 
 
@@ -275,9 +345,9 @@ def arguments(row: Row, out: str, kind: Callable[..., Any], **more: Any) -> Any:
     checkpointing = "ckpt" in row.options
     return kind(
         output_dir=out,
-        per_device_train_batch_size=row.batch if CUDA else 1,
+        per_device_train_batch_size=row.batch,
         max_steps=STEPS,
-        bf16=CUDA,
+        bf16="float32" not in row.options,
         use_cpu=not CUDA,
         gradient_accumulation_steps=4 if "accumulate" in row.options else 1,
         gradient_checkpointing=checkpointing,
@@ -289,7 +359,7 @@ def arguments(row: Row, out: str, kind: Callable[..., Any], **more: Any) -> Any:
         logging_steps=1,
         use_liger_kernel="liger" in row.options,
         disable_tqdm=True,
-        per_device_eval_batch_size=row.batch if CUDA else 1,
+        per_device_eval_batch_size=row.batch,
         eval_strategy="steps" if "evaluate" in row.options else "no",
         eval_steps=2,
         dataloader_pin_memory=False,
@@ -344,10 +414,8 @@ def with_transformers(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[
 def with_trl(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[[], Any]:
     import trl
 
-    from lorabench.config.paths import MODELS
-
     tokenizer = _transformers().AutoTokenizer.from_pretrained(MODELS / "tiny-300k")
-    more = {"max_length": row.length if CUDA else 16, "packing": "packing" in row.options}
+    more = {"max_length": row.length, "packing": "packing" in row.options}
     options = arguments(row, out, trl.SFTConfig, activation_offloading="offload" in row.options, **more)
     rows = data(row, model.config.vocab_size)
     trained = None if row.method == "full" else adapter(row)
@@ -364,7 +432,7 @@ def with_loop(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[[], Any]
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    ids = torch.randint(5, 500, (row.batch, row.length) if CUDA else (1, 16), device=WHERE)
+    ids = torch.randint(5, 500, (row.batch, row.length), device=WHERE)
 
     def train() -> None:
         for _ in range(STEPS):
@@ -406,8 +474,11 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 found["ready_bytes"] = torch.cuda.memory_allocated()
+            gc.collect()
+            peaks.live = None if CUDA else LiveBytes(held_tensors(model))
             peaks.began = time.perf_counter()
-            train()
+            with peaks.live or contextlib.nullcontext():
+                train()
         found |= peaks.told()
         if CUDA:
             free, total = torch.cuda.mem_get_info()
@@ -422,7 +493,7 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"device": torch.cuda.get_device_name() if CUDA else "cpu: a rehearsal"}
+    found = {"device": torch.cuda.get_device_name() if CUDA else "cpu: live tensors"}
     for package in ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "liger-kernel"):
         try:
             found[package] = version(package)
@@ -439,7 +510,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     began, models, rows = time.monotonic(), Models(), []
-    for line in ROWS.strip().splitlines():
+    for line in (ROWS if CUDA else ON_CPU).strip().splitlines():
         row = Row.read(line)
         if not all(word in str(row) for word in options.only):
             continue
@@ -448,9 +519,7 @@ def main() -> None:
             continue
         rows.append({"row": str(row), **measure(row, models)})
         last = rows[-1]
-        peak = (
-            f"{last['peak_bytes'] / 2**20:,.0f} MiB" if "peak_bytes" in last else last.get("fault", "no bytes on a CPU")
-        )
+        peak = f"{last['peak_bytes'] / 2**20:,.0f} MiB" if "peak_bytes" in last else last.get("fault", "no bytes")
         print(f"{last['seconds']:5.1f} s  {row}: {peak}", flush=True)
         options.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
     shutil.rmtree(models.root, ignore_errors=True)

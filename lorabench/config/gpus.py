@@ -56,6 +56,8 @@ class Gpu:
     bf16: bool = True
     """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of
     bfloat16 weights go through float32"""
+    capability: int = 8
+    """major compute capability"""
     nominal_gib: float | None = None
     """as sold, and as its driver names it; absent of this machine and of an amount in GiB"""
 
@@ -82,6 +84,7 @@ def gpus() -> dict[str, Gpu]:
             aliases=tuple(c.get("aliases", ())),
             fp32_flops=c["fp32_tflops"] * 1e12,
             bf16=c.get("bf16", True),
+            capability=c.get("capability", 8),
             nominal_gib=c["memory_gib"],
         )
         for name, c in plain.items()

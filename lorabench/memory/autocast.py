@@ -83,9 +83,10 @@ class DeviceAutocast(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        if function in LOWER:
+        plain = getattr(function, "__wrapped__", function)  # of one that kernels have replaced
+        if plain in LOWER:
             args, kwargs = tree_map(self._lower, (args, kwargs or {}))
-        elif function in self._float32:
+        elif plain in self._float32:
             args, kwargs = tree_map(self._raise, (args, kwargs or {}))
         return function(*args, **(kwargs or {}))
 

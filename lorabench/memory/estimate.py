@@ -1,8 +1,8 @@
 """What a GPU must have for a setting: the step's own bytes, what CUDA keeps beside them, and how sure that is.
 
-`bytes` adds up to `peak_bytes`. `framework` is what no tensor holds: the CUDA context with its kernels, the
-workspaces of cuBLAS (two handles: forward and backward run in threads of their own), and what the caching
-allocator cannot hand out again because blocks do not match. low_bytes and high_bytes are the residual error of
+`bytes` adds up to `peak_bytes`. `framework` is what no tensor holds: the CUDA context with its kernels, and
+what the caching allocator cannot hand out again because blocks do not match. cuBLAS's workspaces are in `workspace`:
+the allocator counts them. low_bytes and high_bytes are the residual error of
 the prediction against published and own measurements (benchmarks/memory.py).
 """
 
@@ -17,7 +17,6 @@ from lorabench.memory.step_profile import StepProfile
 from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
-CUBLAS_BYTES = 2 * 8_519_680  # CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8
 FRAGMENTED = 0.02  # of the allocated bytes
 LOW, HIGH = (
     0.93,
@@ -88,7 +87,7 @@ def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:
     """The step's bytes by category and what the framework keeps beside them: nothing that is counted on a CPU."""
     if setting.device == "cpu":
         return {**step.parts, "framework": 0}
-    return {**step.parts, "framework": CONTEXT_BYTES + CUBLAS_BYTES + round(FRAGMENTED * step.peak_bytes)}
+    return {**step.parts, "framework": CONTEXT_BYTES + round(FRAGMENTED * step.peak_bytes)}
 
 
 def largest(height: Callable[[int], int], limit: int, most: int, start: int, height_at_start: int) -> int:

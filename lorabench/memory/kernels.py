@@ -8,6 +8,8 @@
   and a log-sum-exp per row and head (Dao et al. 2022, arXiv:2205.14135).
 - Quantised products: bitsandbytes 0.50 multiplies with a dequantised copy of the weight when there are many rows;
   the copy lives within the operator.
+- Softmax's backward pass has a matrix of scratch, softmax from float16 to float32 has no copy, and dropout keeps a mask
+  of one byte an entry, on CUDA.
 - Questions to the data (`.item()`, outlier columns) are answered as for ordinary data: positions run on, no outliers.
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -29,9 +31,9 @@ from lorabench.memory.meta_model import TRACING
 NO_ANSWER = object()
 Arguments = tuple[Any, ...]  # of an operator: tensors, numbers, lists of them
 Keywords = dict[str, Any]
-CUBLAS_WORKSPACE = (
-    8_519_680  # bytes a handle, CUBLAS_WORKSPACE_CONFIG's default :4096:2:16:8; 32 MiB on compute capability 9
-)
+CUBLAS_WORKSPACE = 8_519_680  # bytes a handle (CUDABlas' CublasHandlePool.cpp): CUBLAS_WORKSPACE_CONFIG's :4096:2:16:8
+CUBLAS_WORKSPACE_SINCE_9 = 32 * 2**20  # the same from compute capability 9 (Hopper) on
+CUBLAS_HANDLES = 2  # forward and backward run in threads of their own, each with its handle
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 aten = torch.ops.aten
 _torchs_own = torch.nn.functional.scaled_dot_product_attention
@@ -82,6 +84,39 @@ def _attention(
     return out
 
 
+def _softmax(
+    original: Callable[..., torch.Tensor],
+    input: torch.Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """SoftMax.cpp: float16 in and float32 out is one kernel (half_to_float); bfloat16 is copied to float32 first."""
+    if dim is not None and input.dtype == torch.float16 and dtype == torch.float32:
+        whole: torch.Tensor = aten._softmax(input, dim, True)
+        return whole
+    return original(input, dim, _stacklevel, dtype)
+
+
+def _dropout(
+    original: Callable[..., torch.Tensor],
+    input: torch.Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> torch.Tensor:
+    """Dropout.cpp: one kernel (native_dropout), which keeps a mask of one byte an entry."""
+    if training and 0 < p < 1 and not inplace:
+        return torch.native_dropout(input, p, True)[0]
+    return original(input, p, training, inplace)
+
+
+def cublas_bytes(capability: int) -> int:
+    """What cuBLAS holds from the first product on, on a card of a (major) compute capability; the allocator counts
+    it."""
+    return CUBLAS_HANDLES * (CUBLAS_WORKSPACE_SINCE_9 if capability >= 9 else CUBLAS_WORKSPACE)
+
+
 def answer(operator: OpOverload, args: Arguments, kwargs: Keywords) -> object:
     """What an operator gives that the meta device cannot compute; NO_ANSWER for all others."""
     name = operator._schema.name
@@ -115,6 +150,8 @@ def scratch_bytes(operator: OpOverload, args: Arguments, device: DeviceKind) -> 
     if device == "cpu":
         return 0
     name = operator._schema.name
+    if name == "aten::_softmax_backward_data":  # SoftMax.cu: tmp = grad * output, before the kernel
+        return int(args[0].numel()) * args[0].element_size()
     if name == "bitsandbytes::gemm_4bit":  # A, packed weight, shape of the weight
         return int(args[2][0] * args[2][1]) * args[0].element_size()
     if name == "bitsandbytes::int8_mixed_scaled_mm":
@@ -155,6 +192,11 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
         attention = functional.scaled_dot_product_attention
         stack.callback(setattr, functional, "scaled_dot_product_attention", attention)
         functional.scaled_dot_product_attention = _on_meta(partial(_attention, device, bf16=bf16), attention)
+        if device == "cuda":
+            for name, replacement in (("softmax", _softmax), ("dropout", _dropout)):
+                original = getattr(functional, name)
+                stack.callback(setattr, functional, name, original)
+                setattr(functional, name, _on_meta(partial(replacement, original), original))
         if bnb is not None and device == "cpu":
             stack.callback(setattr, bnb, "matmul", bnb.matmul)
             bnb.matmul = _on_meta(_int8_on_cpu, bnb.matmul)  # type: ignore[attr-defined]  # a module
@@ -166,6 +208,7 @@ def _on_meta(
 ) -> Callable[..., torch.Tensor]:
     """The replacement for meta tensors, the original for all others."""
 
+    @wraps(original)
     def call(*args: object, **kwargs: object) -> torch.Tensor:
         first = args[0] if args else next(iter(kwargs.values()))
         return (replacement if isinstance(first, torch.Tensor) and first.is_meta else original)(*args, **kwargs)

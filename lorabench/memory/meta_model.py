@@ -24,6 +24,7 @@ from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
+from lorabench.memory import trainer_step
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -131,14 +132,16 @@ def adapted(
     setting: TrainConfig, config: PretrainedConfig, dtype: torch.dtype, compute_dtype: torch.dtype
 ) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
+    trainer_step.set_attention(config, setting.trainer)
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
     modules = setting.method.target_modules
     targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
+        model = trainer_step.prepared(setting, model)
         model = plugins.load("methods", setting.method.name).attach(
             model, setting.method, peft_targets(model, targets) if targets else []
         )
-    return model.train()
+    return trainer_step.with_adapter_dtype(setting, model, dtype).train()
 
 
 def quantised(

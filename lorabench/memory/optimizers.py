@@ -46,6 +46,16 @@ def state_tensors(parameters: Sequence[torch.Tensor], training: TrainingSpec) ->
     return state
 
 
+def foreach_adamw(parameters: Sequence[torch.nn.Parameter]) -> tuple[list[torch.Tensor], torch.optim.Optimizer]:
+    """torch's foreach AdamW of parameters on the meta device, with its state made, and the state's tensors."""
+    optimizer = torch.optim.AdamW(parameters, foreach=True)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t) and t.is_meta], optimizer
+
+
 def work(parameters: Sequence[torch.Tensor], training: TrainingSpec, device: str) -> tuple[int, int]:
     """(bytes read and written, kernels started) by an update, beside `update`'s temporaries; reading is of the
     parameter, its gradient and its state.

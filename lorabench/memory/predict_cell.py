@@ -26,9 +26,10 @@ from lorabench.config.study import Cell
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
-from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, LOW, with_framework
+from lorabench.memory.estimate import CONTEXT_BYTES, HIGH, LOW, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
+from lorabench.memory.kernels import cublas_bytes
 from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import TrainConfig, setting_of, traced_as
 from lorabench.record.memory_prediction import MemoryPrediction
@@ -121,7 +122,7 @@ def _longest(cell: Cell) -> int:
 def setting_here(cell: Cell, where: torch.device, longest: int) -> TrainConfig:
     """The setting of a cell on a device of this machine, as the engine resolves it there."""
     kind: DeviceKind = "cuda" if where.type == "cuda" else "cpu"
-    return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where))
+    return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where), capability=capability(where))
 
 
 def compared(step: StepProfile, setting: TrainConfig, available: int) -> MemoryPrediction:
@@ -142,8 +143,13 @@ def available_bytes(where: torch.device) -> int:
     if where.type != "cuda":
         return free_host_bytes()
     free, _ = torch.cuda.mem_get_info(where)
-    live_bytes = max(0, torch.cuda.memory_allocated(where) - CUBLAS_BYTES)
+    live_bytes = max(0, torch.cuda.memory_allocated(where) - cublas_bytes(capability(where)))
     return free + torch.cuda.memory_reserved(where) - live_bytes
+
+
+def capability(where: torch.device) -> int:
+    """The major compute capability of a card; 8 stands for all others."""
+    return torch.cuda.get_device_capability(where)[0] if where.type == "cuda" and torch.cuda.is_available() else 8
 
 
 def total_bytes(where: torch.device) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import torch
 
+from lorabench import plugins
 from lorabench.config import precision
 from lorabench.config.precision import DtypeName
+from lorabench.config.trainer import OWN
 from lorabench.engine.model import torch_dtype
 from lorabench.memory.meta_model import build, with_layers
 from lorabench.memory.train_config import TrainConfig
@@ -34,10 +36,25 @@ def product_dtype(setting: TrainConfig) -> torch.dtype:
 
 
 def _autocast(setting: TrainConfig) -> DtypeName | None:
-    return precision.autocast_dtype(setting.training.autocast, setting.device, setting.bf16)
+    trainer = setting.trainer
+    if trainer.name == OWN:
+        return precision.autocast_dtype(setting.training.autocast, setting.device, setting.bf16)
+    if not trainer.mixed_precision or setting.training.autocast == "none":
+        return None
+    if setting.training.autocast == "bfloat16":
+        return "bfloat16"
+    trains_base = plugins.load("methods", setting.method.name).TRAINS_BASE
+    return precision.trainer_autocast(setting.device, setting.bf16, _weights(setting), trains_base)
 
 
 def _weights(setting: TrainConfig) -> DtypeName:
+    """Other trainers keep the checkpoint's dtype: bfloat16, float16 on cards without it, where weights that are trained
+    are float32."""
+    trainer = setting.trainer
+    if trainer.name != OWN and setting.model.dtype == "auto":
+        if plugins.load("methods", setting.method.name).TRAINS_BASE:
+            return trainer.full_dtype if setting.bf16 else "float32"
+        return "bfloat16" if setting.bf16 else "float16"
     return precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: _is_large(setting))
 
 

@@ -12,6 +12,7 @@ a batch or a rank off two others (see `reuse`).
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ CATEGORIES = (
 )
 PLACE = {c: i for i, c in enumerate(CATEGORIES)}
 BLOCK = 512  # CUDA's allocator gives multiples of this
+ADD, ADD_IN_PLACE = torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor
 
 
 @dataclass
@@ -122,6 +124,8 @@ class TensorTracker(TorchDispatchMode):
         self, operator: OpOverload, types: object, args: kernels.Arguments = (), kwargs: kernels.Keywords | None = None
     ) -> object:
         kwargs = kwargs or {}
+        if self._device == "cuda" and operator is ADD and _is_gradient_sum(args):
+            operator = ADD_IN_PLACE
         result = kernels.answer(operator, args, kwargs)
         if result is kernels.NO_ANSWER:
             result = operator(*args, **kwargs)
@@ -138,6 +142,22 @@ class TensorTracker(TorchDispatchMode):
                 sum(t.numel() * t.element_size() for t in (*inputs, *outputs)) + 2 * scratch
             )  # written and read again
         return result
+
+
+def _is_gradient_sum(args: kernels.Arguments) -> bool:
+    """Whether autograd adds a second gradient to one that it may write over.
+
+    torch/csrc/autograd/input_buffer.cpp, accumulate: in place where gradients are not followed and the first one is no
+    view. It never does so under a dispatch mode (isTensorSubclassLike), so the traced engine asks for a new tensor.
+    """
+    first, second = args[0], args[1]
+    if torch.is_grad_enabled() or not isinstance(second, torch.Tensor) or first._is_view():
+        return False
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "dispatch" in frame.f_code.co_filename:
+        frame = frame.f_back
+    asked = frame.f_code.co_name == "_engine_run_backward"
+    return asked and first.shape == second.shape and first.dtype == second.dtype
 
 
 def _tensors(values: Iterable[object]) -> list[torch.Tensor]:

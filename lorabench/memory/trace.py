@@ -6,7 +6,6 @@ missing. The optimizer's state is held from the start, as it is from the second 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lorabench.engine.adapt import is_adapter
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
-from lorabench.engine.train import Batch, token_loss
-from lorabench.memory import optimizers
+from lorabench.memory import kernels, optimizers, trainer_step
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels
 from lorabench.memory.tensor_tracker import Segment, TensorTracker
@@ -56,7 +54,11 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     tracker.hold((*base, *model.buffers()), "weights")
     tracker.hold(quantization_tensors(model), "quantization_state")
     tracker.hold((p for n, p in model.named_parameters() if is_adapter(n)), "adapters")
-    state = optimizers.state_tensors(parameters, training)
+    if setting.device == "cuda":
+        size = kernels.cublas_bytes(setting.capability) // kernels.CUBLAS_HANDLES
+        workspaces = [torch.empty(size, dtype=torch.uint8, device="meta") for _ in range(kernels.CUBLAS_HANDLES)]
+        tracker.hold(workspaces, "workspace")
+    state, optimizer = trainer_step.optimizer_state(setting, model, parameters)
     tracker.hold(state, "optimizer")
     tracker.hold((ids, labels), "activations")
     if training.gradient_accumulation > 1:
@@ -67,23 +69,24 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     steps = _Marks(tracker, layers, parameters)
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
     if training.gradient_checkpointing:
-        again = {"context_fn": mixed.again} if mixed else {}
-        with quiet():
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **again})
+        trainer_step.checkpointed(setting, model, mixed)
     with device_kernels(setting.device, setting.bf16), quiet(), tracker:
         tracker.enter("embed")
-        with mixed or nullcontext():
-            loss = token_loss(model, Batch(ids, labels, ids.numel())) / ids.numel()
-        if mixed:
-            mixed.forget()
+        loss = trainer_step.forward(setting, model, ids, labels, mixed)
         steps.backward = True
-        loss.backward()
+        loss.value.backward()
+        if loss.outputs is None and setting.trainer.loss_program != "own":
+            del loss  # Trainer returns a detached one; own loops keep theirs until the next step
         tracker.enter(UPDATE)
-        torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-        optimizers.update(parameters, training, setting.device)
+        if setting.trainer.clips:
+            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        if optimizer is None:
+            optimizers.update(parameters, training, setting.device)
+        else:
+            optimizer.step()
         tracker.count(*optimizers.work(parameters, training, setting.device))
     steps.remove()
-    del state
+    del state, optimizer
     trainable = sum(p.numel() for p in parameters)
     for parameter in parameters:
         parameter.grad = None

@@ -8,6 +8,7 @@ from lorabench.config.gpus import Gpu
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
+from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.memory.model_shape import ModelShape
 
 TELLING = (
@@ -33,6 +34,10 @@ class TrainConfig:
     bf16: bool = True
     """whether the device computes in bfloat16: mixed precision is off by default where it does not, and attention takes
     another kernel"""
+    capability: int = 8
+    """the card's major compute capability, which cuBLAS's workspaces follow"""
+    trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
+    """the program that is predicted"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
     """of the model: handed on to every setting that this one is changed to"""
 
@@ -47,7 +52,7 @@ class TrainConfig:
 
 def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:
     """The setting on a card; on none that is named a card with bfloat16 is meant."""
-    return setting if gpu is None else replace(setting, bf16=gpu.bf16)
+    return setting if gpu is None else replace(setting, bf16=gpu.bf16, capability=gpu.capability)
 
 
 def traced_as(setting: TrainConfig) -> TrainConfig:

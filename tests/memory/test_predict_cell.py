@@ -8,7 +8,8 @@ import torch
 from lorabench.config import expand
 from lorabench.engine.model import resolve_autocast as engine_autocast
 from lorabench.memory import predict_cell as of_cells
-from lorabench.memory.estimate import CONTEXT_BYTES, CUBLAS_BYTES, HIGH, with_framework
+from lorabench.memory.estimate import CONTEXT_BYTES, HIGH, with_framework
+from lorabench.memory.kernels import cublas_bytes
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.predict_cell import available_bytes, compared, misfits, predict_memory, setting_here
 from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
@@ -101,14 +102,19 @@ def test_the_cuda_context_is_on_neither_side():
 
 
 def test_what_the_process_holds_empty_can_be_used_again_and_what_lives_cannot(monkeypatch):
-    held = {"mem_get_info": (10_000_000_000, 24_000_000_000), "memory_reserved": 3_000_000_000, "memory_allocated": 0}
+    held = {
+        "mem_get_info": (10_000_000_000, 24_000_000_000),
+        "memory_reserved": 3_000_000_000,
+        "memory_allocated": 0,
+        "get_device_capability": (8, 0),
+    }
     for name in held:
         monkeypatch.setattr(torch.cuda, name, lambda where, name=name: held[name])
     where = torch.device("cuda")
     assert available_bytes(where) == 13_000_000_000
-    held["memory_allocated"] = CUBLAS_BYTES
+    held["memory_allocated"] = cublas_bytes(8)
     assert available_bytes(where) == 13_000_000_000, "the workspaces of products are part of the prediction"
-    held["memory_allocated"] = CUBLAS_BYTES + 2_000_000_000
+    held["memory_allocated"] = cublas_bytes(8) + 2_000_000_000
     assert available_bytes(where) == 11_000_000_000, "a teacher that stays on the card"
 
 

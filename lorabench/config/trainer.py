@@ -1,0 +1,107 @@
+"""What a trainer does to a model and to a step, as far as memory and time follow from it.
+
+Each trainer is a file of `lorabench/trainers`; memory.trainer applies what it says to the traced step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from lorabench import plugins
+from lorabench.errors import LorabenchError
+
+OWN = "lorabench"
+"""the trainer that runs studies"""
+Loss = Literal["full", "chunked", "fused"]
+Attention = Literal["sdpa", "flash", "eager"]
+LOSSES: tuple[Loss, ...] = ("full", "chunked", "fused")
+ATTENTIONS: tuple[Attention, ...] = ("sdpa", "flash", "eager")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer at the versions whose behaviour it is."""
+
+    name: str
+    title: str
+    """as its users call it"""
+    versions: tuple[tuple[str, str], ...]
+    """packages and the versions that were read or measured"""
+    differences: tuple[str, ...]
+    """one sentence each: what it does otherwise than lorabench's own loop"""
+    measured: str = ""
+    """where its bytes were measured, and how far off the prediction was; empty where they were not"""
+    errors: tuple[float, float] = (0.90, 1.15)
+    """measured over predicted bytes, least and most; wide where nothing was measured"""
+    losses: tuple[tuple[Loss, str], ...] = (("full", "transformers"),)
+    """the losses that it offers, each with the program that memory.losses has for it; the first is its default"""
+    loss: Loss | None = None
+    """the one that is asked for; None: its default"""
+    attention: Attention | None = None
+    """None: the model's default, sdpa where it has it"""
+    kbit_preparation: bool = False
+    """calls PEFT's prepare_model_for_kbit_training on quantised bases"""
+    adapter_dtype: Literal["float32", "base", "bfloat16 on quantized"] = "float32"
+    """of the adapters' weights, gradients and optimizer states; PEFT's own default is float32"""
+    full_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """of all weights, gradients and states of full fine-tuning, where the model's dtype is left open"""
+    mixed_precision: bool = True
+    """runs the forward pass under autocast"""
+    outputs: Literal["freed", "held", "float32"] = "float32"
+    """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 (accelerate)"""
+    reentrant: bool = False
+    """checkpoints as torch's older, reentrant variant"""
+    offloads_checkpoints: bool = False
+    """keeps checkpoints in the host's memory"""
+    optimizer_kernel: Literal["fused", "foreach"] = "fused"
+    wide_embedding_state: bool = False
+    """keeps the states of embeddings in 32 bit under bitsandbytes' 8-bit optimizers"""
+    clips: bool = True
+    unavailable: tuple[str, ...] = field(default=())
+    """methods and quantizations that it does not train"""
+
+    @property
+    def loss_program(self) -> str:
+        """The program of the loss in force."""
+        return dict(self.losses)[self.loss or self.losses[0][0]]
+
+    @property
+    def released(self) -> str:
+        """Its packages and versions on one line."""
+        return ", ".join(f"{package} {number}" for package, number in self.versions)
+
+    def installed(self) -> str | None:
+        """The first of its packages at the version that is installed here, where that is another one; None else."""
+        if not self.versions:
+            return None
+        package, known = self.versions[0]
+        try:
+            here = version(package)
+        except PackageNotFoundError:
+            return None
+        return None if here.split(".")[:2] == known.split(".")[:2] else f"{package} {here}"
+
+    def asked(
+        self, loss: Loss | None = None, attention: Attention | None = None, kbit_preparation: bool | None = None
+    ) -> Trainer:
+        """The same with another loss, attention or preparation; LorabenchError where it does not offer the loss."""
+        if loss is not None and loss not in dict(self.losses):
+            raise LorabenchError(
+                f"{self.title} has no {loss} loss; allowed for it: {', '.join(name for name, _ in self.losses)}"
+            )
+        prepared = self.kbit_preparation if kbit_preparation is None else kbit_preparation
+        return replace(self, loss=loss, attention=attention, kbit_preparation=prepared)
+
+
+def find_trainer(name: str) -> Trainer:
+    """A trainer by name; LorabenchError with the allowed names where there is none."""
+    trainer = plugins.load("trainers", name).TRAINER
+    assert isinstance(trainer, Trainer)
+    return trainer
+
+
+def trainers() -> tuple[Trainer, ...]:
+    """All of them, lorabench's own loop first."""
+    return tuple(sorted(map(find_trainer, plugins.names("trainers")), key=lambda t: (t.name != OWN, t.name)))

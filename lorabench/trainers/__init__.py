@@ -1,0 +1,1 @@
+"""Trainers whose memory and time are predicted: a file each."""

@@ -1,0 +1,21 @@
+"""axolotl, which drives transformers' Trainer from a YAML file; not measured"""
+
+from lorabench.config.trainer import Trainer
+
+TRAINER = Trainer(
+    name="axolotl",
+    title="axolotl",
+    versions=(("axolotl", "0.17"), ("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15")),
+    differences=(
+        "A quantised base is prepared for k-bit training, and then norms, embeddings and head are put back into the"
+        " dtype of the run, so that hidden states stay in bfloat16 (src/axolotl/loaders/model.py).",
+        "Adapters are float32; accelerate copies all logits to float32 while the loss is taken.",
+        "The loss is transformers' own; cut cross entropy, which many of its examples switch on, keeps no logits.",
+        "The rest is transformers' Trainer: clipping, the optimizer, 32-bit states of embeddings.",
+        "Examples pack sequences and take FlashAttention-2: the same bytes as sdpa's flash kernel.",
+        "Not measured.",
+    ),
+    errors=(0.80, 1.20),
+    losses=(("full", "transformers"), ("fused", "cut")),
+    wide_embedding_state=True,
+)

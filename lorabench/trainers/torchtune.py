@@ -1,0 +1,22 @@
+"""torchtune's recipes for one device; torchtune is being wound down, new projects should take another trainer"""
+
+from lorabench.config.trainer import Trainer
+
+TRAINER = Trainer(
+    name="torchtune",
+    title="torchtune",
+    versions=(("torchtune", "0.6"),),
+    differences=(
+        "Everything is bfloat16, without autocast: base, adapters, gradients, optimizer states, full fine-tuning, too.",
+        "The loss goes through eight chunks of logits, all of them kept in bfloat16; a chunk is float32 for a moment.",
+        "Gradients are not clipped by default.",
+        "Quantised bases are nf4 of torchao, without int8 and fp4; methods are LoRA and DoRA.",
+        "torchtune is being wound down: no new models and features are added to it.",
+    ),
+    losses=(("chunked", "torchtune"),),
+    adapter_dtype="base",
+    mixed_precision=False,
+    outputs="freed",
+    clips=False,
+    unavailable=("rslora", "pissa", "int8", "fp4"),
+)

@@ -1,0 +1,24 @@
+"""transformers' Trainer with PEFT's adapters, as its documentation sets them up"""
+
+from lorabench.config.trainer import Trainer
+
+TRAINER = Trainer(
+    name="transformers",
+    title="transformers Trainer",
+    versions=(("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15"), ("bitsandbytes", "0.50")),
+    differences=(
+        "Base weights keep the checkpoint's dtype, bfloat16 of most, in full fine-tuning too (from_pretrained).",
+        "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head of a quantised base float32, and with"
+        " them the hidden states between layers; its documentation of quantised training calls it.",
+        "Adapters are float32 (PEFT's autocast_adapter_dtype).",
+        "accelerate copies the model's outputs, all logits among them, to float32 while the loss is taken.",
+        "The loss is transformers' own: a float32 copy of all logits; Liger's fused loss on request"
+        " (use_liger_kernel).",
+        "Checkpoints are non-reentrant, and the embeddings' output has a gradient, too.",
+        "bitsandbytes' 8-bit optimizers keep the state of embeddings in 32 bit.",
+        "Gradients are clipped; the optimizer is torch's fused AdamW.",
+    ),
+    losses=(("full", "transformers"), ("fused", "liger")),
+    kbit_preparation=True,
+    wide_embedding_state=True,
+)
