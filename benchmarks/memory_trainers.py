@@ -32,6 +32,7 @@ import torch
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.trainer import Trainer, find_trainer
 from lorabench.memory import losses, trainer_step
+from lorabench.memory.liger import liger_layers
 from lorabench.memory.losses import Inputs, Loss
 from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.step_profile import predict_step
@@ -40,10 +41,10 @@ from lorabench.memory.train_config import TrainConfig
 ROOT = Path(__file__).parents[1]
 ROWS = Path(__file__).parent / "measured_memory_trainers.csv"
 GPU_ROWS = ROOT / "reports" / "gpu" / "2026-11-27-h200" / "trainers.json"
-COLUMNS = (
-    "source origin grade model method quantization rank target_modules micro_batch sequence_length gpu"
-    " peak_mib program autocast attention dropout versions"
-).split()
+COLUMNS = [
+    *("source", "origin", "grade", "model", "method", "quantization", "rank", "target_modules", "micro_batch"),
+    *("sequence_length", "gpu", "peak_mib", "program", "autocast", "attention", "dropout", "versions"),
+]
 FULL = MethodSpec(name="full", rank=None, alpha=None, dropout=None, target_modules=None)
 ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 POWERLM = {
@@ -290,19 +291,34 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
 NOT_PREDICTED = {"packing", "offload", "evaluate"}
 
 
+@contextlib.contextmanager
+def liger_in_the_process(setting: TrainConfig) -> Iterator[None]:
+    """The rows of 2026-11-27 were measured in one process, in which Liger's kernels stay in a family's module once a
+    model has asked for them: all later Llamas had them, with their own losses."""
+    own = trainer_step.layer_kernels
+    if setting.shape.config.model_type == "llama":
+        trainer_step.layer_kernels = lambda setting, model: liger_layers(model)
+    try:
+        yield
+    finally:
+        trainer_step.layer_kernels = own
+
+
 def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of benchmarks/trainers.py, predicted."""
     found = json.loads(file.read_text())
     on_cuda = not found["versions"]["device"].startswith("cpu")
     losses.TiledHead.device = "cuda" if on_cuda else "cpu"
-    first = True
+    first, liger_before = True, False
     try:
         for row in found["rows"]:
             if "peak_bytes" not in row or NOT_PREDICTED & set(row["options"]):
                 print(f"not predicted: {row['row']}", flush=True)
                 continue
             setting = measured_setting(row, on_cuda)
-            step = predict_step(setting)
+            with liger_in_the_process(setting) if on_cuda and liger_before else contextlib.nullcontext():
+                step = predict_step(setting)
+            liger_before |= "liger" in row["options"]
             before = row.get("before_bytes", 0)  # from the second row of a process on, the workspaces are among them
             own = 0 if first or not on_cuda else step.parts["workspace"] and 2 * 32 * 2**20
             first = False

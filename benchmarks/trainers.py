@@ -26,10 +26,11 @@ import gc
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,22 @@ def with_loop(row: Row, model: Any, peaks: Peaks, out: str) -> Callable[[], Any]
 TRAINERS = {"transformers": with_transformers, "trl": with_trl, "loop": with_loop}
 
 
+@contextlib.contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Puts back what Liger replaces in the module of a model's family, where it stays for all later models."""
+    module = sys.modules[type(model).__module__]
+    kept, forwards = dict(vars(module)), {}
+    for name, value in kept.items():
+        if isinstance(value, type) and "forward" in vars(value):
+            forwards[name] = vars(value)["forward"]
+    try:
+        yield
+    finally:
+        vars(module).update(kept)
+        for name, forward in forwards.items():
+            kept[name].forward = forward
+
+
 def measure(row: Row, models: Models) -> dict[str, Any]:
     """One row, as it is written."""
     folder = models.folder(row.model)
@@ -468,7 +485,7 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
                 torch.cuda.memory_allocated(),
                 torch.cuda.max_memory_allocated(),
             )
-        with tempfile.TemporaryDirectory() as out:
+        with restored(model), tempfile.TemporaryDirectory() as out:
             train = TRAINERS[row.trainer](row, model, peaks, out)
             if CUDA:
                 torch.cuda.empty_cache()

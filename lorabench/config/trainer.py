@@ -33,7 +33,7 @@ class Trainer:
     """one sentence each: what it does otherwise than lorabench's own loop"""
     measured: str = ""
     """where its bytes were measured, and how far off the prediction was; empty where they were not"""
-    errors: tuple[float, float] = (0.90, 1.15)
+    errors: tuple[float, float] = (0.80, 1.20)
     """measured over predicted bytes, least and most; wide where nothing was measured"""
     losses: tuple[tuple[Loss, str], ...] = (("full", "transformers"),)
     """the losses that it offers, each with the program that memory.losses has for it; the first is its default"""
@@ -50,7 +50,8 @@ class Trainer:
     mixed_precision: bool = True
     """runs the forward pass under autocast"""
     outputs: Literal["freed", "held", "float32"] = "float32"
-    """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 (accelerate)"""
+    """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
+    accelerate"""
     reentrant: bool = False
     """checkpoints as torch's older, reentrant variant"""
     offloads_checkpoints: bool = False

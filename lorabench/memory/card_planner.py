@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from lorabench.config.gpus import Gpu
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import HIGH, LOW, largest, with_framework
+from lorabench.memory.estimate import bounds, largest, with_framework
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
@@ -48,9 +48,7 @@ class CardPlanner:
         setting = on_card(setting, self.gpu)
         step = summed(self._course(traced_as(setting)))
         peak = sum(with_framework(step, setting).values())
-        return Need(
-            step, peak, round(LOW * peak), round(HIGH * peak), time_of(step, setting, self.gpu, self.calibration)
-        )
+        return Need(step, peak, *bounds(peak, setting), time_of(step, setting, self.gpu, self.calibration))
 
     def beyond(self, setting: TrainConfig) -> bool:
         """Whether a step of one micro-batch is known not to fit from the traces of one that accumulates: it needs no
@@ -61,7 +59,7 @@ class CardPlanner:
         least = replace(
             step, parts={**step.parts, "gradients": 0}, peak_bytes=step.peak_bytes - step.parts["gradients"]
         )
-        return round(HIGH * sum(with_framework(least, setting).values())) > self.gpu.memory_bytes
+        return bounds(sum(with_framework(least, setting).values()), setting)[1] > self.gpu.memory_bytes
 
     def prefetch(self, settings: Sequence[TrainConfig]) -> None:
         """Traces settings side by side: here and in processes beside this one, which last until `close`."""
@@ -89,7 +87,7 @@ class CardPlanner:
         """The longest sequence at which a setting fits; 0 where none does, which is plain where what it holds between
         steps is too much."""
         now = self.need(setting)
-        if HIGH * sum(now.step.persistent_bytes.values()) > self.gpu.memory_bytes:
+        if bounds(sum(now.step.persistent_bytes.values()), setting)[1] > self.gpu.memory_bytes:
             return 0
 
         def high(length: int) -> int:

@@ -18,10 +18,6 @@ from lorabench.memory.train_config import TrainConfig, on_card
 
 CONTEXT_BYTES = 500 * 2**20
 FRAGMENTED = 0.02  # of the allocated bytes
-LOW, HIGH = (
-    0.93,
-    1.06,
-)  # measured over predicted, framework included, on the rows of benchmarks/memory.py that behave as the pinned versions
 SURE = 0.05  # of a chord's step: how much of it the allocator's rounding may hide
 MOST = 65_536  # batch sizes beyond this are not looked for
 
@@ -58,14 +54,14 @@ def estimate(
     step = steps.step(setting)
     parts = with_framework(step, setting)
     peak = sum(parts.values())
-    prediction = Estimate(step, parts, peak, round(LOW * peak), round(HIGH * peak))
+    prediction = Estimate(step, parts, peak, *bounds(peak, setting))
     if gpu is None:
         return prediction
     training = setting.training
 
     def high(**changes: int) -> int:
         other = setting.trained(**changes)
-        return round(HIGH * sum(with_framework(steps.step(other), other).values()))
+        return bounds(sum(with_framework(steps.step(other), other).values()), other)[1]
 
     return replace(
         prediction,
@@ -81,6 +77,12 @@ def estimate(
             prediction.high_bytes,
         ),
     )
+
+
+def bounds(peak: int, setting: TrainConfig) -> tuple[int, int]:
+    """The least and the most bytes that a predicted peak stands for, by the errors found for the trainer."""
+    low, high = setting.trainer.errors
+    return round(low * peak), round(high * peak)
 
 
 def with_framework(step: StepProfile, setting: TrainConfig) -> dict[str, int]:

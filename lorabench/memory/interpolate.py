@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from lorabench.memory.losses import linear_in_batch
 from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.tensor_tracker import BLOCK
 from lorabench.memory.train_config import TrainConfig, traced_as
@@ -61,6 +62,9 @@ class Reuse:
         if corners is None:
             return None
         batches, ranks = corners
+        tokens = [b * setting.training.sequence_length for b in (setting.training.batch_size, *batches)]
+        if not linear_in_batch(setting.trainer.loss_program, min(tokens)):
+            return None
         if setting.training.batch_size in batches and (setting.method.rank or 0) in ranks:
             return None  # a corner itself
         s, t = _share(setting.training.batch_size, batches), _share(setting.method.rank or 0, ranks)

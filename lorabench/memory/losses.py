@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -102,9 +102,16 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
 }
 
 
+def linear_in_batch(program: str, tokens: int) -> bool:
+    """Whether a loss's bytes lie on a line from so many tokens a micro-batch on: tiles grow until one is full, Liger's
+    chunks are powers of two."""
+    return program != "liger" and (program != "trl" or tokens >= 2 * TILE_TOKENS)
+
+
 def _hidden_and_head(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The last hidden states (batch, tokens, hidden), and the head's weight (vocabulary, hidden)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapped: Any = model
+    base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     outputs = base.base_model(input_ids=ids, use_cache=False)
     return outputs.last_hidden_state, base.get_output_embeddings().weight
 

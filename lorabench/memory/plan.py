@@ -12,7 +12,7 @@ from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.engine.data import steps_of
 from lorabench.memory.beside import Whole, beside, guessed
 from lorabench.memory.calibration import Calibration, time_of
-from lorabench.memory.estimate import HIGH, LOW, with_framework
+from lorabench.memory.estimate import bounds, with_framework
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import StepProfile
@@ -86,8 +86,7 @@ def plan_conditions(
                 condition,
                 step,
                 peak,
-                round(LOW * peak),
-                round(HIGH * peak),
+                *bounds(peak, setting),
                 one.times(optimizer_steps) if one and (optimizer_steps := steps_of(condition)) else None,
                 other,
             )

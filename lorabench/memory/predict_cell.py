@@ -26,7 +26,7 @@ from lorabench.config.study import Cell
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
-from lorabench.memory.estimate import CONTEXT_BYTES, HIGH, LOW, with_framework
+from lorabench.memory.estimate import CONTEXT_BYTES, bounds, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.kernels import cublas_bytes
@@ -129,9 +129,8 @@ def compared(step: StepProfile, setting: TrainConfig, available: int) -> MemoryP
     """What the step still has to allocate beside what is available, both without the CUDA context."""
     there = CONTEXT_BYTES if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
-    return MemoryPrediction(
-        step.peak_bytes, round(LOW * peak) - there, round(HIGH * peak) - there, available, step.parts
-    )
+    low, high = bounds(peak, setting)
+    return MemoryPrediction(step.peak_bytes, low - there, high - there, available, step.parts)
 
 
 def available_bytes(where: torch.device) -> int:

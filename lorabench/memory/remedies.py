@@ -18,7 +18,7 @@ from lorabench.config.gpus import gpus
 from lorabench.config.settings import MethodSpec, QuantizationSpec
 from lorabench.config.validity import takes_quantized_base
 from lorabench.memory.card_planner import CardPlanner, Need
-from lorabench.memory.estimate import HIGH, with_framework
+from lorabench.memory.estimate import bounds, with_framework
 from lorabench.memory.train_config import TrainConfig
 
 LISTED = 4  # of combinations
@@ -182,7 +182,7 @@ def _hopeless(need: Need, names: tuple[str, ...], setting: TrainConfig, planner:
     shrunk = {part for name in names for part in _SHRINKS[name]}
     parts = {part: 0 if part in shrunk else value for part, value in need.step.parts.items()}
     least = replace(need.step, parts=parts, peak_bytes=sum(parts.values()))
-    return round(HIGH * sum(with_framework(least, setting).values())) > planner.gpu.memory_bytes
+    return bounds(sum(with_framework(least, setting).values()), setting)[1] > planner.gpu.memory_bytes
 
 
 def _remedy_of(setting: TrainConfig, names: tuple[str, ...], planner: CardPlanner) -> Remedy | None:

@@ -70,7 +70,7 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
     if training.gradient_checkpointing:
         trainer_step.checkpointed(setting, model, mixed)
-    with device_kernels(setting.device, setting.bf16), quiet(), tracker:
+    with device_kernels(setting.device, setting.bf16), trainer_step.layer_kernels(setting, model), quiet(), tracker:
         tracker.enter("embed")
         loss = trainer_step.forward(setting, model, ids, labels, mixed)
         steps.backward = True

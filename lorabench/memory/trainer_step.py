@@ -8,7 +8,7 @@ calls them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from lorabench.config.trainer import Trainer
 from lorabench.engine.library_messages import quiet
 from lorabench.memory import optimizers
 from lorabench.memory.autocast import DeviceAutocast
+from lorabench.memory.liger import liger_layers
 from lorabench.memory.losses import PROGRAMS, Inputs, Loss
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ def _reentrant(mixed: DeviceAutocast) -> Callable[..., Any]:
         return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=True)
 
     return checkpoint
+
+
+def layer_kernels(setting: TrainConfig, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The trainer's own kernels in the model's layers, for the length of a `with` block."""
+    return liger_layers(model) if setting.trainer.loss_program == "liger" else nullcontext()
 
 
 def forward(

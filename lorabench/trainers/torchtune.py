@@ -13,6 +13,8 @@ TRAINER = Trainer(
         "Quantised bases are nf4 of torchao, without int8 and fp4; methods are LoRA and DoRA.",
         "torchtune is being wound down: no new models and features are added to it.",
     ),
+    measured="Two published peaks, compiled: 1.5 and 5.4 % above them.",
+    errors=(0.85, 1.10),
     losses=(("chunked", "torchtune"),),
     adapter_dtype="base",
     mixed_precision=False,

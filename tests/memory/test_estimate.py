@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from lorabench.config.gpus import find_gpu
-from lorabench.memory.estimate import HIGH, estimate, largest, with_framework
+from lorabench.config.trainer import find_trainer
+from lorabench.memory.estimate import estimate, largest, with_framework
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.validate import setting_from
 
@@ -15,6 +16,8 @@ LLAMA = {
     "model": {"name": "llama-2-7b", "dtype": "bfloat16"},
     "method": {"rank": 8, "target_modules": ("q_proj", "v_proj")},
 }
+
+HIGH = find_trainer("lorabench").errors[1]
 
 
 @pytest.mark.parametrize("limit", [0, 7, 8, 100, 1_000_003])

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from lorabench.config import expand
+from lorabench.config.trainer import find_trainer
 from lorabench.engine.model import resolve_autocast as engine_autocast
 from lorabench.memory import predict_cell as of_cells
-from lorabench.memory.estimate import CONTEXT_BYTES, HIGH, with_framework
-from lorabench.memory.kernels import cublas_bytes
+from lorabench.memory.estimate import CONTEXT_BYTES, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
+from lorabench.memory.kernels import cublas_bytes
 from lorabench.memory.predict_cell import available_bytes, compared, misfits, predict_memory, setting_here
 from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
 from lorabench.memory.step_profile import predict_step
@@ -20,6 +21,8 @@ from lorabench.record.frames import wide
 from lorabench.record.memory_prediction import MemoryPrediction
 from lorabench.record.metrics import PREDICTED_PARTS, metric
 from tests.report.stores import STUDY, study_of
+
+HIGH = find_trainer("lorabench").errors[1]
 
 
 @pytest.fixture(scope="module")
