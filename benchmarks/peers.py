@@ -1,0 +1,344 @@
+"""The measured rows of other trainers, predicted by lorabench and by its peers: a part of benchmarks/memory.py.
+
+    python -m venv .peers && .peers/bin/pip install fitcheck-llm==0.3.1 canifinetune==0.4.1
+    python benchmarks/memory.py peers [--peers VENV] [--json FILE]
+
+Peers: fitcheck-llm and canifinetune from that environment, and `accelerate estimate-memory` from this one (transformers
+needs it). They read the models' configurations from a hub cache made up of lorabench's presets; their number of
+parameters is told to them, as the hub would (peer_answers.py). No network.
+
+Measured is the allocator's peak. Of the peers' totals the tensors are taken, without overhead of the process or the
+allocator and without safety margin, for which they answer something else; lorabench's prediction is the one of
+benchmarks/memory_trainers.py. accelerate knows neither batches nor adapters and is asked for full fine-tuning alone.
+
+Grade A is fitcheck's home ground: all 35 rows are its own measurements and, by its manifest, its calibration.
+canifinetune was fitted to an RTX 4080's rows, of which none is here. lorabench's constants come from no row; the rows
+of grade B, C and the H200 are nobody's calibration.
+
+A peer is not asked for what it has no word for: another loss than all logits at once (TRL's chunks, fused losses),
+DoRA, a quantised base that is not prepared for k-bit training, paged optimizers (fitcheck), float32 weights under
+autocast (canifinetune), 8-bit optimizers (accelerate). Those rows are counted with the reason, as are an architecture
+that it refuses and what lorabench itself does not predict there. So each peer's deviations stand beside lorabench's on
+the rows that this peer answers. Versions of libraries, dropout, autocast and reentrant checkpoints no peer can name;
+it is asked all the same, as its user would.
+
+"+ Liger's layers": rows that were measured after Liger's kernels had been put into Llama's module for good
+(memory_trainers.liger_in_the_process). lorabench predicts them with these kernels, the peers, which have no word for
+them, as they stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import memory_trainers
+import torch
+
+from lorabench.config.architectures import find_architecture
+from lorabench.memory.meta_model import any_model
+
+ROOT = Path(__file__).parents[1]
+PEERS = ("fitcheck", "canifinetune", "accelerate")
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+UNPREDICTED = {"packing": "packing", "offload": "offloaded checkpoints", "evaluate": "evaluation during training"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured row, as a peer is asked for it."""
+
+    words: str
+    group: str
+    measured_bytes: int
+    model: str
+    method: str
+    quantization: str
+    double_quant: bool
+    rank: int
+    targets: tuple[str, ...]
+    batch: int
+    length: int
+    checkpointing: bool
+    attention: str
+    dtype: str
+    """of weights that are not quantised"""
+    optimizer: str
+    """as TrainingArguments.optim names it"""
+    loss: str
+    """stock: all logits at once, with a float32 copy"""
+    prepared: bool
+    """by PEFT's prepare_model_for_kbit_training"""
+    other: str = ""
+    """what else the training did that an estimate has to know"""
+    lorabench_bytes: int | None = None
+
+
+def published_rows() -> Iterator[Row]:
+    """measured_memory_trainers.csv, predicted."""
+    with memory_trainers.ROWS.open(encoding="utf-8", newline="") as stream, memory_trainers.old_losses():
+        for row in csv.DictReader(stream):
+            found, kind, grade = memory_trainers.published(row), row["quantization"], row["grade"]
+            program, eager = row["program"], row["attention"] == "eager"
+            targets = row["target_modules"]
+            if grade == "A":
+                group = "A eager" if eager else f"A {kind} sdpa"
+            else:
+                group = grade if grade == "C" else "B full" if row["method"] == "full" else f"B {kind.split('-')[0]}"
+            yield Row(
+                words=found["words"],
+                group=group,
+                measured_bytes=found["measured"],
+                model=row["model"],
+                method=row["method"],
+                quantization=kind.split("-")[0],
+                double_quant=kind.endswith("-dq"),
+                rank=int(row["rank"] or 0),
+                targets=LINEAR
+                if targets == "all-linear"
+                else tuple(memory_trainers.ATTENTION[t] for t in targets.split("+") if t),
+                batch=int(row["micro_batch"]),
+                length=int(row["sequence_length"]),
+                checkpointing=True,
+                attention=row["attention"],
+                dtype="float16" if grade == "A" else "bfloat16",
+                optimizer="adamw_torch",
+                loss="fused" if "fused" in program else "chunked" if program == "torchtune" else "stock",
+                prepared="kbit" in program or "trl-0.13" in program,
+                lorabench_bytes=found["predicted"],
+            )
+
+
+def device_rows() -> Iterator[Row]:
+    """The project's own rows of a GPU, predicted where memory_trainers predicts them."""
+    predicted = {r["words"]: r for r in memory_trainers.measured_rows(memory_trainers.GPU_ROWS)}
+    liger_before = False
+    for row in json.loads(memory_trainers.GPU_ROWS.read_text())["rows"]:
+        options, kind, trainer = row["options"], row["quantization"], row["trainer"]
+        found = predicted.get(row["row"], {})
+        kernels = " + Liger's layers" if liger_before and row["model"].startswith("llama") else ""
+        liger_before |= "liger" in options
+        name = "Trainer" if trainer == "transformers" else trainer
+        group = "H200 TRL" if trainer == "trl" else f"H200 {name}{kernels}"
+        yield Row(
+            words=row["row"],
+            group=f"H200 full{kernels}" if row["method"] == "full" else group,
+            measured_bytes=found.get("measured", row["peak_bytes"] - row["before_bytes"]),
+            model=row["model"],
+            method=row["method"],
+            quantization=kind.split("-")[0],
+            double_quant=kind.endswith("-dq"),
+            rank=row["rank"],
+            targets=LINEAR[:4] if "attention" in options else LINEAR,
+            batch=row["batch"],
+            length=row["length"],
+            checkpointing="ckpt" in options,
+            attention="eager" if "eager" in options else "sdpa",
+            dtype="float32" if "float32" in options else "bfloat16",
+            optimizer=next(
+                (o for o in options if "adamw" in o), "adamw_torch" if name == "loop" else "adamw_torch_fused"
+            ),
+            loss="fused" if "liger" in options else "chunked" if trainer == "trl" else "stock",
+            prepared="kbit" in options,
+            other=next((UNPREDICTED[o] for o in options if o in UNPREDICTED), ""),
+            lorabench_bytes=found.get("predicted"),
+        )
+
+
+def unasked(peer: str, row: Row) -> str:
+    """Why a peer is not asked; empty where it is."""
+    if peer == "accelerate":
+        return "adapters" if row.method != "full" else "8-bit optimizer" if "8bit" in row.optimizer else ""
+    if row.other:
+        return row.other
+    if row.loss != "stock":
+        return f"another loss ({row.loss})"
+    if row.method == "dora":
+        return "DoRA"
+    if row.quantization != "none" and not row.prepared:
+        return "quantised base without k-bit preparation"
+    if peer == "fitcheck" and "paged" in row.optimizer:
+        return "paged optimizer"
+    if peer == "canifinetune" and row.dtype == "float32":
+        return "float32 weights under autocast"
+    return ""
+
+
+def make_hub(folder: Path, models: Sequence[str]) -> dict[str, int]:
+    """A hub cache with each model's configuration, and each model's number of parameters."""
+    from transformers import AutoConfig
+
+    counts = {}
+    for name in models:
+        preset = find_architecture(name)
+        fields = dict(preset.config if preset else memory_trainers.POWERLM)
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        home, commit = folder / f"models--{name.replace('/', '--')}", "0" * 40
+        snapshot = home / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(commit)
+        (snapshot / "config.json").write_text(config.to_json_string(use_diff=False))
+        counts[name] = sum(p.numel() for p in any_model(config, False).parameters())
+    return counts
+
+
+def asked(peer: str, python: Path, rows: Sequence[Row], hub: Path, counts: dict[str, int]) -> dict[str, Any]:
+    """The peer's version and its answers to the rows."""
+    found = subprocess.run(
+        [str(python), str(Path(__file__).parent / "peer_answers.py"), peer],
+        input=json.dumps({"parameters": counts, "questions": [asdict(r) for r in rows]}),
+        env={**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(found.stdout)
+
+
+@dataclass
+class Answers:
+    """A row's predictions in bytes by who made them, and the reasons of those who made none."""
+
+    row: Row
+    predicted: dict[str, int] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
+
+    def error(self, who: str) -> float:
+        """Percent of the measurement."""
+        return 100 * (self.predicted[who] / self.row.measured_bytes - 1)
+
+    def written(self) -> dict[str, Any]:
+        errors = {who: round(self.error(who), 3) for who in self.predicted}
+        return {
+            "setting": self.row.words,
+            "group": self.row.group,
+            "measured_bytes": self.row.measured_bytes,
+            "predicted_bytes": self.predicted,
+            "error_percent": errors,
+            "unanswered": self.unanswered,
+        }
+
+
+def compare(rows: Sequence[Row], venv: Path) -> tuple[list[Answers], dict[str, str]]:
+    """Every row with all answers, and the peers' versions."""
+    found, versions = [Answers(r) for r in rows], {}
+    for a in found:
+        if a.row.lorabench_bytes is not None:
+            a.predicted["lorabench"] = a.row.lorabench_bytes
+        else:
+            a.unanswered["lorabench"] = a.row.other
+    with tempfile.TemporaryDirectory() as folder:
+        counts = make_hub(Path(folder), sorted({r.model for r in rows}))
+        for peer in PEERS:
+            for a in found:
+                if reason := unasked(peer, a.row):
+                    a.unanswered[peer] = reason
+            open_rows = [a for a in found if peer not in a.unanswered]
+            python = Path(sys.executable) if peer == "accelerate" else venv / "bin" / "python"
+            told = asked(peer, python, [a.row for a in open_rows], Path(folder), counts)
+            versions[peer] = told["version"]
+            for a, answer in zip(open_rows, told["answers"], strict=True):
+                if "bytes" in answer:
+                    a.predicted[peer] = answer["bytes"]
+                else:
+                    a.unanswered[peer] = f"architecture: {answer['refused']}"
+    return found, versions
+
+
+def summarized(found: Sequence[Answers]) -> dict[str, Any]:
+    """For each group and each of the four: how many rows are answered, the deviations, lorabench's on the same rows,
+    and the reasons of the rest."""
+    summary: dict[str, Any] = {}
+    for group in dict.fromkeys(a.row.group for a in found):
+        own = [a for a in found if a.row.group == group]
+        summary[group] = {"rows": len(own)}
+        for who in ("lorabench", *PEERS):
+            answered = [a for a in own if who in a.predicted]
+            reasons = Counter(a.unanswered[who].split(":")[0] for a in own if who in a.unanswered)
+            summary[group][who] = {
+                "answered": len(answered),
+                **deviations(answered, who, ""),
+                **(deviations(answered, "lorabench", "lorabench_") if who != "lorabench" else {}),
+                "unanswered": dict(reasons),
+            }
+    return summary
+
+
+def deviations(answered: Sequence[Answers], who: str, prefix: str) -> dict[str, float]:
+    """Median and worst absolute deviation in percent; nothing without rows."""
+    errors = [abs(a.error(who)) for a in answered if who in a.predicted]
+    if not errors:
+        return {}
+    return {
+        f"{prefix}median_percent": round(statistics.median(errors), 3),
+        f"{prefix}worst_percent": round(max(errors), 3),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Median and worst deviation of each peer, lorabench's on the same rows beside them, in Markdown."""
+    lines = [
+        "| group | rows | lorabench | peer | answered | peer's | lorabench's there |",
+        "|---|---:|---|---|---:|---|---|",
+    ]
+    for group, entry in summary.items():
+        own = entry["lorabench"]
+        start = f"| {group} | {entry['rows']} | {_pair(own, '')} of {own['answered']} |"
+        for peer in (p for p in PEERS if entry[p]["answered"]):
+            theirs = entry[peer]
+            lines.append(
+                f"{start} {peer} | {theirs['answered']} | {_pair(theirs, '')} | {_pair(theirs, 'lorabench_')} |"
+            )
+            start = "| | | |"
+        if not any(entry[p]["answered"] for p in PEERS):
+            lines.append(f"{start} none | 0 | | |")
+    lines += ["", "| not answered by | rows | reason |", "|---|---:|---|"]
+    for who in ("lorabench", *PEERS):
+        reasons: Counter[str] = Counter()
+        for entry in summary.values():
+            reasons.update(entry[who]["unanswered"])
+        lines += [f"| {who} | {count} | {reason} |" for reason, count in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def _pair(entry: dict[str, Any], prefix: str) -> str:
+    if f"{prefix}median_percent" not in entry:
+        return "-"
+    return f"{entry[f'{prefix}median_percent']:.1f} / {entry[f'{prefix}worst_percent']:.1f} %"
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="memory.py peers", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--peers", type=Path, default=ROOT / ".peers", help="environment with the peers; default .peers"
+    )
+    parser.add_argument("--json", type=Path, default=ROOT / "reports" / "memory-peers.json")
+    options = parser.parse_args(arguments)
+    if not (options.peers / "bin" / "python").exists():
+        parser.error(
+            f"no environment in {options.peers}; make one: python -m venv {options.peers} &&"
+            f" {options.peers}/bin/pip install fitcheck-llm==0.3.1 canifinetune==0.4.1"
+        )
+    found, versions = compare([*published_rows(), *device_rows()], options.peers)
+    summary = summarized(found)
+    print(table(summary))
+    environment = {
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "peers": versions,
+    }
+    result = {"summary": summary, "environment": environment, "rows": [a.written() for a in found]}
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
