@@ -8,6 +8,7 @@ over the network, each model's exact number of parameters, is handed to it inste
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -30,14 +31,12 @@ def fitcheck(parameters: dict[str, int]) -> Callable[[Question], float]:
 
     def answer(question: Question) -> float:
         full = question["method"] == "full"
-        small = full and question["dtype"] == "bfloat16"  # Adam's two states follow the weights
         training = TrainingConfig(
             # its compute dtype; float32 weights under autocast are its bf16 with a float32 master copy
             precision="bf16" if question["dtype"] == "float32" else SHORT[question["dtype"]],
             quantization=question["quantization"],
             double_quant=question["double_quant"],
             optimizer="adam8bit" if "8bit" in question["optimizer"] else "adamw",
-            optimizer_dtype="bf16" if small else "fp32",
             batch_size=question["batch"],
             seq_len=question["length"],
             lora_rank=None if full else question["rank"],
@@ -61,17 +60,18 @@ def canifinetune(parameters: dict[str, int]) -> Callable[[Question], float]:
 
     def answer(question: Question) -> float:
         quantized = question["quantization"] != "none"
-        adapters = {"lora_rank": question["rank"], "lora_target_scope": scopes[len(question["targets"])]}
+        full = question["method"] == "full"
+        scope = {} if full else {"lora_rank": question["rank"], "lora_target_scope": scopes[len(question["targets"])]}
         memory = estimate(
             EstimateRequest(
                 model_id=question["model"],
                 gpu_vram_gb=CARD,
-                method="full" if question["method"] == "full" else "qlora" if quantized else "lora",
+                method="full" if full else "qlora" if quantized else "lora",
                 quantization=question["quantization"] + ("_double_quant" if question["double_quant"] else ""),
                 seq_len=question["length"],
                 micro_batch_size=question["batch"],
                 base_dtype=SHORT[question["dtype"]],
-                **({} if question["method"] == "full" else adapters),
+                **scope,
                 optimizer=question["optimizer"],
                 gradient_checkpointing=question["checkpointing"],
                 attention_implementation=question["attention"],
@@ -105,13 +105,13 @@ PEERS = {"fitcheck": "fitcheck-llm", "canifinetune": "canifinetune", "accelerate
 
 def main() -> None:
     name, asked = sys.argv[1], json.load(sys.stdin)
-    out, sys.stdout = sys.stdout, sys.stderr
+    out, sys.stdout = sys.stdout, io.StringIO()  # they print
     answer = globals()[name](asked["parameters"])
     answers: list[dict[str, Any]] = []
     for question in asked["questions"]:
         try:
             answers.append({"bytes": round(answer(question))})
-        except (ValueError, KeyError, OSError) as e:
+        except (ValueError, OSError, RuntimeError) as e:
             answers.append({"refused": str(e).splitlines()[0][:200]})
     json.dump({"version": importlib.metadata.version(PEERS[name]), "answers": answers}, out)
 
