@@ -9,7 +9,8 @@ programs below:
   within the loss, so that the outputs keep the 16-bit logits).
 - trl-0.13: SFTTrainer's own preparation and, after it, embeddings and head back in bfloat16
   (peft_module_casting_to_bf16).
-- fused cross entropy (fms-acceleration, unsloth): the logits' gradient is written over them.
+- fused cross entropy (fms-acceleration, from unsloth): the logits' gradient is written over them; its fused norms and
+  positions; its fused LoRA layers are not modelled.
 - torchtune: the chunked loss of the trainer `torchtune`.
 
 `measured_trainers` reads rows of benchmarks/trainers.py, measured on a GPU or by live tensors on a CPU.
@@ -119,7 +120,7 @@ def trainer_of(row: dict[str, str]) -> Trainer:
         return find_trainer("torchtune")
     if program.startswith("loop"):
         return replace(LOOP, kbit_preparation="kbit" in program, attention=row["attention"])  # type: ignore[arg-type]
-    loss = "liger" if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]
+    loss = program if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]
     plain = "fused" in program or "non-reentrant" in program
     return replace(OLD_TRAINER, losses=(("full", loss),), kbit_preparation="trl-0.13" in program, reentrant=not plain)
 
@@ -155,7 +156,8 @@ def published(row: dict[str, str]) -> dict[str, Any]:
     )
     if "PowerLM" in row["model"]:
         setting = with_config(setting, _powerlm())
-    with trl_0_13() if "trl-0.13" in row["program"] else contextlib.nullcontext():
+    patch = fms_kernels if "fused" in row["program"] else trl_0_13 if "trl-0.13" in row["program"] else None
+    with patch() if patch else contextlib.nullcontext():
         step = predict_step(setting)
     words = (
         f"[{row['grade']}] {row['model']} {row['method']} {row['quantization']} {row['attention']}"
@@ -204,6 +206,7 @@ def _old_loss(model: Any, inputs: Inputs, wide_outputs: bool, fused: bool) -> Lo
 
 
 OLD_LOSSES = {
+    "fused linear cross entropy": losses.liger,
     "transformers-4.45": lambda model, inputs: _old_loss(model, inputs, True, False),
     "transformers-4.48": lambda model, inputs: _old_loss(model, inputs, False, False),
     "fused cross entropy 4.45": lambda model, inputs: _old_loss(model, inputs, True, True),
@@ -289,6 +292,26 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
 
 
 NOT_PREDICTED = {"packing", "offload", "evaluate"}
+
+
+@contextlib.contextmanager
+def fms_kernels() -> Iterator[None]:
+    """fms-acceleration's fused norms and positions, which keep what Liger's keep; it has none of the MLP's product."""
+
+    @contextlib.contextmanager
+    def kernels(setting: TrainConfig, model: Any) -> Iterator[None]:
+        with liger_layers(model):
+            for module in model.modules():
+                if hasattr(module, "gate_proj"):
+                    vars(module).pop("forward", None)
+            yield
+
+    own = trainer_step.layer_kernels
+    trainer_step.layer_kernels = kernels
+    try:
+        yield
+    finally:
+        trainer_step.layer_kernels = own
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ ALLOWED = {  # layer: the layers that it may import
     "sections": LIGHT | {"analysis", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
     "emitters": LIGHT | {"advice"},
+    "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
     "api": LIGHT | ARMS | {"workflows"},
     "commands": LIGHT | ARMS | {"startup", "workflows", "api"},
@@ -66,7 +67,7 @@ def test_imports_run_one_way(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters"]
+    "layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters", "trainers"]
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -100,6 +101,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
         ("emitters", {"emit"}),
+        ("trainers", {"TRAINER"}),
     ],
 )
 def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, needs):

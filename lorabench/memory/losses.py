@@ -198,6 +198,20 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         return ctx.saved_tensors  # scaled in place
 
 
+def _chunk_gradient(
+    rows: torch.Tensor, weight: torch.Tensor, of_hidden: torch.Tensor, of_weight: torch.Tensor | None
+) -> None:
+    """The gradient of a chunk's loss, in float32 between logits and logits; nothing of it is kept."""
+    logits = (rows @ weight.to(rows.dtype).t()).float()
+    log_probabilities = torch.log_softmax(logits, -1)
+    of_logits = torch.ops.aten._log_softmax_backward_data(logits, log_probabilities, -1, torch.float32)
+    del logits, log_probabilities
+    lower = of_logits.to(rows.dtype)
+    of_hidden.copy_(lower @ weight.to(rows.dtype))
+    if of_weight is not None:
+        of_weight += lower.t() @ rows
+
+
 class ChunkedLinearCrossEntropy(torch.autograd.Function):
     """The loss of hidden states (tokens, hidden) under a head (vocabulary, hidden), whose gradient is made by torch's
     own functions, chunk by chunk."""
@@ -207,16 +221,8 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
         dtype = _lower(hidden)
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if weight.requires_grad else None
-        rows_of = zip(hidden.chunk(UNSLOTH_CHUNKS), of_hidden.chunk(UNSLOTH_CHUNKS), strict=True)
-        for rows, gradient in rows_of:
-            lowered = rows.to(dtype)
-            logits = (lowered @ weight.to(dtype).t()).float()
-            log_probabilities = torch.log_softmax(logits, -1)
-            of_logits = torch.ops.aten._log_softmax_backward_data(logits, log_probabilities, -1, torch.float32)
-            lower = of_logits.to(dtype)
-            gradient.copy_(lower @ weight.to(dtype))
-            if of_weight is not None:
-                of_weight += lower.t() @ lowered
+        for rows, gradient in zip(hidden.chunk(UNSLOTH_CHUNKS), of_hidden.chunk(UNSLOTH_CHUNKS), strict=True):
+            _chunk_gradient(rows.to(dtype), weight, gradient, of_weight)
         ctx.save_for_backward(of_hidden, of_weight)
         return hidden.new_empty((), dtype=torch.float32)
 

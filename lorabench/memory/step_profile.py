@@ -14,7 +14,7 @@ traced with whole periods of the pattern (and what is left over), and traced who
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ from lorabench.memory.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+EVALUATION_BATCH = 8  # transformers/training_args.py, per_device_eval_batch_size
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,13 @@ def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
     return summed(course(setting, whole=whole))
 
 
+def predict_evaluation(setting: TrainConfig, batch_size: int = EVALUATION_BATCH) -> StepProfile:
+    """A micro-batch of the evaluation between steps: without gradients, beside the optimizer's state. ModelError as of
+    the engine."""
+    other = setting.trained(batch_size=batch_size, gradient_accumulation=1)
+    return predict_step(replace(other, evaluates=True))
+
+
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     """The traced step of a setting, moment by moment; as of predict_step."""
     config = setting.shape.config
@@ -169,7 +178,8 @@ def summed(course: Course) -> StepProfile:
     moment = course.lines[top].moments[int(heights[top].argmax())]
     persistent = next(line for line in course.lines if line.name == "held").moments[-1]
     flops, moved, kernels = (int(n) for n in np.sum([line.work for line in course.lines], axis=0))
-    update = Work(*(int(n) for n in np.sum([line.work for line in course.lines if line.name == UPDATE], axis=0)))
+    updates = [line.work for line in course.lines if line.name == UPDATE]
+    update = Work(*(int(n) for n in np.sum(updates, axis=0))) if updates else Work(0, 0, 0)
     total, trainable, saved = (int(n) for n in course.counts)
     return StepProfile(
         parts=_named(moment),

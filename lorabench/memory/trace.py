@@ -68,23 +68,27 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     layers = layers_of(model)
     steps = _Marks(tracker, layers, parameters)
     mixed = DeviceAutocast(setting.device, autocast) if autocast else None
-    if training.gradient_checkpointing:
+    if setting.evaluates:
+        model.eval()
+    elif training.gradient_checkpointing:
         trainer_step.checkpointed(setting, model, mixed)
     with device_kernels(setting.device, setting.bf16), trainer_step.layer_kernels(setting, model), quiet(), tracker:
         tracker.enter("embed")
-        loss = trainer_step.forward(setting, model, ids, labels, mixed)
-        steps.backward = True
-        loss.value.backward()
-        if loss.outputs is None and setting.trainer.loss_program != "own":
-            del loss  # Trainer returns a detached one; own loops keep theirs until the next step
-        tracker.enter(UPDATE)
-        if setting.trainer.clips:
-            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-        if optimizer is None:
-            optimizers.update(parameters, training, setting.device)
-        else:
-            optimizer.step()
-        tracker.count(*optimizers.work(parameters, training, setting.device))
+        with torch.set_grad_enabled(not setting.evaluates):
+            loss = trainer_step.forward(setting, model, ids, labels, mixed)
+        if not setting.evaluates:
+            steps.backward = True
+            loss.value.backward()
+            if loss.outputs is None and setting.trainer.loss_program != "own":
+                del loss  # Trainer returns a detached one; own loops keep theirs until the next step
+            tracker.enter(UPDATE)
+            if setting.trainer.clips:
+                torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            if optimizer is None:
+                optimizers.update(parameters, training, setting.device)
+            else:
+                optimizer.step()
+            tracker.count(*optimizers.work(parameters, training, setting.device))
     steps.remove()
     del state, optimizer
     trainable = sum(p.numel() for p in parameters)

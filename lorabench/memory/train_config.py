@@ -38,6 +38,8 @@ class TrainConfig:
     """the card's major compute capability, which cuBLAS's workspaces follow"""
     trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
     """the program that is predicted"""
+    evaluates: bool = False
+    """a micro-batch of the evaluation between steps, in the place of one"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
     """of the model: handed on to every setting that this one is changed to"""
 

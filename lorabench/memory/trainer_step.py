@@ -70,7 +70,9 @@ def checkpointed(setting: TrainConfig, model: PreTrainedModel, mixed: DeviceAuto
     again = {"context_fn": mixed.again} if mixed and not trainer.reentrant else {}
     with quiet():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": trainer.reentrant, **again})
-        if trainer.reentrant and mixed:
+        if trainer.offloads_checkpoints:
+            model._set_gradient_checkpointing(gradient_checkpointing_func=_offloaded(mixed))
+        elif trainer.reentrant and mixed:
             model._set_gradient_checkpointing(gradient_checkpointing_func=_reentrant(mixed))
         if trainer.loss_program != "own":
             model.enable_input_require_grads()
@@ -87,6 +89,32 @@ def _reentrant(mixed: DeviceAutocast) -> Callable[..., Any]:
         return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=True)
 
     return checkpoint
+
+
+class _OffloadedCheckpoint(torch.autograd.Function):
+    """A layer whose input goes to the host and comes back when the layer is computed again."""
+
+    @staticmethod
+    def forward(ctx, recompute, function, hidden, *args):  # type: ignore[no-untyped-def]  # torch's interface has no types
+        ctx.call, ctx.rest = (recompute, function), args
+        ctx.place = hidden.shape, hidden.dtype
+        with torch.no_grad():
+            return function(hidden, *args)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (recompute, function), (shape, dtype) = ctx.call, ctx.place
+        hidden = torch.empty(shape, dtype=dtype, device=gradient.device).requires_grad_()
+        with torch.enable_grad(), recompute():
+            out = function(hidden, *ctx.rest)
+        torch.autograd.backward(out, gradient)
+        return (None, None, hidden.grad, *(None for _ in ctx.rest))
+
+
+def _offloaded(mixed: DeviceAutocast | None) -> Callable[..., Any]:
+    """unsloth's checkpoint, which LLaMA-Factory has, too (model_utils/checkpointing.py)."""
+    recompute = (lambda: mixed.again()[1]) if mixed else nullcontext
+    return lambda function, hidden, *args: _OffloadedCheckpoint.apply(recompute, function, hidden, *args)
 
 
 def layer_kernels(setting: TrainConfig, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""A trainer's loss holds what the library's own holds: run beside it on this CPU, or counted by hand from its kernels."""
+"""A trainer's loss holds what the library's own holds: run beside it on this CPU, or counted by hand."""
 
 from types import SimpleNamespace
 
@@ -40,24 +40,24 @@ def traced(program, device="cpu", **model):
     return max(sum(moment) for segment in tracker.segments for moment in segment.moments) - weights
 
 
-def test_trls_tiles_hold_what_its_own_head_holds(monkeypatch):
+def test_trls_tiles_hold_what_its_own_function_holds(monkeypatch):
     chunked = pytest.importorskip("trl.kernels.chunked_logprob")
     monkeypatch.setattr(losses.TiledHead, "device", "cpu")
-    function = next(v for v in vars(chunked).values() if isinstance(v, type) and issubclass(v, torch.autograd.Function))
-    assert function is not None, "TRL has its head as an autograd function"
-    tile = losses.TILE_TOKENS * losses.TILE_VOCABULARY
-    assert tile * 2 < traced("trl") < tile * (2 + max(losses.TILE_ON_CPU)) + 40 * TOKENS * HIDDEN
+    head = Head("cpu", 600)
+    targets = torch.zeros(599, dtype=torch.int64)
+    with LiveBytes(head.parameters()) as live:
+        hidden = (head.hidden * 1)[:, :-1].reshape(-1, HIDDEN)
+        outputs = chunked.ChunkedLogProbFunction.apply(
+            hidden, head.head.weight, None, targets, 1.0, losses.TILE_VOCABULARY, None, 1.0, ("log_probs", "entropy")
+        )
+        (-outputs[0].sum() / 599).backward()
+    weights = VOCABULARY * HIDDEN * 2
+    assert traced("trl", tokens=600) == pytest.approx(live.peak - weights, rel=0.01)
 
 
 def test_on_a_gpu_a_tile_is_all_that_trl_holds_beside_hidden_states():
-    peak = traced("trl", monkeypatched_device())
     tile = losses.TILE_TOKENS * losses.TILE_VOCABULARY * 2
-    assert tile < peak < tile + 30 * TOKENS * HIDDEN + VOCABULARY * 4
-
-
-def monkeypatched_device():
-    assert losses.TiledHead.device == "cuda"
-    return "cuda"
+    assert tile < traced("trl", "cuda") < tile + 30 * TOKENS * HIDDEN + VOCABULARY * 4
 
 
 def test_transformers_loss_is_what_live_tensors_say():

@@ -14,7 +14,7 @@ from lorabench.config.trainer import find_trainer, trainers
 from lorabench.errors import LorabenchError
 from lorabench.memory import losses
 from lorabench.memory.estimate import estimate
-from lorabench.memory.step_profile import predict_step
+from lorabench.memory.step_profile import predict_evaluation, predict_step
 from lorabench.memory.train_config import TrainConfig, on_card
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -92,6 +92,24 @@ def test_peaks_on_an_h200_are_predicted(benchmarks, number):
     step = predict_step(predicted.measured_setting(row, on_cuda=True))
     measured = row["peak_bytes"] - row["before_bytes"] + step.parts["workspace"]
     assert step.peak_bytes == pytest.approx(measured, rel=0.01), row["row"]
+
+
+def test_the_evaluation_between_steps_is_predicted(benchmarks):
+    """transformers, Llama-3.2-1B, 4 x 1024: 7,600 MiB on an H200, less than the training step's 8,837."""
+    predicted, _ = benchmarks
+    row = next(r for r in json.loads(predicted.GPU_ROWS.read_text())["rows"] if "evaluate" in r["options"])
+    setting = predicted.measured_setting(row, on_cuda=True)
+    evaluation = predict_evaluation(setting, row["batch"])
+    measured = max(phase.get("evaluate", 0) for phase in row["phases"]) - row["before_bytes"]
+    assert evaluation.peak_bytes == pytest.approx(measured + evaluation.parts["workspace"], rel=0.01)
+    assert evaluation.peak_bytes < predict_step(setting).peak_bytes
+
+
+def test_checkpoints_in_the_hosts_memory_cost_the_card_nothing():
+    setting = of("unsloth", batch_size=2)
+    kept = replace(setting, trainer=replace(setting.trainer, offloads_checkpoints=False))
+    saved = predict_step(kept).peak_bytes - predict_step(setting).peak_bytes
+    assert saved == pytest.approx(28 * 2 * 2048 * 3584 * 2, rel=0.08), "a hidden state a layer"
 
 
 def of(trainer, model="Qwen/Qwen2.5-7B", quantization="nf4", method=None, **training):
