@@ -12,6 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,20 +85,21 @@ def canifinetune(parameters: dict[str, int]) -> Callable[[Question], float]:
 
 def accelerate(parameters: dict[str, int]) -> Callable[[Question], float]:
     """`accelerate estimate-memory`, column "Training using Adam" (batch size 1, no activations), in the row of the
-    weights' dtype; it has no bfloat16, and float16 stands for it."""
+    weights' dtype; it has no bfloat16, and float16 stands for it. The command looks each name up on the hub first and
+    fails without a network, so it runs with that look-up answered."""
     from accelerate.commands import estimate
 
     estimate.verify_on_hub = lambda repo, token=None: SimpleNamespace(library_name="transformers", config={})
 
-    def answer(question: Question) -> float:
-        dtype = "float32" if question["dtype"] == "float32" else "float16"
+    @cache
+    def training(model: str, dtype: str) -> float:
         arguments = SimpleNamespace(
-            model_name=question["model"], library_name="transformers", trust_remote_code=False, dtypes=[dtype]
+            model_name=model, library_name="transformers", trust_remote_code=False, dtypes=[dtype]
         )
-        ((_, _, _, training),) = estimate.gather_data(arguments)
-        return max(training.values())
+        ((_, _, _, parts),) = estimate.gather_data(arguments)
+        return max(parts.values())
 
-    return answer
+    return lambda question: training(question["model"], "float32" if question["dtype"] == "float32" else "float16")
 
 
 PEERS = {"fitcheck": "fitcheck-llm", "canifinetune": "canifinetune", "accelerate": "accelerate"}

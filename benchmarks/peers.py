@@ -12,15 +12,16 @@ allocator and without safety margin, for which they answer something else; lorab
 benchmarks/memory_trainers.py. accelerate knows neither batches nor adapters and is asked for full fine-tuning alone.
 
 Grade A is fitcheck's home ground: all 35 rows are its own measurements and, by its manifest, its calibration.
-canifinetune was fitted to an RTX 4080's rows, of which none is here. lorabench's constants come from no row; the rows
-of grade B, C and the H200 are nobody's calibration.
+canifinetune was fitted to an RTX 4080's rows, of which none is here. lorabench's constants are fitted to no row, but
+its trainers were modelled with all of these at hand; the peers have not seen grades B, C and the H200.
 
 A peer is not asked for what it has no word for: another loss than all logits at once (TRL's chunks, fused losses),
 DoRA, a quantised base that is not prepared for k-bit training, full fine-tuning without float32 master weights and
 paged optimizers (fitcheck), float32 weights under autocast (canifinetune), 8-bit optimizers (accelerate). Those rows
 are counted with the reason, as are an architecture that it refuses and what lorabench itself does not predict there.
-So each peer's deviations stand beside lorabench's on the rows that this peer answers. Versions of libraries, dropout,
-autocast and reentrant checkpoints no peer can name; it is asked all the same, as its user would.
+So each peer's deviations stand beside lorabench's on the rows that this peer answers. What it says of the others when
+it is asked without the word that it lacks is kept apart ("all the same"): its user may do so. Versions of libraries,
+dropout, autocast and reentrant checkpoints no peer can name, and they count as answered.
 
 "+ Liger's layers": rows that were measured after Liger's kernels had been put into Llama's module for good
 (memory_trainers.liger_in_the_process). lorabench predicts them with these kernels, the peers, which have no word for
@@ -93,10 +94,12 @@ class Answers:
     row: Row
     predicted: dict[str, int] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
+    all_the_same: dict[str, int] = field(default_factory=dict)
+    """what an unanswered question would be told"""
 
     def error(self, who: str) -> float:
         """Percent of the measurement."""
-        return 100 * (self.predicted[who] / self.row.measured_bytes - 1)
+        return 100 * (self.predicted.get(who, self.all_the_same.get(who, 0)) / self.row.measured_bytes - 1)
 
     def written(self) -> dict[str, Any]:
         errors = {who: round(self.error(who), 3) for who in self.predicted}
@@ -107,6 +110,7 @@ class Answers:
             "predicted_bytes": self.predicted,
             "error_percent": errors,
             "unanswered": self.unanswered,
+            "all_the_same_percent": {who: round(self.error(who), 3) for who in self.all_the_same},
         }
 
 
@@ -121,18 +125,15 @@ def compare(rows: Sequence[Row], venv: Path) -> tuple[list[Answers], dict[str, s
     with tempfile.TemporaryDirectory() as folder:
         counts = make_hub(Path(folder), sorted({r.model for r in rows}))
         for peer in PEERS:
-            for a in found:
-                if reason := unasked(peer, a.row):
-                    a.unanswered[peer] = reason
-            open_rows = [a for a in found if peer not in a.unanswered]
             python = Path(sys.executable) if peer == "accelerate" else venv / "bin" / "python"
-            told = asked(peer, python, [a.row for a in open_rows], Path(folder), counts)
+            told = asked(peer, python, rows, Path(folder), counts)
             versions[peer] = told["version"]
-            for a, answer in zip(open_rows, told["answers"], strict=True):
+            for a, answer in zip(found, told["answers"], strict=True):
+                reason = unasked(peer, a.row) or ("" if "bytes" in answer else f"architecture: {answer['refused']}")
+                if reason:
+                    a.unanswered[peer] = reason
                 if "bytes" in answer:
-                    a.predicted[peer] = answer["bytes"]
-                else:
-                    a.unanswered[peer] = f"architecture: {answer['refused']}"
+                    (a.all_the_same if reason else a.predicted)[peer] = answer["bytes"]
     return found, versions
 
 
@@ -145,12 +146,11 @@ def summarized(found: Sequence[Answers]) -> dict[str, Any]:
         summary[group] = {"rows": len(own)}
         for who in ("lorabench", *PEERS):
             answered = [a for a in own if who in a.predicted]
-            reasons = Counter(a.unanswered[who].split(":")[0] for a in own if who in a.unanswered)
             summary[group][who] = {
                 "answered": len(answered),
                 **deviations(answered, who, ""),
                 **(deviations(answered, "lorabench", "lorabench_") if who != "lorabench" else {}),
-                "unanswered": dict(reasons),
+                "unanswered": dict(Counter(_reason(a, who) for a in own if who in a.unanswered)),
             }
     return summary
 
@@ -183,13 +183,39 @@ def table(summary: dict[str, Any]) -> str:
             start = "| | | |"
         if not any(entry[p]["answered"] for p in PEERS):
             lines.append(f"{start} none | 0 | | |")
-    lines += ["", "| not answered by | rows | reason |", "|---|---:|---|"]
-    for who in ("lorabench", *PEERS):
-        reasons: Counter[str] = Counter()
-        for entry in summary.values():
-            reasons.update(entry[who]["unanswered"])
-        lines += [f"| {who} | {count} | {reason} |" for reason, count in reasons.most_common()]
     return "\n".join(lines)
+
+
+def reasons(found: Sequence[Answers]) -> dict[str, dict[str, Any]]:
+    """For each of the four and each reason: how many rows it does not answer, and the signed deviations of what it says
+    of them all the same, in percent."""
+    every: dict[str, dict[str, Any]] = {}
+    for who in ("lorabench", *PEERS):
+        counted = Counter(_reason(a, who) for a in found if who in a.unanswered)
+        every[who] = {}
+        for reason, count in counted.most_common():
+            same = [a for a in found if who in a.all_the_same and _reason(a, who) == reason]
+            errors = sorted(round(a.error(who), 1) for a in same)
+            entry = (
+                {"median": round(statistics.median(errors), 1), "from": errors[0], "to": errors[-1]} if errors else {}
+            )
+            every[who][reason] = {"rows": count, "all_the_same_percent": entry}
+    return every
+
+
+def table_of_reasons(every: dict[str, dict[str, Any]]) -> str:
+    """As Markdown."""
+    lines = ["| not answered by | rows | reason | what it says all the same |", "|---|---:|---|---|"]
+    for who, its in every.items():
+        for reason, entry in its.items():
+            same = entry["all_the_same_percent"]
+            said = f"{same['median']:+.0f} % ({same['from']:+.0f} to {same['to']:+.0f})" if same else "-"
+            lines.append(f"| {who} | {entry['rows']} | {reason} | {said} |")
+    return "\n".join(lines)
+
+
+def _reason(answers: Answers, who: str) -> str:
+    return answers.unanswered[who].split(":")[0]
 
 
 def _pair(entry: dict[str, Any], prefix: str) -> str:
@@ -212,11 +238,16 @@ def main(arguments: Sequence[str]) -> None:
         )
     found, versions = compare([*published_rows(), *device_rows()], options.peers)
     summary = summarized(found)
-    print(table(summary))
+    print(table(summary), table_of_reasons(reasons(found)), sep="\n\n")
     environment = {
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "peers": versions,
     }
-    result = {"summary": summary, "environment": environment, "rows": [a.written() for a in found]}
+    result = {
+        "summary": summary,
+        "unanswered": reasons(found),
+        "environment": environment,
+        "rows": [a.written() for a in found],
+    }
     options.json.write_text(json.dumps(result, indent=1) + "\n")
