@@ -20,11 +20,13 @@ from lorabench.config.architectures import architectures, find_architecture
 from lorabench.config.checkpoint import declared_quantization, local_folder, refusal
 from lorabench.config.paths import model_directory
 from lorabench.config.settings import ModelSpec, QuantizationSpec
+from lorabench.config.trainer import OWN
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory import trainer_step
+from lorabench.memory.loading import held_beyond
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -133,7 +135,12 @@ def adapted(
 ) -> PreTrainedModel:
     """The model of a setting: built, quantised, with its method attached, in training mode."""
     trainer_step.set_attention(config, setting.trainer)
+    stored = declared_quantization(config.to_dict())
+    packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
     model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
+    if packed_here and setting.trainer.name != OWN:
+        remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
+        model.register_buffer("allocator_remainder", remainder, persistent=False)
     modules = setting.method.target_modules
     targets = resolve_targets(model, modules) if modules is not None else ()
     with torch.device("meta"), quiet():
