@@ -74,3 +74,12 @@ def test_a_row_of_the_h200_is_predicted_as_it_stands_there(benchmarks, found, on
     stored = next(r for r in found["rows"] if r["setting"] == row["row"])
     today = predict_step(trainers.measured_setting(row, on_cuda=True)).peak_bytes
     assert stored["predicted_bytes"]["lorabench"] == pytest.approx(today, rel=1e-3)
+
+
+@pytest.mark.parametrize("peer", FOUR[1:])
+def test_lorabench_is_level_or_ahead_in_each_group_that_a_peer_answers(found, peer):
+    answered = {g: e[peer] for g, e in found["summary"].items() if e[peer]["answered"]}
+    assert answered
+    for group, entry in answered.items():
+        assert entry["lorabench_median_percent"] <= entry["median_percent"], group
+        assert entry["lorabench_worst_percent"] <= entry["worst_percent"], group
