@@ -10,6 +10,7 @@
                                             rows) against the trace of each
     python benchmarks/memory.py published-trainers [--rows FILE]    peaks of other trainers that others published
     python benchmarks/memory.py measured-trainers [--measured FILE] rows of benchmarks/trainers.py from a GPU
+    python benchmarks/memory.py peers [--peers VENV]    the rows of both by other estimators, too (benchmarks/peers.py)
 
 Writes reports/memory-<part>.json. `published` compares the traced step's own bytes: the sources count what the
 allocator holds, no CUDA context. `behaviour` names where a source's libraries differ from the ones that lorabench is
@@ -40,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import memory_trainers
+import peers
 import torch
 
 from lorabench import plugins
@@ -412,6 +414,8 @@ def of_trainers(part: str, rows: Path | None, measured: Path | None) -> dict[str
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["peers"]:
+        return peers.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rows", type=Path, help="published rows of other trainers, in the columns of their file")
