@@ -89,7 +89,7 @@ def test_a_metric_that_is_named_stands(out, given, metric):
     """A store that wrote eval_loss shows what it showed; lm-eval's former name means the accuracy where that alone was
     measured."""
     store = Store(out[1])
-    study, measured = store.study(), seen(out[1]).metrics
+    study, measured = store.study(), seen(out[1]).analysis.metrics
     rules = study.comparison.model_copy(update={"metric": given})
     assert deciding_metric(rules, [study.task], measured) == metric
     path = out[1] / "plan.json"
@@ -97,7 +97,7 @@ def test_a_metric_that_is_named_stands(out, given, metric):
     assert plan.count('"metric":"auto"') + plan.count('"metric": "auto"') == 1
     try:
         path.write_text(re.sub(r'"metric": ?"auto"', f'"metric": "{given}"', plan))
-        assert seen(out[1]).metric == metric
+        assert seen(out[1]).analysis.metric == metric
     finally:
         path.write_text(plan)
 

@@ -160,7 +160,7 @@ def test_a_link_into_a_cache_that_was_emptied_is_named(tmp_path):
     (path / "model.safetensors").unlink()
     (path / "model.safetensors").symlink_to(tmp_path / "gone")
     with pytest.raises(
-        ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model anew"
+        ModelError, match=r"model\.safetensors cannot be read \(No such file or directory\); download the model again"
     ):
         cell_of(f"model={path}")
 
@@ -257,7 +257,7 @@ doc_to_target: answer
             "its data cannot be found (Unable to find '/nowhere/rows.jsonl'); fix its data_files",
         ),
         ("doc_to_text: question", "doc_to_text: '{{prompt}}'", "'prompt' is undefined"),
-        ("doc_to_target: answer", "doc_to_target: label", "its answer 'label' is none of its 2 choices"),
+        ("doc_to_target: answer", "doc_to_target: label", "its answer 'label' is not one of its 2 choices"),
         ("test_split: test", "test_split: tset", "tset"),
         (
             "doc_to_text: question",

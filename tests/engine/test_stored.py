@@ -192,7 +192,7 @@ def code(path):
             "lacks model-00002-of-00002.safetensors, which its index names",
         ),
         (lambda p: sharded(p, index=False), "without the index that names them"),
-        (code, "holds more than tensors, and loading it would run the code"),
+        (code, "holds more than tensors, and reading it would run code"),
         (lambda p: pickled(p, lambda tensors: {"state_dict": tensors}), "holds no named tensors at its top"),
     ],
 )
