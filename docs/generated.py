@@ -17,7 +17,7 @@ from lorabench.config.study import Study
 from lorabench.record.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters")
+KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -78,19 +78,19 @@ def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, b
     """
     if trainer.name == OWN:
         return list(specs)
-    found = []
+    candidates = []
     for spec in specs:
         if spec.key != WHOLE:
-            found.append(spec if large or trainer.full_dtype == "float32" else replace(spec, dtype="float32"))
+            candidates.append(spec if large or trainer.full_dtype == "float32" else replace(spec, dtype="float32"))
             continue
-        found.append(replace(spec, dtype="float32"))
+        candidates.append(replace(spec, dtype="float32"))
         if trainer.full_dtype == "bfloat16" and bf16:
             measured = any(item.kind == "cells" for item in spec.evidence)
             caveats = (BFLOAT16, *(("what was measured is of float32 weights",) if measured else ()), *spec.caveats)
-            found.append(
+            candidates.append(
                 replace(spec, dtype="bfloat16", optimizers=EIGHT_BIT, quality=Quality("none"), caveats=caveats)
             )
-    return found
+    return candidates
 
 
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:

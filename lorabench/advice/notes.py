@@ -21,8 +21,8 @@ def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
     if not trainer.measured:
         yield f"{trainer.title} was not measured: memory follows its code, and its range is wide for that reason."
     if here := trainer.installed():
-        package, known = trainer.versions[0]
-        yield f"{here} is installed here; what is predicted is {package} {known}."
+        package, described_version = trainer.versions[0]
+        yield f"{here} is installed here; what is predicted is {package} {described_version}."
 
 
 def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: Trainer) -> Iterator[str]:

@@ -26,12 +26,16 @@ def calibrate(options: argparse.Namespace) -> int:
     from lorabench.workflows.calibrate import calibrate as measure
 
     with startup.predicting():
-        found, path = measure(
+        calibration, path = measure(
             options.gpu,
             Path(options.out) if options.out else None,
             lambda row: print(calibrate_text.progress(row), file=sys.stderr, flush=True),
         )
-    print(found.model_dump_json(indent=2, exclude_none=True) if options.json else calibrate_text.as_text(found, path))
+    print(
+        calibration.model_dump_json(indent=2, exclude_none=True)
+        if options.json
+        else calibrate_text.as_text(calibration, path)
+    )
     return 0
 
 

@@ -18,22 +18,22 @@ def progress(row: CalibrationRow) -> str:
     return f"{row}: {row.ratio:.3f} of the prediction" if row.ratio else str(row)
 
 
-def as_text(found: CardCalibration, path: Path) -> str:
+def as_text(calibration: CardCalibration, path: Path) -> str:
     """The table and what follows from it."""
-    packages = ", ".join(f"{name} {number}" for name, number in found.packages.items())
+    packages = ", ".join(f"{name} {number}" for name, number in calibration.packages.items())
     lines = [("row", "predicted", "measured", "ratio", "reserved", "a step")]
-    lines += [_fields(row) for row in found.rows]
-    faults = [f"{row}: {row.fault}" for row in found.rows if row.fault is not None]
+    lines += [_fields(row) for row in calibration.rows]
+    faults = [f"{row}: {row.fault}" for row in calibration.rows if row.fault is not None]
     return "\n".join(
         [
-            f"{found.card} on {found.date}, {packages}",
+            f"{calibration.card} on {calibration.date}, {packages}",
             "",
             *aligned(lines),
             *(["", *faults] if faults else []),
             "",
-            *_changes(found),
+            *_changes(calibration),
             "",
-            f"written to {path}; {_read_by(found, path)}",
+            f"written to {path}; {_read_by(calibration, path)}",
         ]
     )
 
@@ -49,13 +49,17 @@ def _fields(row: CalibrationRow) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _changes(found: CardCalibration) -> list[str]:
+def _changes(calibration: CardCalibration) -> list[str]:
     """What was assumed of this card before, and what is from now on."""
     from lorabench.memory.estimate import CONTEXT_BYTES
 
-    lines, ratios, measured = ["what changes in predictions for this card:"], found.ratios, found.measured({})
-    if found.context_bytes is not None:
-        lines.append(f"  CUDA context: {size(found.context_bytes)} in place of {size(CONTEXT_BYTES)}")
+    lines, ratios, measured = (
+        ["what changes in predictions for this card:"],
+        calibration.ratios,
+        calibration.measured({}),
+    )
+    if calibration.context_bytes is not None:
+        lines.append(f"  CUDA context: {size(calibration.context_bytes)} in place of {size(CONTEXT_BYTES)}")
     if measured.errors is not None:
         middle = statistics.median(ratios)
         low, high = find_trainer(OWN).errors
@@ -67,20 +71,22 @@ def _changes(found: CardCalibration) -> list[str]:
         lines.append(f"  time: fitted to {plural(len(measured.steps), 'timed row')}, where a step is not far from them")
     if len(lines) == 1:
         lines = ["nothing changes: no row of lorabench's own loop was measured"]
-    if found.workspace_bytes is not None:
-        lines.append(f"cuBLAS's workspaces, which predictions hold already: {size(found.workspace_bytes)} measured")
-    if found.reserved_ratio is not None:
+    if calibration.workspace_bytes is not None:
         lines.append(
-            f"the allocator kept {found.reserved_ratio:.2f} times what it held (median); this is told, not used, since"
-            " a full card gives blocks back"
+            f"cuBLAS's workspaces, which predictions hold already: {size(calibration.workspace_bytes)} measured"
+        )
+    if calibration.reserved_ratio is not None:
+        lines.append(
+            f"the allocator kept {calibration.reserved_ratio:.2f} times what it held (median); this is shown, not used,"
+            " since a full card gives blocks back"
         )
     return lines
 
 
-def _read_by(found: CardCalibration, path: Path) -> str:
+def _read_by(calibration: CardCalibration, path: Path) -> str:
     """Which predictions read it."""
     if path.parent != calibrations_folder():
         return f"predictions read what lies in {calibrations_folder()}"
-    names = [c.name for c in cards_named(found.card)]
-    name = "cpu" if found.card == "cpu" else names[0] if len(names) == 1 else f"'{found.card}'"
+    names = [c.name for c in cards_named(calibration.card)]
+    name = "cpu" if calibration.card == "cpu" else names[0] if len(names) == 1 else f"'{calibration.card}'"
     return f"read by estimate, plan, recommend and check with --gpu {name}, unless --no-calibration is given"

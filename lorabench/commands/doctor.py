@@ -83,8 +83,8 @@ def _calibrations() -> list[tuple[str, str]]:
     from lorabench.record.card_calibration import calibrations_folder, installed_versions, stored_calibrations
 
     here, rows = installed_versions(), []
-    for found in stored_calibrations(calibrations_folder()).values():
-        words = str(found) if isinstance(found, LorabenchError) else f"{found.card}, {found.measured(here).words}"
+    for stored in stored_calibrations(calibrations_folder()).values():
+        words = str(stored) if isinstance(stored, LorabenchError) else f"{stored.card}, {stored.measured(here).words}"
         rows.append(("calibration", words))
     return rows
 

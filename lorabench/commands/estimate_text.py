@@ -92,8 +92,8 @@ def as_text(result: MemoryEstimate) -> str:
     ]
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
-        lines += card.measured.told(setting.trainer.name == OWN) if card.measured else []
-    lines += trainer_text.told(setting.trainer, result.differences)
+        lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
+    lines += trainer_text.trainer_lines(setting.trainer, result.differences)
     sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
@@ -114,8 +114,8 @@ def tower_text(setting: TrainConfig) -> str:
 
 def preset_text(setting: TrainConfig) -> str:
     """What a preset's figures leave out, and whether its shape is from memory."""
-    known = find_architecture(setting.model.name)
-    return f"{known.name} is {'; '.join(known.remarks)}" if known and known.remarks else ""
+    preset = find_architecture(setting.model.name)
+    return f"{preset.name} is {'; '.join(preset.remarks)}" if preset and preset.remarks else ""
 
 
 def sharding_text(by: Sharding, setting: TrainConfig) -> str:

@@ -75,7 +75,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
             *aligned(lines),
             "",
             f"{card.name}: {card.capacity}",
-            *(card.measured.told(planned.trainer.name == OWN) if card.measured else []),
+            *(card.measured.sentences(planned.trainer.name == OWN) if card.measured else []),
             *remedy,
             *filter(None, (total, planned.time_basis)),
             *notes,

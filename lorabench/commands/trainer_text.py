@@ -27,7 +27,7 @@ def named(trainer: Trainer, quantised: bool = True) -> str:
     return f"trained by {trainer.title}{released}, with {', '.join(chosen)}"
 
 
-def told(trainer: Trainer, differences: tuple[Difference, ...]) -> list[str]:
+def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...]) -> list[str]:
     """What a prediction for a trainer is worth, and why it is another one than for lorabench's own loop."""
     if trainer == find_trainer(OWN):
         return []
@@ -44,8 +44,8 @@ NOT_MEASURED = "not measured: the prediction follows the trainer's code, and its
 def installed(trainer: Trainer) -> list[str]:
     """A note where another version is installed here than is predicted."""
     here = trainer.installed()
-    package, known = trainer.versions[0] if trainer.versions else ("", "")
-    return [f"note: {here} is installed here; what is predicted is {package} {known}"] if here else []
+    package, described_version = trainer.versions[0] if trainer.versions else ("", "")
+    return [f"note: {here} is installed here; what is predicted is {package} {described_version}"] if here else []
 
 
 def comparison(result: TrainerEstimates, as_json: bool) -> str:
@@ -99,7 +99,7 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
             "* not measured: the prediction follows the trainer's code, and its range is wide for that reason",
         ]
     if card is not None:
-        lines += ["", f"{card.name}: {card.capacity}", *(card.measured.told(own=True) if card.measured else [])]
+        lines += ["", f"{card.name}: {card.capacity}", *(card.measured.sentences(own=True) if card.measured else [])]
     refused = [f"{row.trainer.name} is left out: {row.refused}" for row in result.rows if row.refused]
     notes = [note for row in result.rows for note in installed(row.trainer)]
     return "\n".join([*lines, *([""] if refused or notes else []), *refused, *notes])

@@ -82,13 +82,13 @@ class Architecture:
 @cache
 def architectures() -> dict[str, Architecture]:
     """All presets by hub id, one for each configuration; `Architecture.ids` are the names that share it."""
-    found = {}
+    presets = {}
     for file in sorted((MODELS / "architectures").glob("*.yaml")):
         family = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
         for name, entry in family["models"].items():
-            for made in _with_variants(name, entry, family):
-                found[made.name] = made
-    return found
+            for preset in _with_variants(name, entry, family):
+                presets[preset.name] = preset
+    return presets
 
 
 def _with_variants(name: str, entry: dict[str, Any], family: dict[str, Any]) -> Iterator[Architecture]:
@@ -138,8 +138,8 @@ def _ending(name: str, ending: str) -> str:
 def find_architecture(name: str) -> Architecture | None:
     """The preset of a hub id or alias, in any case and with blanks or underscores for hyphens, a name without "/" also
     without its vendor; under the id of the variant where one is meant. None where there is none."""
-    found = _by_word().get(name.strip().lower()) or _by_name().get(_plain(name))
-    return found or _copied(name)
+    preset = _by_word().get(name.strip().lower()) or _by_name().get(_plain(name))
+    return preset or _copied(name)
 
 
 def _copied(name: str) -> Architecture | None:
@@ -149,12 +149,12 @@ def _copied(name: str) -> Architecture | None:
     if vendor.lower() not in _COPIES or not rest:
         return None
     plain = rest.lower().removesuffix(_STORED)
-    known = _by_word().get(f"{vendor.lower()}/{plain}") or _by_id().get(plain)
-    if known is None or known.config["model_type"] in _REWRITTEN:
+    preset = _by_word().get(f"{vendor.lower()}/{plain}") or _by_id().get(plain)
+    if preset is None or preset.config["model_type"] in _REWRITTEN:
         return None
     if plain == rest.lower():
-        return known
-    return replace(known, config={**known.config, "quantization_config": STORED_4BIT}) if _is_plain(known) else None
+        return preset
+    return replace(preset, config={**preset.config, "quantization_config": STORED_4BIT}) if _is_plain(preset) else None
 
 
 @cache
@@ -163,21 +163,21 @@ def _by_id() -> dict[str, Architecture]:
     return {one.lower().rpartition("/")[2]: _by_word()[one.lower()] for a in architectures().values() for one in a.ids}
 
 
-def _is_plain(known: Architecture) -> bool:
+def _is_plain(preset: Architecture) -> bool:
     """Whether a model is a dense one without towers."""
-    return not any("expert" in field or field == "vision_config" for field in known.config)
+    return not any("expert" in field or field == "vision_config" for field in preset.config)
 
 
 def search(words: str) -> tuple[Architecture, ...]:
     """The presets that hold every one of the words ("llama 8b") in id or aliases, vendor and case aside: whole words
     first, then parts of them."""
-    wanted = re.findall(r"[a-z0-9.]+", words.lower())
+    query = re.findall(r"[a-z0-9.]+", words.lower())
     texts = {
         a.name: " ".join((*a.ids, *a.aliases, str(a.config.get("model_type", "")))).lower()
         for a in architectures().values()
     }
-    whole = [a for a in architectures().values() if set(wanted) <= set(re.findall(r"[a-z0-9.]+", texts[a.name]))]
-    parts = [a for a in architectures().values() if all(w in texts[a.name] for w in wanted)]
+    whole = [a for a in architectures().values() if set(query) <= set(re.findall(r"[a-z0-9.]+", texts[a.name]))]
+    parts = [a for a in architectures().values() if all(w in texts[a.name] for w in query)]
     return tuple(whole or parts)
 
 
@@ -198,23 +198,23 @@ def model_type(name: str) -> str | None:
         except (OSError, ValueError):
             return None
     else:
-        known = find_architecture(name)
-        config = known.config if known else None
-    found = config.get("model_type") if isinstance(config, dict) else None
-    return str(found) if found else None
+        preset = find_architecture(name)
+        config = preset.config if preset else None
+    named = config.get("model_type") if isinstance(config, dict) else None
+    return str(named) if named else None
 
 
 @cache
 def _by_word() -> dict[str, Architecture]:
     """Ids and aliases, those of variants made from the preset's by the same rule."""
-    found: dict[str, Architecture] = {}
+    presets: dict[str, Architecture] = {}
     for preset in architectures().values():
         for word in (preset.name, *preset.aliases):
-            found[word.lower()] = preset
+            presets[word.lower()] = preset
     for preset in architectures().values():
         for word, other in (*((one, one) for one in preset.variants), *preset.variant_aliases):
-            found.setdefault(word.lower(), replace(preset, name=other))
-    return found
+            presets.setdefault(word.lower(), replace(preset, name=other))
+    return presets
 
 
 def _plain(name: str) -> str:
@@ -225,7 +225,7 @@ def _plain(name: str) -> str:
 @cache
 def _by_name() -> dict[str, Architecture]:
     """Ids and aliases without their vendor, where that leaves one model."""
-    found: dict[str, dict[str, Architecture]] = {}
+    presets_by_name: dict[str, dict[str, Architecture]] = {}
     for word, a in _by_word().items():
-        found.setdefault(_plain(word.rpartition("/")[2]), {})[a.name] = a
-    return {word: next(iter(known.values())) for word, known in found.items() if len(known) == 1}
+        presets_by_name.setdefault(_plain(word.rpartition("/")[2]), {})[a.name] = a
+    return {word: next(iter(known.values())) for word, known in presets_by_name.items() if len(known) == 1}

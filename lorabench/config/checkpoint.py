@@ -148,8 +148,8 @@ def stored_quantization(model: str, revision: str | None = None) -> CheckpointQu
     machine nor a preset tells."""
     folder = local_folder(model, revision)
     if folder is None:
-        known = find_architecture(model)
-        return declared_quantization(known.config) if known else None
+        preset = find_architecture(model)
+        return declared_quantization(preset.config) if preset else None
     return declared_quantization(read_config(folder)) if (folder / "config.json").is_file() else None
 
 

@@ -50,7 +50,7 @@ class MeasuredCard:
     steps: tuple[tuple[int, int, int, float], ...] = ()
     """flops, bytes moved, kernels and seconds of an optimizer step, a tuple for each that was timed"""
 
-    def told(self, own: bool) -> list[str]:
+    def sentences(self, own: bool) -> list[str]:
         """The line beside a prediction of lorabench's own loop, or of another trainer, whose range stays its own."""
         if own:
             return [self.words]

@@ -91,14 +91,14 @@ class Trainer:
         """The first of its packages at the version that is installed here, where that is another one; None else."""
         if not self.versions:
             return None
-        package, known = self.versions[0]
+        package, described_version = self.versions[0]
         try:
             here = version(package)
         except PackageNotFoundError:
             return None
-        return None if here.split(".")[:2] == known.split(".")[:2] else f"{package} {here}"
+        return None if here.split(".")[:2] == described_version.split(".")[:2] else f"{package} {here}"
 
-    def asked(
+    def with_options(
         self, loss: Loss | None = None, attention: Attention | None = None, kbit_preparation: bool | None = None
     ) -> Trainer:
         """The same with another loss, attention or preparation; LorabenchError where it does not offer the loss."""

@@ -112,8 +112,8 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
         )
-    known = find_architecture(workload.model.name)
-    if known and "vision_config" in known.config:
+    preset = find_architecture(workload.model.name)
+    if preset and "vision_config" in preset.config:
         raise LorabenchError(
             f"files for {workload.model.name} are not written: its image tower has modules of the same names as its"
             f" language model, and {tool} would adapt both; allowed: models without one, or recommend without --emit"

@@ -10,7 +10,7 @@ from lorabench.config.paths import model_source
 from lorabench.config.trainer import find_trainer
 from lorabench.emitters import _setting
 
-TRAINER = find_trainer("transformers").asked(kbit_preparation=False)  # which the script does not call
+TRAINER = find_trainer("transformers").with_options(kbit_preparation=False)  # which the script does not call
 """the program whose memory and time the files are predicted by"""
 _BODY = '''
 import argparse

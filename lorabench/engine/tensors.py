@@ -55,9 +55,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) -> str:
     """The sentence for weights that are not finite."""
-    held = f" in {dtype}" if dtype else ""
+    place = f" in {dtype}" if dtype else ""
     return (
-        f"{model} holds weights that are not finite{held} ({some(names)}); the checkpoint is damaged, its "
+        f"{model} holds weights that are not finite{place} ({some(names)}); the checkpoint is damaged, its "
         "training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
     )
 

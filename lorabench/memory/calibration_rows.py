@@ -123,10 +123,10 @@ def measured(row: CalibrationRow, where: torch.device) -> CalibrationRow:
         setting = setting_of_row(row, where)
         model = adapted_base(setting, _base(setting, where))
         ids = torch.randint(WORD_FROM, model.config.vocab_size - 1, (row.batch_size, row.sequence_length), device=where)
-        found = (_own_steps if row.trainer == OWN else _trainer_steps)(model, setting, ids)
+        readings = (_own_steps if row.trainer == OWN else _trainer_steps)(model, setting, ids)
     except Exception as e:  # of any library: the other rows are measured all the same
         return row.model_copy(update={"fault": f"{type(e).__name__}: {error_line(e, 200)}"})
-    return row.model_copy(update=found)
+    return row.model_copy(update=readings)
 
 
 def _base(setting: TrainConfig, where: torch.device) -> PreTrainedModel:
@@ -142,9 +142,9 @@ def _own_steps(model: PreTrainedModel, setting: TrainConfig, ids: torch.Tensor) 
     """Of the engine's loop: the peak, what was reserved, and a step's seconds."""
     spec, where, autocast = setting.training, ids.device, resolve_autocast(setting)
     micro = [Batch(ids, ids.clone(), ids.numel())]
-    found: dict[str, Any] = {}
+    readings: dict[str, Any] = {}
     if where.type == "cpu":
-        found["measured_bytes"] = peak_of_two_steps(model, micro, spec, autocast)
+        readings["measured_bytes"] = peak_of_two_steps(model, micro, spec, autocast)
     elif spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -154,7 +154,7 @@ def _own_steps(model: PreTrainedModel, setting: TrainConfig, ids: torch.Tensor) 
         clock = Clock(where)
         take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast)
         seconds.append(clock.seconds())
-    return {**found, **_peaks(where), "step_seconds": statistics.median(seconds[1:])}
+    return {**readings, **_peaks(where), "step_seconds": statistics.median(seconds[1:])}
 
 
 def _trainer_steps(model: PreTrainedModel, setting: TrainConfig, ids: torch.Tensor) -> dict[str, Any]:
@@ -225,11 +225,11 @@ def _peaks(where: torch.device) -> dict[str, Any]:
 
 def answer(row: CalibrationRow, where: torch.device) -> Answer:
     """A measured row, after its model was let go of."""
-    found = measured(row, where)
+    readings = measured(row, where)
     _reset_peaks(where)
     if where.type != "cuda":
-        return Answer(found)
-    return Answer(found, torch.cuda.memory_reserved(where), torch.cuda.memory_allocated(where))
+        return Answer(readings)
+    return Answer(readings, torch.cuda.memory_reserved(where), torch.cuda.memory_allocated(where))
 
 
 def serve(kind: str) -> None:
@@ -239,8 +239,8 @@ def serve(kind: str) -> None:
     where = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     torch.manual_seed(0)
     for line in sys.stdin:
-        found = answer(CalibrationRow.model_validate_json(line), where)
-        answers.write(json.dumps({**vars(found), "row": found.row.model_dump(mode="json")}) + "\n")
+        reply = answer(CalibrationRow.model_validate_json(line), where)
+        answers.write(json.dumps({**vars(reply), "row": reply.row.model_dump(mode="json")}) + "\n")
         answers.flush()
 
 

@@ -123,21 +123,21 @@ def loaded_tensors(model: PreTrainedModel, layers: int) -> list[Loaded]:
     """What is loaded for a quantised model on the meta device, whose layers stand for so many."""
     import bitsandbytes as bnb
 
-    found: list[Loaded] = []
+    tensors: list[Loaded] = []
     for name, parameter in model.named_parameters():
         if isinstance(parameter, bnb.nn.Params4bit):
             n = parameter.quant_state.shape.numel()
             constants = -(-n // BLOCK_4BIT)
             nested = (constants, -(-constants // BLOCK_CONSTANTS) * 4) if parameter.quant_state.nested else ()
-            found.append(Loaded(name, 2 * n, (parameter.numel(), *(nested or (4 * constants,)))))
+            tensors.append(Loaded(name, 2 * n, (parameter.numel(), *(nested or (4 * constants,)))))
         elif isinstance(parameter, bnb.nn.Int8Params):
             n = parameter.numel()
-            found.append(Loaded(name, 2 * n, (n, 4 * parameter.shape[0])))
+            tensors.append(Loaded(name, 2 * n, (n, 4 * parameter.shape[0])))
         else:
-            found.append(Loaded(name, parameter.numel() * parameter.element_size()))
+            tensors.append(Loaded(name, parameter.numel() * parameter.element_size()))
     traced = model.config.get_text_config().num_hidden_layers
     every: list[Loaded] = []
-    for tensor in found:
+    for tensor in tensors:
         place = _place(tensor.name)
         if place is None:
             every.append(tensor)
@@ -155,8 +155,8 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def _place(name: str) -> int | None:
-    found = _LAYER.search(name)
-    return int(found[0]) if found else None
+    match = _LAYER.search(name)
+    return int(match[0]) if match else None
 
 
 def _numbered(name: str, place: int) -> str:

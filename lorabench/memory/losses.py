@@ -58,8 +58,8 @@ def transformers(model: PreTrainedModel, inputs: Inputs) -> Loss:
 def trl(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """TRL's head: log-probabilities from tiles of logits, which the backward pass makes again (add_fused_lm_head)."""
     hidden, weight = _hidden_and_head(model, inputs.ids)
-    kept = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    log_probabilities = TiledHead.apply(kept, weight)
+    predicting = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    log_probabilities = TiledHead.apply(predicting, weight)
     return Loss(-log_probabilities.sum() / (inputs.ids.numel() if inputs.items is None else inputs.items))
 
 

@@ -52,19 +52,19 @@ def random_base(setting: TrainConfig, where: torch.device) -> PreTrainedModel:
         if not isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
             continue
         weight, module.bias = weights.pop(name)
-        made: Any = weight.T.contiguous() if module.source_cls is conv1d else weight
+        random_weight: Any = weight.T.contiguous() if module.source_cls is conv1d else weight
         if isinstance(module, bnb.nn.Linear4bit):
             old: Any = module.weight
-            made = bnb.nn.Params4bit(
-                made,
+            random_weight = bnb.nn.Params4bit(
+                random_weight,
                 requires_grad=False,
                 compress_statistics=old.compress_statistics,
                 quant_type=old.quant_type,
                 module=module,
             )
         else:
-            made = bnb.nn.Int8Params(made, requires_grad=False, has_fp16_weights=False)
-        module.weight = made.to(where)
+            random_weight = bnb.nn.Int8Params(random_weight, requires_grad=False, has_fp16_weights=False)
+        module.weight = random_weight.to(where)
     quantizer.postprocess_model(model)
     return model
 

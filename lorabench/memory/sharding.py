@@ -52,19 +52,19 @@ def sharded(
     whole = _bytes(trained)
     part = _shard_bytes(trained, by) / whole if whole else 0.0
     layer_gradients = max((_bytes(p for p in layer.parameters() if p.requires_grad) for layer in layers), default=0)
-    found = dict(parts)
+    shares = dict(parts)
     if by.strategy == "ddp":
-        return {**found, "communication": whole}
+        return {**shares, "communication": whole}
     for category in ("gradients", "optimizer"):
-        found[category] = round(parts[category] * part)
-    found["communication"] = layer_gradients
+        shares[category] = round(parts[category] * part)
+    shares["communication"] = layer_gradients
     if by.strategy in SHARDS_PARAMETERS:
-        found["weights"] = _shard_bytes((p for n, p in named if not is_adapter(n)), by) + _bytes(model.buffers())
-        found["adapters"] = _shard_bytes((p for n, p in named if is_adapter(n)), by)
+        shares["weights"] = _shard_bytes((p for n, p in named if not is_adapter(n)), by) + _bytes(model.buffers())
+        shares["adapters"] = _shard_bytes((p for n, p in named if is_adapter(n)), by)
         inside = {id(p) for layer in layers for p in layer.parameters()}
-        found["communication"] += _bytes(p for _, p in named if id(p) not in inside)
-        found["communication"] += PREFETCHED * max((_bytes(layer.parameters()) for layer in layers), default=0)
-    return found
+        shares["communication"] += _bytes(p for _, p in named if id(p) not in inside)
+        shares["communication"] += PREFETCHED * max((_bytes(layer.parameters()) for layer in layers), default=0)
+    return shares
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

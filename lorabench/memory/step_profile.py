@@ -14,25 +14,23 @@ traced with whole periods of the pattern (and what is left over) after the first
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from lorabench import plugins
-from lorabench.config.checkpoint import declared_quantization
 from lorabench.errors import UnpredictableError
-from lorabench.memory.meta_model import TRACING, adapted, build, with_layers
+from lorabench.memory.layer_pattern import Pattern, pattern, skips_by_number
+from lorabench.memory.meta_model import TRACING, adapted, with_layers
 from lorabench.memory.step_dtypes import resolve_autocast, resolve_compute_dtype, resolve_dtype
 from lorabench.memory.tensor_tracker import CATEGORIES
-from lorabench.memory.trace import UPDATE, Trace, layers_of, trace
+from lorabench.memory.trace import UPDATE, Trace, trace
 from lorabench.memory.train_config import TrainConfig
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 EVALUATION_BATCH = 8  # transformers/training_args.py, per_device_eval_batch_size
 
@@ -106,22 +104,6 @@ class Course:
     """total parameters, trainable parameters, bytes of the trainable ones"""
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """How the kinds of layers repeat."""
-
-    period: int
-    """after how many layers"""
-    first: int = 0
-    """layers of other kinds before the pattern begins"""
-
-
-MOST_FIRST = 4  # layers before a pattern that are looked for: DeepSeek-V3 has three dense ones
-_PERIODS: dict[
-    str, Pattern | None
-] = {}  # by configuration: to see what its layers are made of, the whole model is built
-
-
 def predict_step(setting: TrainConfig, *, whole: bool = False) -> StepProfile:
     """Traces as few layers as tell the whole (whole: all of them). ModelError as of the engine."""
     return summed(course(setting, whole=whole))
@@ -137,7 +119,10 @@ def predict_evaluation(setting: TrainConfig, batch_size: int = EVALUATION_BATCH)
 def course(setting: TrainConfig, *, whole: bool = False) -> Course:
     """The traced step of a setting, moment by moment; as of predict_step."""
     config = setting.shape.config
-    layers, found = config.get_text_config().num_hidden_layers, None if _skips_by_number(config) else pattern(config)
+    layers, layer_pattern = (
+        config.get_text_config().num_hidden_layers,
+        None if skips_by_number(config) else pattern(config),
+    )
     dtype, compute, autocast = resolve_dtype(setting), resolve_compute_dtype(setting), resolve_autocast(setting)
     saved = plugins.load("methods", setting.method.name).SAVED_RANKS
 
@@ -161,10 +146,10 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
                 f" weights: {reason}; this kind of model is not predicted yet"
             ) from e
 
-    if whole or found is None or layers < found.first + 4 * found.period:
+    if whole or layer_pattern is None or layers < layer_pattern.first + 4 * layer_pattern.period:
         return of(layers)
-    rest = found.first + (layers - found.first) % found.period
-    return _extended(of(2 * found.period + rest), of(3 * found.period + rest), layers, found)
+    rest = layer_pattern.first + (layers - layer_pattern.first) % layer_pattern.period
+    return _extended(of(2 * layer_pattern.period + rest), of(3 * layer_pattern.period + rest), layers, layer_pattern)
 
 
 def along(low: Course, high: Course, share: Fraction) -> Course | None:
@@ -209,38 +194,6 @@ def summed(course: Course) -> StepProfile:
     )
 
 
-def pattern(config: PretrainedConfig) -> Pattern | None:
-    """How the kinds of layers repeat, by their declared types and by what they are made of; None where they do not."""
-    key = f"{type(config).__name__} {config.to_json_string()}"
-    if key not in _PERIODS:
-        declared = getattr(config.get_text_config(), "layer_types", None)
-        kinds = list(zip(declared or itertools.repeat(None), layer_kinds(config), strict=False))
-        _PERIODS[key] = next(
-            (
-                Pattern(p, first)
-                for first in range(MOST_FIRST + 1)
-                for p in range(1, (len(kinds) - first) // 3 + 1)
-                if all(kind == kinds[first + i % p] for i, kind in enumerate(kinds[first:]))
-            ),
-            None,
-        )
-    return _PERIODS[key]
-
-
-def _skips_by_number(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
-    not alike."""
-    stored = declared_quantization(config.to_dict())
-    return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))
-
-
-def layer_kinds(config: PretrainedConfig) -> list[tuple[tuple[str, torch.Size], ...]]:
-    """What each layer of a model is made of: names and shapes of its parameters."""
-    return [
-        tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in layers_of(build(config, torch.bfloat16))
-    ]
-
-
 def _as_course(traced: Trace, saved: int) -> Course:
     lines = tuple(
         SegmentProfile(
@@ -254,12 +207,15 @@ def _as_course(traced: Trace, saved: int) -> Course:
     )
 
 
-def _extended(short: Course, longer: Course, layers: int, found: Pattern) -> Course:
+def _extended(short: Course, longer: Course, layers: int, layer_pattern: Pattern) -> Course:
     """The step of `layers` layers from traces of two and of three periods, the first layers and the rest."""
-    period, settled = found.period, found.first + found.period  # from there on only equal periods came before a layer
+    period, settled = (
+        layer_pattern.period,
+        layer_pattern.first + layer_pattern.period,
+    )  # from there on only equal periods came before a layer
     two, three = ({line.name: line for line in c.lines} for c in (short, longer))
     lines: list[SegmentProfile] = []
-    further = (layers - found.first) // period - 3
+    further = (layers - layer_pattern.first) // period - 3
     for name, line in three.items():
         phase, _, number = name.partition(" ")
         index = int(number) if number else 0
@@ -269,7 +225,9 @@ def _extended(short: Course, longer: Course, layers: int, found: Pattern) -> Cou
             grown = _along(name, line, two[name], line, further)
             later = three[f"{phase} {index + period}"]
             for place in range(index, layers, period):
-                lines.append(_along(f"{phase} {place}", grown, line, later, (place - found.first) // period - 1))
+                lines.append(
+                    _along(f"{phase} {place}", grown, line, later, (place - layer_pattern.first) // period - 1)
+                )
     return Course(tuple(lines), _step_along(longer.counts, short.counts, longer.counts, further))
 
 

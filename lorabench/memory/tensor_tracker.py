@@ -156,8 +156,8 @@ def _is_gradient_sum(args: kernels.Arguments) -> bool:
     frame = sys._getframe(2)
     while frame.f_back is not None and "dispatch" in frame.f_code.co_filename:
         frame = frame.f_back
-    asked = frame.f_code.co_name == "_engine_run_backward"
-    return asked and first.shape == second.shape and first.dtype == second.dtype
+    by_engine = frame.f_code.co_name == "_engine_run_backward"
+    return by_engine and first.shape == second.shape and first.dtype == second.dtype
 
 
 def _tensors(values: Iterable[object]) -> list[torch.Tensor]:

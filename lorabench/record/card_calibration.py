@@ -113,23 +113,23 @@ class CardCalibration(Frozen):
         ratios = self.ratios
         if len(ratios) < 2:
             return None
-        middle, half = (ratios[0] + ratios[-1]) / 2, (ratios[-1] - ratios[0]) / 2
-        wide = half * (len(ratios) + 1) / (len(ratios) - 1)
+        middle, half_range = (ratios[0] + ratios[-1]) / 2, (ratios[-1] - ratios[0]) / 2
+        wide = half_range * (len(ratios) + 1) / (len(ratios) - 1)
         return min(middle - wide, 1.0), max(middle + wide, 1.0)
 
     @property
     def reserved_ratio(self) -> float | None:
         """Median of what the allocator kept over what it held: on a card with room to spare, so more than is needed."""
-        found = [r.reserved_bytes / r.measured_bytes for r in self.rows if r.reserved_bytes and r.measured_bytes]
-        return statistics.median(found) if found else None
+        shares = [r.reserved_bytes / r.measured_bytes for r in self.rows if r.reserved_bytes and r.measured_bytes]
+        return statistics.median(shares) if shares else None
 
     @property
     def summarised(self) -> dict[str, float]:
         """The ratios in short."""
         ratios, reserved = self.ratios, self.reserved_ratio
         named = (("least", min), ("median", statistics.median), ("most", max))
-        found = {f"measured_over_predicted_{name}": function(ratios) for name, function in named if ratios}
-        return found | ({"reserved_over_allocated_median": reserved} if reserved else {})
+        summary = {f"measured_over_predicted_{name}": function(ratios) for name, function in named if ratios}
+        return summary | ({"reserved_over_allocated_median": reserved} if reserved else {})
 
     @property
     def date(self) -> str:
@@ -166,13 +166,13 @@ class CardCalibration(Frozen):
 
 def installed_versions() -> dict[str, str]:
     """Of the packages whose behaviour was measured, those that are installed; none of them is imported."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def calibrations_folder() -> Path:
@@ -212,13 +212,13 @@ def read_calibration(path: Path) -> CardCalibration:
 
 def stored_calibrations(folder: Path) -> dict[Path, CardCalibration | LorabenchError]:
     """All of a folder, each with its fault where it cannot be read."""
-    found: dict[Path, CardCalibration | LorabenchError] = {}
+    calibrations: dict[Path, CardCalibration | LorabenchError] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found[path] = read_calibration(path)
+            calibrations[path] = read_calibration(path)
         except LorabenchError as e:
-            found[path] = e
-    return found
+            calibrations[path] = e
+    return calibrations
 
 
 def calibrated_card(text: str, folder: Path | None) -> Gpu:

@@ -45,7 +45,7 @@ ROW_SECONDS = 180  # a first row imports torch, transformers and PEFT, from a sl
 
 
 def calibrate(
-    gpu: str, out: Path | None = None, told: Callable[[CalibrationRow], None] = lambda row: None
+    gpu: str, out: Path | None = None, report: Callable[[CalibrationRow], None] = lambda row: None
 ) -> tuple[CardCalibration, Path]:
     """Measures a card by its number, or the CPU, and stores what was found; returns it with its file.
 
@@ -61,10 +61,10 @@ def calibrate(
 
     with closing(MeasuringProcess(where)) as process:  # its imports take as long as these predictions
         rows = [predicted(row, where) for row in calibration_rows(where.type)]  # type: ignore[arg-type]  # cuda or cpu
-        found = _measured(rows, process, told)
-    if all(row.measured_bytes is None for row in found):
+        answered = _measured(rows, process, report)
+    if all(row.measured_bytes is None for row in answered):
         raise LorabenchError(
-            f"none of {plural(len(found), 'row')} could be measured ({found[0].fault}); see: lorabench doctor"
+            f"none of {plural(len(answered), 'row')} could be measured ({answered[0].fault}); see: lorabench doctor"
         )
     on_cpu = where.type == "cpu"
     card = CardCalibration(
@@ -77,7 +77,7 @@ def calibrate(
         cores=torch.get_num_threads() if on_cpu else None,
         context_bytes=process.context_bytes,
         workspace_bytes=process.workspace_bytes,
-        rows=tuple(found),
+        rows=tuple(answered),
     )
     path = out or calibrations_folder() / file_name(card.card)
     write_calibration(card, path)
@@ -105,16 +105,16 @@ def _number(gpu: str) -> int | None:
 
 
 def _measured(
-    rows: list[CalibrationRow], process: MeasuringProcess, told: Callable[[CalibrationRow], None]
+    rows: list[CalibrationRow], process: MeasuringProcess, report: Callable[[CalibrationRow], None]
 ) -> list[CalibrationRow]:
-    began, found = time.monotonic(), []
+    began, answered = time.monotonic(), []
     for row in rows:
         if time.monotonic() - began > LAST_START:
-            found.append(row.model_copy(update={"fault": "left out: too little time"}))
+            answered.append(row.model_copy(update={"fault": "left out: too little time"}))
         else:
-            found.append(process.measure(row))
-        told(found[-1])
-    return found
+            answered.append(process.measure(row))
+        report(answered[-1])
+    return answered
 
 
 @dataclass

@@ -164,8 +164,8 @@ def trainer_dict(trainer: Trainer, differences: Sequence[Difference] = ()) -> di
     """The trainer as `--json` has it; nothing of lorabench's own loop as it is."""
     if trainer == find_trainer(OWN):
         return {}
-    told = {"differences": [d.sentence for d in differences]} if differences else {}
-    return {"trainer": {**trainer.to_dict(), **told}}
+    described = {"differences": [d.sentence for d in differences]} if differences else {}
+    return {"trainer": {**trainer.to_dict(), **described}}
 
 
 def is_stored(setting: TrainConfig) -> bool:

@@ -162,8 +162,8 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
         )
         stored = f"{plural(calibration.conditions, 'stored condition')} of {places} that ran on {card.name}"
         timed = f"{plural(calibration.rows, 'row')} of lorabench calibrate"
-        given = (stored if calibration.conditions else "", timed if calibration.rows else "")
-        return f"time: fitted to {' and '.join(filter(None, given))}, within {worst}"
+        sources = (stored if calibration.conditions else "", timed if calibration.rows else "")
+        return f"time: fitted to {' and '.join(filter(None, sources))}, within {worst}"
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (

@@ -115,7 +115,7 @@ def recommend(
     with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
-            *(card.measured.told(base.trainer.name == OWN) if card.measured else ()),
+            *(card.measured.sentences(base.trainer.name == OWN) if card.measured else ()),
             *notes_on_the_trainer(base.trainer),
             *notes_on_the_card(card, priority, ranking, base.trainer),
             *notes_on_the_data(workload),

@@ -32,8 +32,8 @@ class TrainerEstimate:
     def to_dict(self) -> dict[str, object]:
         """A row of `lorabench estimate --trainer all --json`."""
         trainer, one = self.trainer, self.estimate
-        known = trainer.to_dict()
-        plain: dict[str, object] = {"trainer": known.pop("name"), **known}
+        columns = trainer.to_dict()
+        plain: dict[str, object] = {"trainer": columns.pop("name"), **columns}
         if one is not None:
             plain |= {
                 "peak_bytes": one.peak_bytes,
@@ -98,7 +98,7 @@ def _varied(trainer: Trainer, loss: str | None, attention: str | None, kbit_prep
             f"{trainer.title} has a preparation of quantised bases of its own, or none; --kbit-preparation is for"
             " transformers and trl, whose users call PEFT's prepare_model_for_kbit_training themselves"
         )
-    return trainer.asked(loss, attention, kbit_preparation)  # type: ignore[arg-type]  # both are checked above
+    return trainer.with_options(loss, attention, kbit_preparation)  # type: ignore[arg-type]  # both are checked above
 
 
 def sharding_of(gpus: int = 1, strategy: str | None = None) -> Sharding | None:
@@ -127,14 +127,14 @@ def compare_trainers(
         raise LorabenchError(unknown("loss", loss, LOSSES))
     own = chosen("lorabench", None, attention)
     card, setting = settled(settings, gpu, own)
-    asked = (loss, attention, kbit_preparation)
-    rows = [_row(setting, card, trainer, asked) for trainer in trainers()]
+    options = (loss, attention, kbit_preparation)
+    rows = [_row(setting, card, trainer, options) for trainer in trainers()]
     rows.sort(key=lambda row: row.estimate.peak_bytes if row.estimate else float("inf"))
     return TrainerEstimates(setting, card, tuple(rows))
 
 
 def _row(
-    setting: TrainConfig, card: Gpu | None, trainer: Trainer, asked: tuple[str | None, str | None, bool | None]
+    setting: TrainConfig, card: Gpu | None, trainer: Trainer, options: tuple[str | None, str | None, bool | None]
 ) -> TrainerEstimate:
     from lorabench.memory.estimate import largest_batch_size, predicted
     from lorabench.memory.interpolate import Reuse
@@ -143,7 +143,7 @@ def _row(
     from lorabench.memory.validate import check
 
     try:
-        trainer = _varied(trainer, *asked)
+        trainer = _varied(trainer, *options)
         setting = on_card(replace(setting, trainer=trainer), card)
         check(setting)
     except LorabenchError as e:

@@ -47,12 +47,12 @@ class FitVerdict:
             return f"{self.word}: {self.reason}"
         each = "" if self.sharding is None else f" on each of {self.sharding.gpus} GPUs ({self.sharding.strategy})"
         unsure = "" if self.trainer.measured and self.sharding is None else "; not measured"
-        told = self.gpu.measured.told(self.trainer.name == OWN) if self.gpu.measured else []
+        calibrated = self.gpu.measured.sentences(self.trainer.name == OWN) if self.gpu.measured else []
         sentence = (
             f"{self.word}: {self.trainer.title} needs {size(one.peak_bytes)}{each}, between {size(one.low_bytes)} and"
             f" {size(one.high_bytes)}; {self.gpu.name} has {size(self.gpu.memory_bytes)} usable{unsure}"
         )
-        return "; ".join([sentence, *told])
+        return "; ".join([sentence, *calibrated])
 
     def to_dict(self) -> dict[str, object]:
         """What `lorabench check --json` prints."""

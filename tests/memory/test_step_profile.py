@@ -7,7 +7,8 @@ from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.errors import LorabenchError
-from lorabench.memory.step_profile import Pattern, pattern, predict_step
+from lorabench.memory.layer_pattern import Pattern, pattern
+from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
 
 SMALL = {

@@ -154,12 +154,12 @@ def test_every_trainer_says_its_versions_and_whether_it_was_measured():
 
 def test_a_loss_that_a_trainer_lacks_is_refused_with_those_it_has():
     with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed for it: chunked"):
-        find_trainer("torchtune").asked(loss="full")
+        find_trainer("torchtune").with_options(loss="full")
 
 
 def test_a_fused_loss_makes_no_logits_and_a_full_one_makes_them_all():
     full, chunked, fused = (
-        predict_step(replace(s, trainer=s.trainer.asked(loss=loss)))
+        predict_step(replace(s, trainer=s.trainer.with_options(loss=loss)))
         for s in [of("trl", batch_size=4)]
         for loss in ("full", "chunked", "fused")
     )

@@ -8,8 +8,9 @@ from transformers import DeepseekV3Config, Gemma3Config, MllamaConfig, Qwen2_5_V
 from lorabench.commands.estimate_text import preset_text, tower_text
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, resolve_targets
+from lorabench.memory.layer_pattern import Pattern, pattern
 from lorabench.memory.meta_model import build, configuration, quantised, with_layers
-from lorabench.memory.step_profile import Pattern, pattern, predict_step
+from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import setting_from
 
