@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lorabench import startup
+from lorabench.commands.arguments import JSON
 from lorabench.config.gpus import Gpu
 
 
@@ -17,7 +18,7 @@ def add_calibrate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--out", metavar="FILE", help="where it is written (default: ~/.cache/lorabench/calibrations, where it is read)"
     )
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
 
 
 def calibrate(options: argparse.Namespace) -> int:

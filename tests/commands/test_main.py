@@ -12,6 +12,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.commands import main as cli
+from lorabench.commands.parser import make_parser
 from tests.config.test_load import mutated
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +235,12 @@ def test_a_wrong_command_is_told_the_near_one_before_all(capsys):
     assert err.endswith("; see: lorabench --help\n")
 
 
+def test_help_has_words_for_every_argument():
+    commands = next(a for a in make_parser()._actions if a.dest == "command" or a.choices).choices
+    for name, command in commands.items():
+        assert [a.dest for a in command._actions if not a.help] == [], name
+
+
 def test_the_bare_command_prints_its_help(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([])
@@ -282,6 +289,7 @@ def test_the_python_interface_gives_frames(tmp_path):
     assert set(results.frame().columns) >= {"cell", "metric", "value"}
     assert len(results.wide()) == 8
     assert lb.open_results(tmp_path / "q").study == results.study
+    assert repr(results) == f"StudyResults of quickstart: 8 of 8 cells finished, 8 conditions ({tmp_path / 'q'})"
     assert results.report(tmp_path / "r.html").exists()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lb.nothing  # noqa: B018
