@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorabench import startup
 from lorabench.commands.arguments import JSON
-from lorabench.config.gpus import Gpu
+
+if TYPE_CHECKING:
+    from lorabench.config.gpus import Gpu
 
 
 def add_calibrate_options(c: argparse.ArgumentParser) -> None:
