@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 from lorabench.config import Study, load_study
 from lorabench.errors import LorabenchError, unknown
+from lorabench.formatting import plural
 from lorabench.record.result import RETRIED, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.run import run as run_study
@@ -152,7 +153,7 @@ def write_outputs(store: Store, analysis: StudyAnalysis | None = None) -> tuple[
     return table, write_page(view, store.folder / "report.html")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResults:
     """A study and what its results directory holds at the time of asking.
 
@@ -166,6 +167,16 @@ class StudyResults:
 
     store: Store
     study: Study
+
+    def __repr__(self) -> str:
+        """In one line: the study, its finished cells, its conditions, where they are."""
+        cells = self.store.plan()
+        finished = sum(r.outcome == "finished" for r in self.results)
+        conditions = len({c.condition.model_dump_json() for c in cells})
+        return (
+            f"StudyResults of {self.study.name}: {finished} of {plural(len(cells), 'cell')} finished,"
+            f" {plural(conditions, 'condition')} ({self.store.folder})"
+        )
 
     @property
     def results(self) -> tuple[CellResult, ...]:

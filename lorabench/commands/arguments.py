@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TypedDict
 
+JSON = "print JSON in place of text"
 MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
 
 

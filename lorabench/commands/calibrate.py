@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorabench import startup
-from lorabench.config.gpus import Gpu
+from lorabench.commands.arguments import JSON
+
+if TYPE_CHECKING:
+    from lorabench.config.gpus import Gpu
 
 
 def add_calibrate_options(c: argparse.ArgumentParser) -> None:
@@ -17,7 +21,7 @@ def add_calibrate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--out", metavar="FILE", help="where it is written (default: ~/.cache/lorabench/calibrations, where it is read)"
     )
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
 
 
 def calibrate(options: argparse.Namespace) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lorabench import __version__
@@ -121,48 +122,61 @@ COMMANDS: tuple[
 class Parser(argparse.ArgumentParser):
     """One sentence and exit code 2, with the nearest name where a word is unknown."""
 
+    def parse_known_args(  # type: ignore[override]  # both overloads of argparse at once
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse, but a word that is misspelt is told before one that is missing."""
+        words = list(sys.argv[1:] if args is None else args)
+        commands = self._commands()
+        if commands and not words:
+            self.print_help()
+            sys.stdout.flush()
+        if commands:  # what follows the command is its own parser's
+            options = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+        else:
+            options = list(itertools.takewhile(lambda word: word != "--", words))
+        for option in (word.partition("=")[0] for word in options if word.startswith("--")):
+            if option not in self._option_string_actions:
+                self.error(f"unknown option {option}{_hint(option, self._options())}")
+        if commands and len(words) > len(options) and (command := words[len(options)]) not in commands:
+            self.error(f"unknown command '{command}'{_hint(command, commands) or ';'} allowed: {', '.join(commands)}")
+        known, more = super().parse_known_args(words, namespace)
+        if more:
+            self.error(f"unrecognized arguments: {' '.join(more)}")
+        return known, more
+
     def error(self, message: str) -> NoReturn:
-        """Prints the sentence, with the nearest name where a word is unknown, and exits with code 2."""
-        words = [*self._commands(), *(o for a in self._all_actions() for o in a.option_strings)]
-        value = message.rpartition(": ")[2].partition(" (")[
-            0
-        ]  # "argument COMMAND: invalid choice: 'rnu' (choose from ...)"
-        wrong = next(
-            (
-                w
-                for w in value.replace("'", " ").replace("=", " ").split()
-                if w not in words and (near := _near(w, words))
-            ),
-            None,
-        )
-        hint = f"; did you mean {near}?" if wrong and ("invalid choice" in message or "unrecognized" in message) else ""
-        place = self.prog.partition(" ")[2]
-        print(f"lorabench: {message}{hint}; see: lorabench {place + ' ' if place else ''}--help", file=sys.stderr)
+        """Prints the sentence and where help is, and exits with code 2."""
+        print(f"lorabench: {message}{'' if message.endswith('?') else ';'} see: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
     def _commands(self) -> list[str]:
         return [name for a in self._actions if isinstance(a, argparse._SubParsersAction) for name in a.choices]
 
-    def _all_actions(self) -> list[argparse.Action]:
-        below = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return [*self._actions, *(x for a in below for p in a.choices.values() for x in p._actions)]
+    def _options(self) -> list[str]:
+        """All options that help lists."""
+        return [o for a in self._actions if a.help != argparse.SUPPRESS for o in a.option_strings if o[:2] == "--"]
 
 
-def _near(word: str, words: list[str]) -> str:
-    alike = [w for w in words if w.startswith("-") == word.startswith("-")]
-    return next(iter(difflib.get_close_matches(word, alike, n=1, cutoff=0.6)), "")
+def _hint(word: str, names: list[str]) -> str:
+    """ "; did you mean --model?" for --modle, and for --mod, which begins it; nothing where no name is near."""
+    bare = {name.lstrip("-"): name for name in names}
+    text = word.lstrip("-")
+    near = [n for n in bare if text and n.startswith(text)] or difflib.get_close_matches(text, bare, n=1, cutoff=0.6)
+    return f"; did you mean {bare[near[0]]}?" if near else ""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; what it gives holds the command's name (`command`) and what runs it (`function`)."""
     parser = Parser(
         prog="lorabench",
+        allow_abbrev=False,
         description="What rank, method and quantization cost and bring when a language model is fine-tuned.",
     )
     parser.add_argument("--version", action="version", version=f"lorabench {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     for name, text, function, add_options in COMMANDS:
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(command=name, function=function)
         if add_options is not None:
             add_options(command)

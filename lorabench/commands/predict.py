@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lorabench import startup
-from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, modules
+from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, modules
 from lorabench.commands.calibrate import add_calibration_option, card_if_named, card_of
 from lorabench.commands.trainer_options import (
     ALL,
@@ -52,13 +52,13 @@ def add_check_options(c: argparse.ArgumentParser) -> None:
 def _add_variant_options(c: argparse.ArgumentParser) -> None:
     add_variant_options(c)
     add_sharding_options(c)
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
 
 
 def _add_setting_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--model", required=True, metavar="NAME", help=MODEL_NAMES)
     c.add_argument("--method", metavar="NAME", help="full, lora, rslora, dora, pissa (default: lora)")
-    c.add_argument("--rank", metavar="R")
+    c.add_argument("--rank", metavar="R", help="rank of the adapters (default: 8)")
     c.add_argument(
         "--target-modules",
         metavar="NAMES",
@@ -139,14 +139,14 @@ def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
 
 
 def add_plan_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("study", metavar="STUDY.yaml")
+    c.add_argument("study", metavar="STUDY.yaml", help="study file")
     c.add_argument(
         "--gpu", metavar="GPU", required=True, help="a known card, a size such as 24GB, or cpu for this machine"
     )
     add_calibration_option(c)
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
     add_trainer_option(c)
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -162,10 +162,10 @@ def plan(options: argparse.Namespace) -> int:
 
 def add_parameters_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--model", required=True, metavar="NAME", help=MODEL_NAMES)
-    c.add_argument("--rank", metavar="R", type=int, nargs="+", required=True)
+    c.add_argument("--rank", metavar="R", type=int, nargs="+", required=True, help="one or more ranks")
     c.add_argument("--target-modules", metavar="NAMES", help="as for estimate")
-    c.add_argument("--method", metavar="NAME", default="lora")
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--method", metavar="NAME", default="lora", help="see: lorabench methods (default: lora)")
+    c.add_argument("--json", action="store_true", help=JSON)
 
 
 def parameters(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lorabench import plugins, startup
-from lorabench.commands.arguments import MODEL_NAMES, OLD_NAME, amount, whole_number
+from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, amount, whole_number
 from lorabench.commands.calibrate import add_calibration_option, card_of
 from lorabench.commands.trainer_options import add_trainer_option, trainer_of
 from lorabench.errors import LorabenchError
@@ -60,7 +60,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
     add_trainer_option(c, "; with --emit the one that the files are for")
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
     c.add_argument(
         "--entry", metavar="N", type=whole_number, help="which recommendation the files carry out (default: 1)"

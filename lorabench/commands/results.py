@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_status_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("directory", metavar="DIR")
+    c.add_argument("directory", metavar="DIR", help="results directory")
     c.add_argument(
         "--cells",
         action="store_true",
@@ -37,7 +37,7 @@ def add_table_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--format", metavar="FORMAT", help=f"{', '.join(plugins.names('exporters'))} (default: text for a terminal)"
     )
-    c.add_argument("-o", "--output", metavar="FILE")
+    c.add_argument("-o", "--output", metavar="FILE", help="where it is written (default: standard output)")
 
 
 def table(options: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def _paper(path: str) -> Table:
 
 
 def add_report_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("directory", metavar="DIR")
+    c.add_argument("directory", metavar="DIR", help="results directory")
     c.add_argument("-o", "--output", metavar="FILE", help="default: DIR/report.html")
     c.add_argument(
         "--compare",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_run_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("study", metavar="STUDY.yaml")
+    c.add_argument("study", metavar="STUDY.yaml", help="study file")
     c.add_argument("--out", metavar="DIR", help="results directory (default: reports/<study name>)")
     c.add_argument(
         "--set",

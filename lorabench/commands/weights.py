@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from lorabench.commands.arguments import JSON
 from lorabench.commands.output import note
 
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ def add_spectrum_options(c: argparse.ArgumentParser) -> None:
         ),
     )
     c.add_argument("--intruders", action="store_true", help="look for intruder dimensions in matrices of any size")
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
     c.add_argument("--html", metavar="FILE", help="write a page with figures")
     _add_place(c)
 
@@ -68,7 +69,7 @@ def add_truncate_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
     c.add_argument("--per-module", action="store_true", help="spread ranks over the modules by energy")
     c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha, over what the files say")
-    c.add_argument("-o", "--output", metavar="DIR", required=True)
+    c.add_argument("-o", "--output", metavar="DIR", required=True, help="where the cut adapter goes")
     _add_place(c)
 
 
@@ -105,7 +106,7 @@ def add_quantization_error_options(c: argparse.ArgumentParser) -> None:
         help="does what this one learned undo the error? (a folder, a cell's id, a condition's label)",
     )
     c.add_argument("--html", metavar="FILE", help="write a page with figures")
-    c.add_argument("--json", action="store_true")
+    c.add_argument("--json", action="store_true", help=JSON)
     _add_place(c)
 
 

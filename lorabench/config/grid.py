@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lorabench.config.checkpoint import as_stored
 from lorabench.config.explain import paths_of, sentence
 from lorabench.config.fingerprint import References, fingerprints, pinned
-from lorabench.config.plain_settings import SETTINGS, agrees, get, lay, leaves
+from lorabench.config.plain_settings import SETTINGS, agrees, get, lay, leaf_values, leaves, near_values
 from lorabench.config.settings import TrainingSpec, Tune
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Condition, Study
@@ -283,8 +283,11 @@ def _check_reference(study: Study, expanded: tuple[Condition, ...], place: Sourc
         shown = sorted(
             {"/".join(str(get(p, k)) for k in ("method.name", "quantization.name", *fields)) for p in plain}
         )[:12]
+        written = ", ".join(f"{k}: {v}" for k, v in leaf_values(study.reference))
+        near = ", ".join(f"{k}: {v}" for k, v in near_values(study.reference, plain).items())
         raise StudyError(
-            f"{place.at(('reference',))}: the reference {study.reference} matches no condition; the study has"
+            f"{place.at(('reference',))}: the reference {written} matches no condition;"
+            f"{f' did you mean {near}?' if near else ''} the study has"
             f" ({'/'.join(('method', 'quantization', *fields))}) {', '.join(shown)}; name one of them, or include it"
         )
     references = References(chosen)

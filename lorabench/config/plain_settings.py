@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 
 SETTINGS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
 
@@ -51,11 +52,27 @@ def lay(plain: dict[str, object], route: list[str], value: object) -> None:
         plain[head] = value
 
 
-def leaves(rule: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+def leaves(rule: Mapping[str, object]) -> Iterator[str]:
     """The dotted names of a mapping's values: {"method": {"rank": 8}} has method.rank."""
+    return (name for name, _ in leaf_values(rule))
+
+
+def leaf_values(rule: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The same with the values: ("method.rank", 8)."""
     for key, value in rule.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from leaves(value, dotted + ".")
+            yield from leaf_values(value, dotted + ".")
         else:
-            yield dotted
+            yield dotted, value
+
+
+def near_values(rule: Mapping[str, object], plain: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Of a rule's words those that no plain data have, each by its dotted name with the nearest that they have."""
+    near: dict[str, str] = {}
+    for name, value in leaf_values(rule):
+        found = (get(p, name) for p in plain)
+        known = sorted({str(f.get("name") if isinstance(f, dict) else f) for f in found})
+        if isinstance(value, str) and value not in known and (match := difflib.get_close_matches(value, known, n=1)):
+            near[name] = match[0]
+    return near

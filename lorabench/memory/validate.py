@@ -43,7 +43,7 @@ def setting_from(
     try:
         request = Request.model_validate(words, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
-        raise LorabenchError(sentence(e, Request)[1]) from None
+        raise LorabenchError(sentence(e, Request)[1].removeprefix("model.name: ")) from None
     kind = (
         request.quantization
         if plugins.load("quantizations", request.quantization.name).DOUBLE_QUANT
@@ -68,7 +68,7 @@ def model_from(name: str) -> ModelSpec:
     try:
         return ModelSpec.model_validate({"name": name}, context={"folders": (Path.cwd(),)})
     except ValidationError as e:
-        raise LorabenchError(sentence(e, ModelSpec)[1]) from None
+        raise LorabenchError(sentence(e, ModelSpec)[1].removeprefix("name: ")) from None
 
 
 def check(setting: TrainConfig) -> None:

@@ -269,7 +269,9 @@ def pretrain(
 
 def main() -> None:
     """The command python -m lorabench.models.pretrain."""
-    parser = argparse.ArgumentParser(prog="python -m lorabench.models.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lorabench.models.pretrain", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of plain text files")
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--out", type=Path, help="default: the package's own folder for that size")

@@ -103,8 +103,15 @@ def _unknown_layout(fields: dict[str, str]) -> str:
     shown = ", ".join(names[:COLUMNS_SHOWN]) + (
         f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
     )
-    sentence = (
-        f"task.prompt and task.response are not given, and nothing is known of rows with the columns {shown or 'none'}"
+    for column, other, template in (("answer", "question", "response"), ("question", "answer", "prompt")):
+        if other in names:
+            return (
+                f"the row lacks the column '{column}', which the template task.{template} names; its columns:"
+                f" {shown}; fill it in, or name columns of the row in task.prompt and task.response"
+            )
+    sentence = (  # whether defaults were written out is not known: a stored cell has them either way
+        "task.prompt and task.response have their defaults, and nothing is known of rows with the columns"
+        f" {shown or 'none'}"
     )
     if len(names) < 2:
         return f"{sentence}; is it the right file? A prompt and a response are needed, each in a column of its own"

@@ -12,6 +12,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.commands import main as cli
+from lorabench.commands.parser import make_parser
 from tests.config.test_load import mutated
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +204,49 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(arguments, words, capsy
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            "recommend --modle llama-3.1-8b --gpu rtx4090 --sequence-length 2048",
+            "unknown option --modle; did you mean --model? see: lorabench recommend --help",
+        ),
+        (
+            "recommend --model llama-3.1-8b --tolerated-los=0.1",
+            "unknown option --tolerated-los; did you mean --tolerated-loss? see: lorabench recommend --help",
+        ),
+        ("run s.yaml --dry", "unknown option --dry; did you mean --dry-run? see: lorabench run --help"),
+        ("status DIR --executor local", "unknown option --executor; see: lorabench status --help"),
+        ("status DIR more", "unrecognized arguments: more; see: lorabench status --help"),
+        ("--verison", "unknown option --verison; did you mean --version? see: lorabench --help"),
+    ],
+)
+def test_a_misspelt_option_is_told_first_with_a_near_one_of_its_command(arguments, sentence, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments.split())
+    assert capsys.readouterr().err == f"lorabench: {sentence}\n"
+
+
+def test_a_wrong_command_is_told_the_near_one_before_all(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["recomend", "--model", "x"])
+    err = capsys.readouterr().err
+    assert err.startswith("lorabench: unknown command 'recomend'; did you mean recommend? allowed: run, evaluate, ")
+    assert err.endswith("; see: lorabench --help\n")
+
+
+def test_help_has_words_for_every_argument():
+    commands = next(a for a in make_parser()._actions if a.dest == "command" or a.choices).choices
+    for name, command in commands.items():
+        assert [a.dest for a in command._actions if not a.help] == [], name
+
+
+def test_the_bare_command_prints_its_help(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    assert capsys.readouterr().out.startswith("usage: lorabench")
+
+
 def test_an_unknown_table_format_and_an_unwritable_file_are_told(ran, capsys):
     assert cli.main(["table", str(ran), "--format", "latx"]) == 2
     assert "did you mean 'latex'?" in capsys.readouterr().err
@@ -245,6 +289,7 @@ def test_the_python_interface_gives_frames(tmp_path):
     assert set(results.frame().columns) >= {"cell", "metric", "value"}
     assert len(results.wide()) == 8
     assert lb.open_results(tmp_path / "q").study == results.study
+    assert repr(results) == f"StudyResults of quickstart: 8 of 8 cells finished, 8 conditions ({tmp_path / 'q'})"
     assert results.report(tmp_path / "r.html").exists()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lb.nothing  # noqa: B018

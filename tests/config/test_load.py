@@ -144,6 +144,14 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key():
         ([("seeds", [0, "x"])], ["seeds", "'x'", "a whole number"]),
         ([("seeds", 3)], ["seeds", "a list"]),
         ([("reference", {"method": {"name": "dora"}})], ["reference", "matches no condition", "lora/nf4"]),
+        (
+            [("reference", {"method": {"name": "ful"}})],
+            ["the reference method.name: ful matches no condition; did you mean method.name: full? the study has"],
+        ),
+        (
+            [("reference", {"method": "ful"})],
+            ["the reference method: ful matches no condition; did you mean method: full?"],
+        ),
         ([("reference", {"methd": "full"})], ["did you mean 'method'"]),
         ([("reference", {"method": "lora"})], ["reference", "several conditions", "say in the reference which value"]),
         ([("exclude", [{"method": {"name": "lora"}}]), ("include", [])], ["exclude", "every condition of the grid"]),

@@ -3,7 +3,7 @@
 import pytest
 
 from lorabench.errors import LorabenchError
-from lorabench.memory.validate import setting_from
+from lorabench.memory.validate import model_from, setting_from
 
 
 def asked(model="llama-3.1-8b", **parts):
@@ -37,6 +37,12 @@ def asked(model="llama-3.1-8b", **parts):
 def test_a_mistake_is_told_in_one_sentence(words, told):
     with pytest.raises(LorabenchError, match=told):
         setting_from(words)
+
+
+@pytest.mark.parametrize("read", [model_from, lambda name: setting_from(asked(name))])
+def test_a_model_that_is_nowhere_is_told_without_a_fields_name(read):
+    with pytest.raises(LorabenchError, match=r"^there is no directory /nowhere/model; give a shipped model"):
+        read("/nowhere/model")
 
 
 def test_numbers_may_be_text_as_a_command_line_gives_them():

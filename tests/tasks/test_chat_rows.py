@@ -47,8 +47,8 @@ def test_rows_of_no_known_layout_say_what_to_give():
     with pytest.raises(
         DataError,
         match=(
-            r"t\.jsonl:1: task.prompt and task.response are not given, and nothing is known of rows with the columns a,"
-            r" b; give both"
+            r"t\.jsonl:1: task.prompt and task.response have their defaults, and nothing is known of rows with the"
+            r" columns a, b; give both"
         ),
     ):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"a": "1", "b": "2"}))
@@ -64,6 +64,22 @@ def test_rows_of_no_known_layout_say_what_to_give():
             instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", row))
     with pytest.raises(DataError, match=r"messages is not a conversation \('hello'\)"):
         instruct.read_pair(instruct.Options(train="t.jsonl"), Row("t.jsonl:1", {"messages": "hello"}))
+
+
+@pytest.mark.parametrize("given", [{}, {"prompt": "Q: {question}\nA: ", "response": "{answer}"}])
+@pytest.mark.parametrize(
+    ("row", "column", "template"),
+    [({"question": "a"}, "answer", "response"), ({"answer": "a", "notes": "b"}, "question", "prompt")],
+)
+def test_a_row_that_lacks_one_column_of_the_default_templates_is_told_which(given, row, column, template):
+    from lorabench.tasks._row import Row
+
+    with pytest.raises(
+        DataError, match=rf"lacks the column '{column}', which the template task\.{template} names"
+    ) as e:
+        instruct.read_pair(instruct.Options(train="t.jsonl", **given), Row("t.jsonl:1", row))
+    assert f"its columns: {', '.join(row)};" in str(e.value)
+    assert "not given" not in str(e.value)
 
 
 def of_rows(folder, rows):
