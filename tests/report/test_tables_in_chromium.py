@@ -61,6 +61,16 @@ def heads(driver: Any, table: int = 0) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_table_that_is_shown_whole_has_no_vertical_scroll_bar(browser: Any, tables: Path, width: int) -> None:
+    show(browser, tables, width)
+    script = "return [...document.querySelectorAll('.scroll')].map(e => e.scrollHeight - e.clientHeight)"
+    assert browser.execute_script(script) == [0, 0]
+    browser.find_element("css selector", ".tools input[type='search']").send_keys("full")  # the last row is another
+    assert names(browser) == ["full"]
+    assert browser.execute_script(script) == [0, 0]
+
+
 def test_a_click_sorts_by_value_with_what_is_absent_last_and_a_third_restores_the_order(
     browser: Any, tables: Path
 ) -> None:
