@@ -80,6 +80,7 @@ calls = {
     "expand": lambda: lb.expand(study),
     "parameters": lambda: lb.parameters(MODEL, rank=4),
     "estimate": lambda: lb.estimate(MODEL, rank=4, quantization="nf4", gpu="24GB", gradient_checkpointing=True),
+    "compare_trainers": lambda: lb.compare_trainers(MODEL, rank=4, gradient_checkpointing=True),
     "plan": lambda: lb.plan(study, "cpu"),
     "recommend": lambda: lb.recommend(MODEL, gpu="24GB", sequence_length=64, global_batch_size=2),
     "spectrum": lambda: lb.spectrum(folder + "/lora.safetensors"),
