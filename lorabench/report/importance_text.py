@@ -33,11 +33,15 @@ def sentence(info: Importance) -> str:
     words = (
         f"Of the variance in {m.label} between the {info.conditions} conditions of the grid{whose}, {', '.join(parts)}."
     )
-    undistinguished = [axes(e, info) for e in alone if e.p_value is not None and e.p_value >= _LEVEL]
-    if undistinguished:
-        words += (
-            f" Not distinguishable from the noise between seeds (F test, p ≥ {_LEVEL:g}): {', '.join(undistinguished)}."
+    undistinguished = [e for e in alone if e.p_value is not None and e.p_value >= _LEVEL]
+    if alone and undistinguished == alone:
+        return (
+            f"No axis can be told from the noise between seeds (F test, p ≥ {_LEVEL:g} for each), which alone could"
+            f" have made these shares. {words}"
         )
+    if undistinguished:
+        names = ", ".join(axes(e, info) for e in undistinguished)
+        words += f" Not distinguishable from the noise between seeds (F test, p ≥ {_LEVEL:g}): {names}."
     return words
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorabench.analysis.importance import Importance, _whole_part, importances, variances
+from lorabench.analysis.importance import Effect, Importance, _whole_part, importances, variances
 from lorabench.record.result import CellResult
+from lorabench.report.importance_text import sentence
 from lorabench.report.view import make_view
 from lorabench.sections import importance as section
 from tests.report.stores import STUDY, filled
@@ -119,3 +120,11 @@ def test_the_section_speaks_of_each_axis_and_says_that_a_tuned_rate_is_none(tmp_
     )  # type: ignore[union-attr]
     assert "so the learning rate is no axis" in figure.caption  # type: ignore[union-attr]
     assert "left out" not in figure.caption.lower()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("p_values", "opens"), [((0.4, 0.3), "No axis can be told from"), ((0.01, 0.3), "Of the")])
+def test_shares_that_noise_could_have_made_open_with_that(p_values: tuple[float, float], opens: str) -> None:
+    effects = (Effect(("method.rank",), 0.97, 0.1, p_values[0]), Effect(("quantization",), 0.03, 0.1, p_values[1]))
+    axes = {"method.rank": ("1", "4"), "quantization": ("none", "nf4")}
+    words = sentence(Importance("eval_loss", "", axes, {}, 4, 2, 0.1, effects))
+    assert words.startswith(opens) and "97.0 % goes with rank" in words
