@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from lorabench.analysis.aggregate import aggregate
-from lorabench.analysis.conditions import replicates
-from lorabench.analysis.pairing import Pairing
-from lorabench.analysis.rank_curve import RankCurve, rank_curves
-from lorabench.analysis.verdict import Verdicts
+from lorabench.analysis.rank_curve import RankCurve
 from lorabench.config import Cell, expand
-from lorabench.config.settings import ComparisonSpec
 from tests import synthetic
+from tests.analysis.ranks import RANKS, STUDY, curves_of
 from tests.report.stores import study_of
-
-RANKS = (1, 2, 4, 8, 16, 32)
-STUDY = """
-schema: 1
-name: ranks
-model: lorabench/tiny-300k
-task: {name: python-docs}
-method: {name: lora, alpha: 16}
-training: {steps: 40, learning_rate: 3e-3}
-grid:
-  method.rank: [1, 2, 4, 8, 16, 32]
-seeds: [0, 1, 2]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +21,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ...]:
     return expand(study_of(tmp_path_factory.mktemp("ranks"), STUDY))
 
 
-def found(
-    cells: tuple[Cell, ...], value: Callable[[Cell], float | None], metric: str = "eval_loss", **rules: float
-) -> tuple[RankCurve, ...]:
-    """The curves of cells with these values; None is a cell that diverged."""
-    rows = [
-        {
-            "condition": c.condition_id,
-            "seed": c.seed,
-            "cell": c.id,
-            "outcome": "diverged" if (v := value(c)) is None else "finished",
-            metric: v,
-        }
-        for c in cells
-    ]
-    data = pd.DataFrame(rows)
-    data[metric] = data[metric].astype("float64")
-    groups = replicates(cells)
-    return rank_curves(groups, aggregate(groups, data), Verdicts(Pairing(data), ComparisonSpec(**rules)), metric)  # type: ignore[arg-type]
-
-
 def only(
     cells: tuple[Cell, ...], values: dict[int, tuple[float | None, ...]], metric: str = "eval_loss", **rules: float
 ) -> RankCurve:
     """The curve of values by rank and seed."""
-    (curve,) = found(
+    (curve,) = curves_of(
         tuple(c for c in cells if (c.method.rank or 0) in values),
         lambda c: values[c.method.rank or 0][c.seed],
         metric,
@@ -83,7 +44,7 @@ def test_the_knee_is_the_smallest_rank_whose_true_gap_is_within_the_margin(
     monkeypatch.setattr(synthetic, "CELL_NOISE", 0.001)
     gap = {r: synthetic.GAP / math.sqrt(1 + r) - synthetic.GAP / math.sqrt(33) for r in RANKS}
     assert min(r for r in RANKS if gap[r] < margin) == knee
-    (curve,) = found(cells, lambda c: synthetic.expected(c)["eval_loss"], loss_margin=margin)
+    (curve,) = curves_of(cells, lambda c: synthetic.expected(c)["eval_loss"], loss_margin=margin)
     assert (curve.best, curve.knee.rank, curve.family, curve.at_the_edge) == (32, knee, "LoRA", True)
 
 
@@ -204,7 +165,7 @@ def test_a_curve_holds_what_differs_in_rank_and_an_alpha_that_follows_it(
         .replace(", alpha: 16}\n", "}\n")
         .replace("[0, 1, 2]", "[0, 1]")
     )
-    made = found(
+    made = curves_of(
         expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1) + 0.01 * c.seed * (c.method.rank or 1)
     )
     assert {c.family: tuple(p.rank for p in c.points) for c in made} == expected
@@ -218,5 +179,5 @@ def test_a_learning_rate_that_follows_the_rank_does_not_tear_a_curve(tmp_path: P
     text = STUDY.replace("{name: lora, alpha: 16}", "full").replace(
         "grid:\n  method.rank: [1, 2, 4, 8, 16, 32]\n", f"include:\n{each}"
     )
-    (curve,) = found(expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1))
+    (curve,) = curves_of(expand(study_of(tmp_path, text)), lambda c: 2 + 1 / (c.method.rank or 1))
     assert (curve.family, tuple(p.rank for p in curve.points)) == ("LoRA", (1, 4, 8))

@@ -4,61 +4,21 @@ there is none."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from lorabench.analysis.aggregate import aggregate
-from lorabench.analysis.conditions import replicates
-from lorabench.analysis.pairing import Pairing
-from lorabench.analysis.rank_curve import RankCurve, rank_curves
 from lorabench.analysis.saturation import Fit, saturating
-from lorabench.analysis.verdict import Verdicts
 from lorabench.config import Cell, expand
-from lorabench.config.settings import ComparisonSpec
 from tests import synthetic
+from tests.analysis.ranks import RANKS, STUDY, curves_of
 from tests.report.stores import study_of
-
-RANKS = (1, 2, 4, 8, 16, 32)
-STUDY = """
-schema: 1
-name: ranks
-model: lorabench/tiny-300k
-task: {name: python-docs}
-method: {name: lora, alpha: 16}
-training: {steps: 40, learning_rate: 3e-3}
-grid:
-  method.rank: [1, 2, 4, 8, 16, 32]
-seeds: [0, 1, 2]
-"""
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ...]:
     return expand(study_of(tmp_path_factory.mktemp("ranks"), STUDY))
-
-
-def found(
-    cells: tuple[Cell, ...], value: Callable[[Cell], float | None], metric: str = "eval_loss", **rules: float
-) -> tuple[RankCurve, ...]:
-    """The curves of cells with these values; None is a cell that diverged."""
-    rows = [
-        {
-            "condition": c.condition_id,
-            "seed": c.seed,
-            "cell": c.id,
-            "outcome": "diverged" if (v := value(c)) is None else "finished",
-            metric: v,
-        }
-        for c in cells
-    ]
-    data = pd.DataFrame(rows)
-    data[metric] = data[metric].astype("float64")
-    groups = replicates(cells)
-    return rank_curves(groups, aggregate(groups, data), Verdicts(Pairing(data), ComparisonSpec(**rules)), metric)  # type: ignore[arg-type]
 
 
 # the fit
@@ -164,7 +124,7 @@ def test_the_fit_of_the_synthetic_surface_names_no_floor(
 ) -> None:
     # (1 + r)^-0.5 is nearly a slow power of r: the fit passes all tests with c = 1.83, where the truth is 2.0
     monkeypatch.setattr(synthetic, "CELL_NOISE", 0.01)
-    (curve,) = found(cells, lambda c: synthetic.expected(c)["eval_loss"])
+    (curve,) = curves_of(cells, lambda c: synthetic.expected(c)["eval_loss"])
     assert curve.fit is not None
     assert curve.fit.c.value < synthetic.FLOOR - 0.05
     assert not curve.fit.levelled
