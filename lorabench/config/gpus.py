@@ -147,8 +147,8 @@ def find_gpu(text: str | Gpu) -> Gpu:
             return card
         raise LorabenchError(
             f"gpu '{shown}' is {number} cards, but memory and time are predicted for a single card; give --gpu"
-            f" {_short(card.name)}, which is right where each card has a copy of the whole model (data parallel); a"
-            " model that is sharded over cards cannot be predicted yet"
+            f" {_short(card.name)}, which is right where each card has a copy of the whole model (data parallel); for a"
+            f" model that is sharded over cards, estimate and check take --gpus {number} --strategy fsdp"
         )
     if _NUMBER.fullmatch(text.strip()):
         raise LorabenchError(
