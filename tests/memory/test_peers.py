@@ -10,6 +10,8 @@ import pytest
 
 from lorabench.memory.step_profile import predict_step
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOUR = ("lorabench", "fitcheck", "canifinetune", "accelerate")
 
