@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from lorabench.workflows.trainers import TrainerEstimates
 
 WIDTH = 120
+NOT_MEASURED = "not measured: the prediction follows the trainer's code, and its range is wide for that reason"
 
 
 def named(trainer: Trainer, quantised: bool = True) -> str:
     """ "trained by TRL SFTTrainer (trl 1.16, ...), with chunked loss"; `quantised` tells whether the base is."""
     released = f" ({trainer.released})" if trainer.released else ""
-    chosen = [f"{trainer.loss or trainer.losses[0][0]} loss"]
+    chosen = [f"{trainer.loss_in_force} loss"]
     if trainer.attention:
         chosen.append(f"{trainer.attention} attention")
     if trainer.kbit_preparation and quantised:
@@ -36,9 +37,6 @@ def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...]) -> list
         lines = ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
     worth = f"measured: {trainer.measured}" if trainer.measured else NOT_MEASURED
     return [*lines, "", *textwrap.wrap(worth, WIDTH), *installed(trainer)]
-
-
-NOT_MEASURED = "not measured: the prediction follows the trainer's code, and its range is wide for that reason"
 
 
 def installed(trainer: Trainer) -> list[str]:
@@ -86,7 +84,7 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
                 size(one.peak_bytes),
                 f"{size(one.low_bytes)} to {size(one.high_bytes)}",
                 *fit,
-                trainer.loss or trainer.losses[0][0],
+                trainer.loss_in_force,
                 one.step.peak_at,
                 words or ("" if trainer.name == OWN else "nothing that counts here"),
             )
@@ -94,10 +92,7 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
     left = (0, *range(3, len(heads)))
     lines = [head, "", *aligned(rows, left)]
     if any(not row.trainer.measured and row.estimate for row in result.rows):
-        lines += [
-            "",
-            "* not measured: the prediction follows the trainer's code, and its range is wide for that reason",
-        ]
+        lines += ["", f"* {NOT_MEASURED}"]
     if card is not None:
         lines += ["", f"{card.name}: {card.capacity}", *(card.measured.sentences(own=True) if card.measured else [])]
     refused = [f"{row.trainer.name} is left out: {row.refused}" for row in result.rows if row.refused]

@@ -64,9 +64,14 @@ class Trainer:
     """methods and quantizations that it does not train"""
 
     @property
+    def loss_in_force(self) -> Loss:
+        """The loss that is asked for, or the default."""
+        return self.loss or self.losses[0][0]
+
+    @property
     def loss_program(self) -> str:
         """The program of the loss in force."""
-        return dict(self.losses)[self.loss or self.losses[0][0]]
+        return dict(self.losses)[self.loss_in_force]
 
     @property
     def released(self) -> str:
@@ -81,7 +86,7 @@ class Trainer:
             "versions": dict(self.versions),
             "installed": self.installed(),
             "measured": self.measured or None,
-            "loss": self.loss or self.losses[0][0],
+            "loss": self.loss_in_force,
             "attention": self.attention,
             "kbit_preparation": self.kbit_preparation,
         }

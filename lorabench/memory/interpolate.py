@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from lorabench.memory.loading import BLOCK
 from lorabench.memory.losses import linear_in_batch
 from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
-from lorabench.memory.tensor_tracker import BLOCK
 from lorabench.memory.train_config import TrainConfig, traced_as
 
 SMOOTH_OPTIMIZERS = ("adamw", "sgd")

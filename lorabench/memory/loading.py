@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MIB = 2**20
-BLOCK = 512  # kMinBlockSize
+BLOCK = 512  # kMinBlockSize: CUDA's allocator gives multiples of this
 SMALL, SMALL_SEGMENT = MIB, 2 * MIB  # kSmallSize, kSmallBuffer
 LARGE_SEGMENT, LARGE = 20 * MIB, 10 * MIB  # kLargeBuffer, kMinLargeAlloc
 ROUND_LARGE = 2 * MIB  # kRoundLarge
-BLOCK_4BIT, BLOCK_CONSTANTS = 64, 256
+BLOCK_4BIT, BLOCK_CONSTANTS = 64, 256  # bitsandbytes' numbers a constant, and constants a nested one
 
 
 @dataclass(eq=False)

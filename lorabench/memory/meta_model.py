@@ -26,7 +26,7 @@ from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config
 from lorabench.errors import LorabenchError, ModelError, UnpredictableError
 from lorabench.memory import trainer_step
-from lorabench.memory.loading import held_beyond
+from lorabench.memory.loading import BLOCK_4BIT, BLOCK_CONSTANTS, held_beyond
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 TRACING = threading.RLock()
 """held while a model is built or a step traced: libraries' default dtype and replaced functions are process-wide"""
-BLOCK_4BIT = 64
-BLOCK_CONSTANTS = 256
 
 
 def configuration(model: ModelSpec) -> PretrainedConfig:

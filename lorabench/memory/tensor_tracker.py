@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorabench.config.precision import DeviceKind
 from lorabench.memory import kernels
+from lorabench.memory.loading import BLOCK
 
 CATEGORIES = (
     "weights",
@@ -35,7 +36,6 @@ CATEGORIES = (
     "workspace",
 )
 PLACE = {c: i for i, c in enumerate(CATEGORIES)}
-BLOCK = 512  # CUDA's allocator gives multiples of this
 ADD, ADD_IN_PLACE = torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor
 
 

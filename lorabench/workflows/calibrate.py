@@ -49,8 +49,8 @@ def calibrate(
 ) -> tuple[CardCalibration, Path]:
     """Measures a card by its number, or the CPU, and stores what was found; returns it with its file.
 
-    `told` gets each row as it is measured. LorabenchError where there is no such card, no row could be measured, or the
-    file cannot be written.
+    `report` gets each row as it is measured. LorabenchError where there is no such card, no row could be measured, or
+    the file cannot be written.
     """
     number = _number(gpu)
     import torch

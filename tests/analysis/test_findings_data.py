@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from lorabench.analysis.findings.base import Finding
-from lorabench.record import store as stores_module
 from lorabench.record.data import DataFacts, SplitFacts
 from lorabench.record.result import CellResult, Reading
 from lorabench.report.view import make_view
-from tests import synthetic
+from tests.analysis.planted import quick  # noqa: F401  (a fixture of every test)
 from tests.report.stores import STUDY, filled
 
 CLEAN = {"train": {"read": 900, "whole_at": 50}, "validation": {"read": 100}, "test": {"read": 300, "whole_at": 50}}
@@ -30,14 +29,6 @@ KINDS = {
     "rows_changed",
     "test_rows_differ",
 }
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "spectra", lambda cell: ())
-    monkeypatch.setattr(synthetic, "directions", lambda cell: {})
-    monkeypatch.setattr(synthetic, "truncations", lambda cell, learned: ())
-    monkeypatch.setattr(stores_module, "sync", lambda path: None)
 
 
 def facts(
