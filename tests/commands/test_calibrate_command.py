@@ -104,6 +104,7 @@ def test_what_does_not_fit_may_fit_once_it_is_measured(calibrated, capsys):
     assert answer.startswith("fits") and answer.rstrip().endswith(WORDS)
 
 
+@pytest.mark.slow
 def test_another_trainer_takes_the_context_and_keeps_its_range(calibrated, capsys):
     before = told(capsys, "estimate", *MODEL, *SIZES, "--trainer", "trl", "--json")
     calibrated()
@@ -124,6 +125,7 @@ def test_a_measurement_of_other_versions_gives_its_context_alone_and_says_so(cal
     assert "old (torch 2.1.0)" in after["calibration"]
 
 
+@pytest.mark.slow
 def test_every_prediction_for_the_card_says_so_in_one_line(calibrated, capsys, tmp_path):
     calibrated()
     (tmp_path / "small.yaml").write_text(STUDY)
@@ -180,6 +182,7 @@ def test_a_damaged_file_is_one_sentence_and_exit_code_2(calibrated, capsys, tmp_
     assert main(["estimate", "--model", "lorabench/tiny-300k", "--gpu", "rtx3090"]) == 0  # another card's file
 
 
+@pytest.mark.slow
 def test_calibrating_this_cpu_tells_each_row_and_what_changes(folder, capsys, monkeypatch):
     monkeypatch.setattr(
         calibration_rows,

@@ -124,12 +124,14 @@ def of(trainer, model="Qwen/Qwen2.5-7B", quantization="nf4", method=None, **trai
     )
 
 
+@pytest.mark.slow
 def test_qlora_of_7b_with_trl_fits_where_it_is_known_to_fit_and_the_prepared_base_needs_more():
     trl, prepared = (estimate(of(name)).peak_bytes for name in ("trl", "transformers"))
     assert prepared > trl + 2 * 2 * 151_936 * 3584, "embeddings and head in float32 alone are as much more"
     assert [estimate(of("trl"), find_gpu(card)).fits for card in ("12GB", "16GB", "24GB")] == [True, True, True]
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_of_8b_in_bfloat16_needs_twice_its_weights_and_no_float32_copy():
     setting = of("trl", "meta-llama/Llama-3.1-8B", "none", FULL, optimizer="paged-adamw-8bit")
     step = predict_step(setting)

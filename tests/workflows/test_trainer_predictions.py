@@ -100,6 +100,7 @@ def test_full_fine_tuning_of_8b_in_bfloat16_with_a_paged_8_bit_optimizer(gpu, wo
         assert check_fit(PAGED_FULL, gpu, chosen("llamafactory")).word == "does not fit"
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_of_trainers_is_one_table():
     result = compare_trainers(QLORA, "24GB")
     assert set(result.frame().index) == set(plugins.names("trainers"))
@@ -111,6 +112,7 @@ def test_a_mixed_batch_of_trainers_is_one_table():
 
 
 @pytest.mark.usefixtures("traces", "nothing_at_hand")
+@pytest.mark.slow
 def test_full_fine_tuning_in_bfloat16_is_recommended_with_its_caveat_where_the_trainer_takes_it():
     def full(trainer):
         answer = recommend("lorabench/tiny-300k", "24GB", 64, batch_size=2, trainer=chosen(trainer))
