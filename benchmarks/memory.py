@@ -18,7 +18,7 @@ tested with; the row is then predicted for those, by the patches below, and not 
 
 - bitsandbytes-0.41 kept the input of every 4-bit layer until the backward pass; 0.50 keeps the packed weight alone.
 - fused-gelu: litgpt has GELU's tanh approximation as one operator, transformers' gelu_new keeps its intermediates.
-- plain-linear: litgpt quantises Falcon; transformers 5 leaves its FalconLinear layers as they are.
+- plain-linear: litgpt quantizes Falcon; transformers 5 leaves its FalconLinear layers as they are.
 - expanded-heads: litgpt copies Falcon's one key head to all, so that flash attention takes it; transformers
   broadcasts it, which only the path takes that keeps the attention matrix.
 """

@@ -4,7 +4,7 @@
 columns). Rows whose libraries are older than the trainers of lorabench/trainers are predicted as those behave, by the
 programs below:
 
-- loop: `out = model(...); out.loss.backward()`, with PEFT's prepare_model_for_kbit_training on quantised bases.
+- loop: `out = model(...); out.loss.backward()`, with PEFT's prepare_model_for_kbit_training on quantized bases.
 - transformers-4.45, transformers-4.48: the losses of then (logits.float(), shifted contiguous copies; from 4.48 on both
   within the loss, so that the outputs keep the 16-bit logits).
 - trl-0.13: SFTTrainer's own preparation and, after it, embeddings and head back in bfloat16

@@ -36,7 +36,7 @@ class Row:
     checkpointing: bool
     attention: str
     dtype: str
-    """of weights that are not quantised"""
+    """of weights that are not quantized"""
     optimizer: str
     """as TrainingArguments.optim names it"""
     loss: str
@@ -130,7 +130,7 @@ def unasked(peer: str, row: Row) -> str:
     if row.method == "dora":
         return "DoRA"
     if row.quantization != "none" and not row.prepared:
-        return "quantised base without k-bit preparation"
+        return "quantized base without k-bit preparation"
     if peer == "fitcheck" and row.method == "full" and row.dtype != "float32":
         return "full fine-tuning without float32 master weights"
     if peer == "fitcheck" and "paged" in row.optimizer:

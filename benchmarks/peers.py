@@ -16,7 +16,7 @@ canifinetune was fitted to an RTX 4080's rows, of which none is here. lorabench'
 its trainers were modelled with all of these at hand; the peers have not seen grades B, C and the H200.
 
 A peer is not asked for what it has no word for: another loss than all logits at once (TRL's chunks, fused losses),
-DoRA, a quantised base that is not prepared for k-bit training, full fine-tuning without float32 master weights and
+DoRA, a quantized base that is not prepared for k-bit training, full fine-tuning without float32 master weights and
 paged optimizers (fitcheck), float32 weights under autocast (canifinetune), 8-bit optimizers (accelerate). Those rows
 are counted with the reason, as are an architecture that it refuses and what lorabench itself does not predict there.
 So each peer's deviations stand beside lorabench's on the rows that this peer answers. What it says of the others when

@@ -5,9 +5,9 @@
 For each contest (model and task) of each study under reports/ the recommendation is made from the other studies alone,
 and carried out with the contest's own cells: the first entry whose method and storage were run there, at the nearest
 rank that was. Regret is the mean of the metric lost against the contest's best cell, in nats. Rules: LoRA on an
-unquantised base at the rank nearest 8, nearest 16, and the highest that was run (all fit). Where not all of it was run
+unquantized base at the rank nearest 8, nearest 16, and the highest that was run (all fit). Where not all of it was run
 there, the condition nearest in modules, then in rank, then in rate is taken; a rule has the recommended modules and
-rate. Once among all methods, and once among LoRA conditions on an unquantised base alone, where only the rank and its
+rate. Once among all methods, and once among LoRA conditions on an unquantized base alone, where only the rank and its
 settings are chosen. --check-time measures `lorabench recommend` of a 70B model in processes of their own, beside the
 imports of torch, transformers and peft alone. Writes reports/recommend.json.
 """
@@ -114,7 +114,7 @@ def rule(
     given: Sequence[Option],
     wanted: Callable[[list[int]], int],
 ) -> float | None:
-    """The regret of a rule on the rank: LoRA on an unquantised base with the recommended modules and rate, at the
+    """The regret of a rule on the rank: LoRA on an unquantized base with the recommended modules and rate, at the
     rule's rank; None where there is none."""
     lora = next(f for f in ranked if f.key == ("lora", "none"))
     by_condition = {g.condition: g for g in contest}

@@ -14,7 +14,7 @@ For tests and for trying out reports. With u, v uniform in [-1, 1] and fixed by 
 
 Noise by seed is common to all conditions, as data order is; pairing removes it. A learning rate above 1 diverges at
 step 12, a batch of 4,096 sequences or more runs out of memory. The predicted peak is 1 % above the measured one, 2 %
-below it where weights are quantised; its parts sum to it, for a peak before the gradients of adapters exist.
+below it where weights are quantized; its parts sum to it, for a peak before the gradients of adapters exist.
 
 What was learned, for layer l and rank r (full fine-tuning: 64, the smaller side), with n the length of a side:
 

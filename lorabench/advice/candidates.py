@@ -1,4 +1,4 @@
-"""Each method and quantisation that is worth a thought, with its settings and what speaks for it: measured, else
+"""Each method and quantization that is worth a thought, with its settings and what speaks for it: measured, else
 published, else by the capacity rule.
 
 A quantization that the comparison group did not measure takes rank, alpha and learning rate of the same method in the
@@ -29,7 +29,7 @@ BFLOAT16 = (
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """A method and quantisation with its settings and what speaks for them."""
+    """A method and quantization with its settings and what speaks for them."""
 
     method: MethodSpec
     quantization: QuantizationSpec
@@ -44,7 +44,7 @@ class CandidateSpec:
     optimizers: tuple[str, ...] = ("adamw",)
     """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
     dtype: Dtype = "auto"
-    """of unquantised weights, as Candidate has it"""
+    """of unquantized weights, as Candidate has it"""
 
     @property
     def key(self) -> Key:
@@ -115,7 +115,7 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
-    """4-bit types with double quantisation, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA,
+    """4-bit types with double quantization, which saves 0.37 bits a weight and costs nothing that was measured (QLoRA,
     section 3)."""
     return QuantizationSpec(name=quantization, double_quant=quantization in ("nf4", "fp4"))
 

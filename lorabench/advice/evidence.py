@@ -43,7 +43,7 @@ class Here:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method and quantisation of a comparison group, at the least that is enough."""
+    """One method and quantization of a comparison group, at the least that is enough."""
 
     group: Replicates
     option: Option

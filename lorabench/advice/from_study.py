@@ -1,4 +1,4 @@
-"""What a stored study says: of each method and quantisation the smallest rank that is enough, and how
+"""What a stored study says: of each method and quantization the smallest rank that is enough, and how
 far it is behind full fine-tuning.
 
 Enough is what is not worse than the comparison group's best, full fine-tuning included, by more than is tolerated;

@@ -1,6 +1,6 @@
 """From what is to be trained and a card to a ranked list, and to what is ruled out by how many bytes.
 
-    candidates  each method and quantisation with the settings that evidence gives it
+    candidates  each method and quantization with the settings that evidence gives it
                 (measured, else published, else the capacity rule)
     variants    micro-batch x checkpointing x optimizer; those whose upper bound of memory is within the card's; of them
                 the fastest, or the one of least memory
@@ -110,7 +110,7 @@ def _always_tried(spec: CandidateSpec, workload: Workload) -> tuple[Candidate, .
 
 
 def _int8_brings_nothing(spec: CandidateSpec, ranked: Sequence[RankedCandidate]) -> bool:
-    """Whether it is int8 without a measurement, and the same method on an unquantised base fits and stands no lower."""
+    """Whether it is int8 without a measurement, and the same method on an unquantized base fits and stands no lower."""
     if spec.quantization.name != "int8" or spec.quality.basis == "measured":
         return False
     counterparts = [

@@ -47,7 +47,7 @@ def as_text(recommendation: Recommendation) -> str:
 
 
 def title(c: Candidate) -> str:
-    """ "LoRA r=8, alpha 16, all-linear, base in NF4 with double quantisation\""""
+    """ "LoRA r=8, alpha 16, all-linear, base in NF4 with double quantization\""""
     m = c.method
     modules = m.target_modules if isinstance(m.target_modules, str) else " + ".join(m.target_modules or ())
     of = "" if m.rank is None else f" r={m.rank}, alpha {m.alpha:g}, {one_line(modules)}"
@@ -55,7 +55,7 @@ def title(c: Candidate) -> str:
         ""
         if c.quantization.name == "none"
         else f", base in {c.quantization.name.upper()}"
-        + (" with double quantisation" if c.quantization.double_quant else "")
+        + (" with double quantization" if c.quantization.double_quant else "")
     )
     dtype = "" if c.dtype == "auto" else f" in {c.dtype}"
     name = f"full fine-tuning{dtype}" if m.name == "full" else method_label(m.name)

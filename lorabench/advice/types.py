@@ -50,7 +50,7 @@ class Candidate:
     weight_decay: float
     max_grad_norm: float
     dtype: Dtype = "auto"
-    """of unquantised weights: told where a trainer leaves the choice between float32 and bfloat16; auto: the model's"""
+    """of unquantized weights: told where a trainer leaves the choice between float32 and bfloat16; auto: the model's"""
 
 
 @dataclass(frozen=True)

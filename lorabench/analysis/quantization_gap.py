@@ -1,7 +1,7 @@
-"""What quantisation costs: each quantised condition against its unquantised counterpart, all pairs of a type pooled.
+"""What quantization costs: each quantized condition against its unquantized counterpart, all pairs of a type pooled.
 
-    gap        = value(quantised) - value(counterpart)
-               counterpart: the same setting but for the quantisation (a tuned rate: the same grid)
+    gap        = value(quantized) - value(counterpart)
+               counterpart: the same setting but for the quantization (a tuned rate: the same grid)
     pooled_s   = mean over the pairs of gap at seed s,   for the seeds at which all pairs are whole
     interval   = mean of pooled_s -+ t(0.975, n-1) * sd(pooled_s) / sqrt(n)
 
@@ -10,7 +10,7 @@ the types (Holm 1979). For accuracies the items' error joins that of the seeds: 
 much alike is unknown, so the pooled error is taken as the mean of the pairs', which is the most it can be (the standard
 deviation of a mean is at most the mean of the standard deviations). With one seed nothing is pooled but the value:
 there is no interval. Untrained bases have no seed; each of their gaps stands for itself, judged over items. Where cells
-of a quantised condition broke, the seeds that are left flatter it: its type is then not called better, equivalent or
+of a quantized condition broke, the seeds that are left flatter it: its type is then not called better, equivalent or
 non-inferior; where cells of a counterpart broke, it is not called worse or equivalent.
 """
 
@@ -34,7 +34,7 @@ from lorabench.record.metrics import metric as described
 
 @dataclass(frozen=True)
 class Gap:
-    """One quantised condition against its counterpart."""
+    """One quantized condition against its counterpart."""
 
     kind: str
     """nf4, nf4 + double quant, ..."""
@@ -48,14 +48,14 @@ class Gap:
     share: float | None
     """weight bytes over the counterpart's"""
     broken: int = 0
-    """cells of the quantised condition that ran and did not finish"""
+    """cells of the quantized condition that ran and did not finish"""
     counterpart_broken: int = 0
     """the same of the counterpart"""
 
 
 @dataclass(frozen=True)
 class TypeGap:
-    """All gaps of one type of quantisation in one metric."""
+    """All gaps of one type of quantization in one metric."""
 
     kind: str
     gaps: tuple[Gap, ...]
@@ -120,17 +120,17 @@ def quantization_gaps(
 
 
 def kinds(groups: Sequence[Replicates]) -> dict[str, str]:
-    """The type of each quantised condition; the compute dtype is named where one type has several."""
-    quantised = [g for g in groups if g.setting.quantization.name != "none"]
+    """The type of each quantized condition; the compute dtype is named where one type has several."""
+    quantized = [g for g in groups if g.setting.quantization.name != "none"]
     computed: dict[str, set[str]] = {}
-    for g in quantised:
+    for g in quantized:
         computed.setdefault(_kind(g.setting), set()).add(g.setting.quantization.compute_dtype)
     return {
         g.condition: (
             _kind(g.setting)
             + (f", compute {g.setting.quantization.compute_dtype}" if len(computed[_kind(g.setting)]) > 1 else "")
         )
-        for g in quantised
+        for g in quantized
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether training undoes what quantisation did to the base weights."""
+"""Whether training undoes what quantization did to the base weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorabench.record.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class QuantizationRepair:
-    """What the changes of a quantised condition do to its error, averaged over modules, then over seeds."""
+    """What the changes of a quantized condition do to its error, averaged over modules, then over seeds."""
 
     label: str
     error: Statistic | None

@@ -41,7 +41,7 @@ class Group:
     intruder_energy: float | None
     repair_cosine: float | None
     repaired_share: float | None
-    """of the energy of the quantisation's error in the group"""
+    """of the energy of the quantization's error in the group"""
     best_share: float | None
 
 

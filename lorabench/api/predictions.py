@@ -48,8 +48,8 @@ def estimate(
         rank: of the adapter.
         target_modules: all-linear, attention, mlp, or names of modules.
         quantization: of the frozen base: none, int8, fp4 or nf4.
-        double_quant: quantise the block constants, too.
-        dtype: of unquantised weights.
+        double_quant: quantize the block constants, too.
+        dtype: of unquantized weights.
         micro_batch_size: sequences of one forward pass.
         sequence_length: in tokens.
         gradient_accumulation: micro-batches of an optimizer step.
@@ -60,7 +60,7 @@ def estimate(
         trainer: the program that trains: lorabench's own loop, or one of `lorabench trainers`.
         loss: full, chunked or fused; the trainer's own where it is absent.
         attention: sdpa, flash or eager; the model's own where it is absent.
-        kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantised base; as the trainer does where absent.
+        kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantized base; as the trainer does where absent.
         gpus: that train together; the bytes are then those of one of them, and not measured.
         strategy: what they share: ddp, zero2, zero3 or fsdp.
     Returns:

@@ -1,4 +1,4 @@
-"""What weights have learned, and what quantisation does to them."""
+"""What weights have learned, and what quantization does to them."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def quantization_error(
     adapter: str | Path | None = None,
     directory: str | Path | None = None,
 ) -> QuantizationErrors:
-    """What quantisation alone does to each linear weight of a model, without training.
+    """What quantization alone does to each linear weight of a model, without training.
 
     Args:
         model: directory, shipped model or hub id.
-        quantization: names of int8, fp4, nf4; 4-bit ones are shown with and without double quantisation.
+        quantization: names of int8, fp4, nf4; 4-bit ones are shown with and without double quantization.
         adapter: does what this one learned undo the error? A source as for spectrum.
         directory: as for spectrum.
     Returns:

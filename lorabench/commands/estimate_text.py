@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "weights": "base weights as stored",
-    "quantization_state": "block constants of quantised weights",
+    "quantization_state": "block constants of quantized weights",
     "adapters": "adapter weights",
     "gradients": "of the trained weights",
     "optimizer": "its state",
     "activations": "kept for the backward pass, and what the peak's operator holds",
     "logits": "rows x vocabulary, their float32 copy and gradient",
-    "workspace": "scratch of kernels: dequantised copies",
+    "workspace": "scratch of kernels: dequantized copies",
     "communication": "gathered and reduced between GPUs",
     "framework": "CUDA context, cuBLAS, allocator",
 }
@@ -57,7 +57,7 @@ def as_text(result: MemoryEstimate) -> str:
     rank = f" rank {method.rank}" if method.rank is not None else ""
     kind = (
         setting.quantization.name
-        + (", double quantised" if setting.quantization.double_quant else "")
+        + (", double quantized" if setting.quantization.double_quant else "")
         + (" as its checkpoint stores it" if is_stored(setting) else "")
     )
     share = 100 * step.trainable_parameters / step.total_parameters
@@ -125,9 +125,9 @@ def sharding_text(by: Sharding, setting: TrainConfig) -> str:
 
 
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
-    """The sentence on weights that are neither quantised nor adapted; empty where there are none."""
+    """The sentence on weights that are neither quantized nor adapted; empty where there are none."""
     return (
-        left.words(quantised=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        left.words(quantized=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
         if left
         else ""
     )

@@ -36,7 +36,7 @@ def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ..
         if stored
         else ""
     )
-    note = ["", f"note: {left.words(quantised=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
+    note = ["", f"note: {left.words(quantized=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
     return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *aligned(lines), *note])
 
 

@@ -56,7 +56,7 @@ COMMANDS: tuple[
     ),
     (
         "recommend",
-        "which rank, method and quantisation to take for a model on a card, with the evidence for it",
+        "which rank, method and quantization to take for a model on a card, with the evidence for it",
         recommend.recommend,
         recommend.add_recommend_options,
     ),
@@ -87,7 +87,7 @@ COMMANDS: tuple[
     ),
     (
         "quantization-error",
-        "what quantisation alone does to each weight of a model, without training",
+        "what quantization alone does to each weight of a model, without training",
         weights.quantization_error,
         weights.add_quantization_error_options,
     ),

@@ -65,9 +65,9 @@ def _add_setting_options(c: argparse.ArgumentParser) -> None:
         help="all-linear, attention, mlp, or names with commas (default: all-linear)",
     )
     c.add_argument("--quantization", metavar="NAME", help="none, int8, fp4, nf4 (default: none)")
-    c.add_argument("--double-quant", action="store_true", help="quantise the block constants, too")
+    c.add_argument("--double-quant", action="store_true", help="quantize the block constants, too")
     c.add_argument(
-        "--dtype", metavar="DTYPE", help="of unquantised weights (default: bfloat16 from 100M parameters on)"
+        "--dtype", metavar="DTYPE", help="of unquantized weights (default: bfloat16 from 100M parameters on)"
     )
     c.add_argument("--micro-batch-size", metavar="N", help="sequences of one forward pass (default: 8)")
     c.add_argument("--batch-size", dest="micro_batch_size", metavar="sequences of one forward pass", **OLD_NAME)

@@ -102,7 +102,7 @@ def write_errors_page(result: QuantizationErrors, path: str) -> Path:
 
     subtitle = f"{plural(len({e.module for e in result.errors}), 'linear module')} of {result.model}."
     sections = quantization_sections(_module_errors(result.errors), result.adapter, result.note)
-    return _write(path, f"{result.model}: error of quantisation", subtitle, sections)
+    return _write(path, f"{result.model}: error of quantization", subtitle, sections)
 
 
 def _module_errors(errors: Sequence[QuantizationError]) -> tuple[ModuleError, ...]:

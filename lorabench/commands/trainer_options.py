@@ -29,7 +29,7 @@ def add_variant_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--kbit-preparation",
         action=argparse.BooleanOptionalAction,
-        help="PEFT's prepare_model_for_kbit_training on a quantised base, or not (default: as the trainer does)",
+        help="PEFT's prepare_model_for_kbit_training on a quantized base, or not (default: as the trainer does)",
     )
 
 

@@ -111,7 +111,7 @@ def add_quantization_error_options(c: argparse.ArgumentParser) -> None:
 
 
 def quantization_error(options: argparse.Namespace) -> int:
-    """Measures what quantisation alone does to a model's weights."""
+    """Measures what quantization alone does to a model's weights."""
     from lorabench.commands import spectrum_text as shown
     from lorabench.workflows import spectrum as workflow
 

@@ -11,7 +11,7 @@ confirmed come before its family's. Other checkpoints of the same shapes are
 
 as lists, or as mappings to the fields of the configuration in which they differ. What has another vocabulary or
 another head is a model of its own. Copies by vendors who keep the shapes are found by their own ids
-(unsloth/Llama-3.2-1B-Instruct), those in 4 bits (-bnb-4bit) with the quantisation that they are stored in.
+(unsloth/Llama-3.2-1B-Instruct), those in 4 bits (-bnb-4bit) with the quantization that they are stored in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says of its own weights: whether they are stored quantised, by which method, in which
+"""What a checkpoint's config.json says of its own weights: whether they are stored quantized, by which method, in which
 form.
 
     bitsandbytes    load_in_8bit: int8; load_in_4bit: bnb_4bit_quant_type, which is fp4 where it is not said
@@ -28,7 +28,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class CheckpointQuantization:
-    """How a checkpoint stores its quantised weights."""
+    """How a checkpoint stores its quantized weights."""
 
     method: str
     """quant_method as written: bitsandbytes, fp8, gptq, awq, ..."""
@@ -38,7 +38,7 @@ class CheckpointQuantization:
     compute_dtype: Dtype = "auto"
     """bnb_4bit_compute_dtype; auto for int8 and for what is none of ours"""
     skipped: tuple[str, ...] = ()
-    """llm_int8_skip_modules: parts of modules' names that are stored unquantised"""
+    """llm_int8_skip_modules: parts of modules' names that are stored unquantized"""
     fields: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     """quantization_config as it is written"""
 
@@ -49,8 +49,8 @@ class CheckpointQuantization:
 
     @property
     def words(self) -> str:
-        """int8, "nf4 with double quantisation", fp8, ..."""
-        return (self.form or self.method) + (" with double quantisation" if self.double_quant else "")
+        """int8, "nf4 with double quantization", fp8, ..."""
+        return (self.form or self.method) + (" with double quantization" if self.double_quant else "")
 
     @property
     def setting(self) -> QuantizationSpec:
@@ -60,7 +60,7 @@ class CheckpointQuantization:
 
 
 def declared_quantization(config: Mapping[str, object]) -> CheckpointQuantization | None:
-    """How a config.json says that the weights are quantised; None where it says nothing of it, ModelError where what it
+    """How a config.json says that the weights are quantized; None where it says nothing of it, ModelError where what it
     says is no object."""
     nested = [
         part for key in ("text_config", "llm_config", "language_config") if isinstance(part := config.get(key), Mapping)
@@ -103,9 +103,9 @@ def _read(section: Mapping[str, object]) -> CheckpointQuantization:
 def refusal(model: str, stored: CheckpointQuantization) -> str:
     """The sentence for a form that cannot be read."""
     return (
-        f"{model_label(model)} is stored quantised by {stored.method} (its config.json says so), which lorabench cannot"
+        f"{model_label(model)} is stored quantized by {stored.method} (its config.json says so), which lorabench cannot"
         " read; allowed: float32, bfloat16 or float16 weights, and bitsandbytes int8, fp4 or nf4 as saved by"
-        " transformers; take the unquantised checkpoint, or dequantise this one with its own library"
+        " transformers; take the unquantized checkpoint, or dequantize this one with its own library"
     )
 
 
@@ -144,7 +144,7 @@ def local_folder(model: str, revision: str | None = None) -> Path | None:
 
 
 def stored_quantization(model: str, revision: str | None = None) -> CheckpointQuantization | None:
-    """How a model's weights are stored quantised; None where they are not, or where neither its config.json on this
+    """How a model's weights are stored quantized; None where they are not, or where neither its config.json on this
     machine nor a preset tells."""
     folder = local_folder(model, revision)
     if folder is None:
@@ -154,7 +154,7 @@ def stored_quantization(model: str, revision: str | None = None) -> CheckpointQu
 
 
 def as_stored(model: ModelSpec, requested: QuantizationSpec) -> QuantizationSpec:
-    """The quantisation by which a model's weights are held: the checkpoint's own where it has one, else the one that is
+    """The quantization by which a model's weights are held: the checkpoint's own where it has one, else the one that is
     asked for.
 
     `none` means as stored, so it becomes the checkpoint's own; an explicit compute dtype is kept, since it concerns
@@ -166,7 +166,7 @@ def as_stored(model: ModelSpec, requested: QuantizationSpec) -> QuantizationSpec
 
 
 def matched(model: str, stored: CheckpointQuantization, requested: QuantizationSpec) -> QuantizationSpec:
-    """The same for a quantisation that is known."""
+    """The same for a quantization that is known."""
     if not stored.readable:
         raise ModelError(refusal(model, stored))
     own = stored.setting
@@ -174,12 +174,12 @@ def matched(model: str, stored: CheckpointQuantization, requested: QuantizationS
         return own
     if requested.name != own.name or (requested.double_quant and not own.double_quant):
         wish = requested.name + (
-            " with double quantisation" if requested.double_quant and requested.name != "int8" else ""
+            " with double quantization" if requested.double_quant and requested.name != "int8" else ""
         )
         raise ModelError(
             f"{model_label(model)} is stored in {stored.words}, which cannot be turned into {wish}: the precision"
             f" that its codes dropped is lost; allowed: quantization {own.name}, or none, which means as"
-            " stored; or take the unquantised checkpoint"
+            " stored; or take the unquantized checkpoint"
         )
     return (
         own

@@ -14,7 +14,7 @@ from lorabench.errors import unknown
 
 _NF4, _INT8 = "nf4 (4-bit NormalFloat, as QLoRA stores the base)", "int8 (LLM.int8())"
 _PRECISION = (
-    "a precision of unquantised weights: write quantization none and model.dtype {0} (on the command line: --dtype {0})"
+    "a precision of unquantized weights: write quantization none and model.dtype {0} (on the command line: --dtype {0})"
 )
 _UNPACKED = "none, which also reads a checkpoint that bitsandbytes stored in int8, fp4 or nf4"
 _LOW_RANK, _FEWER = (

@@ -193,7 +193,7 @@ def _hash_file(file: Path) -> str:
 
 class References:
     """The conditions that match a study's reference, flattened once: a study may have a thousand (each condition's own
-    unquantised twin, say)."""
+    unquantized twin, say)."""
 
     def __init__(self, plain: Iterable[dict[str, object]]) -> None:
         self._references = [(p, flattened(p)) for p in plain]

@@ -146,7 +146,7 @@ def _names(changes: _Changes, field: str) -> bool:
 
 
 def _make(base: dict[str, object], changes: _Changes, origin: dict[str, Route], place: Source) -> Condition:
-    """One condition, checked; its quantisation is the checkpoint's own where that is stored quantised."""
+    """One condition, checked; its quantization is the checkpoint's own where that is stored quantized."""
     try:
         declared = Condition.model_validate(_merged(base, changes), context={"folders": (place.folder,)})
         stored = as_stored(declared.model, declared.quantization)

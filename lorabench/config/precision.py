@@ -23,7 +23,7 @@ def is_large(parameters: int) -> bool:
 
 
 def weights_dtype(declared: Dtype, method: str, large: Callable[[], bool]) -> DtypeName:
-    """The dtype of unquantised weights: the declared one; auto is float32 below 100M parameters, where precision costs
+    """The dtype of unquantized weights: the declared one; auto is float32 below 100M parameters, where precision costs
     little, else bfloat16.
 
     Weights that are trained themselves are float32 under auto, whatever their number: most updates of bfloat16

@@ -35,7 +35,7 @@ class ModelSpec(NamedSetting):
     revision: str | None = None
     """commit, tag or branch of a hub id"""
     dtype: Dtype = "auto"
-    """precision of unquantised weights; auto is float32 below 100M parameters, else bfloat16"""
+    """precision of unquantized weights; auto is float32 below 100M parameters, else bfloat16"""
     trust_remote_code: bool = False
     """run code that the model's repository brings: only on the user's explicit word"""
 
@@ -51,9 +51,9 @@ class QuantizationSpec(NamedSetting):
     name: str = "none"
     """none (as the checkpoint stores them), int8, fp4, nf4"""
     double_quant: bool = False
-    """quantise the 4-bit block constants too (QLoRA section 3)"""
+    """quantize the 4-bit block constants too (QLoRA section 3)"""
     compute_dtype: Dtype = "auto"
-    """precision of the dequantised products; auto is the model's dtype"""
+    """precision of the dequantized products; auto is the model's dtype"""
 
     @field_validator("name")
     @classmethod

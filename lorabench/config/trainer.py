@@ -42,7 +42,7 @@ class Trainer:
     attention: Attention | None = None
     """None: the model's default, sdpa where it has it"""
     kbit_preparation: bool = False
-    """calls PEFT's prepare_model_for_kbit_training on quantised bases"""
+    """calls PEFT's prepare_model_for_kbit_training on quantized bases"""
     adapter_dtype: Literal["float32", "base", "bfloat16 on quantized"] = "float32"
     """of the adapters' weights, gradients and optimizer states; PEFT's own default is float32"""
     full_dtype: Literal["float32", "bfloat16"] = "bfloat16"

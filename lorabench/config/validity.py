@@ -11,17 +11,17 @@ from lorabench.config.settings import Dtype
 
 
 def takes_quantized_base(method: str) -> bool:
-    """Whether a method trains on a quantised base, which it leaves as it is."""
+    """Whether a method trains on a quantized base, which it leaves as it is."""
     return not plugins.load("methods", method).UNQUANTIZED_ONLY
 
 
 def quantized_base_fault(method: str, quantization: str, stored_model: str | None = None) -> str | None:
-    """Of a method that needs an unquantised base and a quantised one; `stored_model` names the checkpoint that is
+    """Of a method that needs an unquantized base and a quantized one; `stored_model` names the checkpoint that is
     stored so."""
     if quantization == "none" or takes_quantized_base(method):
         return None
     where = quantization if stored_model is None else f"{quantization}, in which {model_label(stored_model)} is stored"
-    base = "quantization none" if stored_model is None else "the unquantised checkpoint"
+    base = "quantization none" if stored_model is None else "the unquantized checkpoint"
     reason = plugins.load("methods", method).UNQUANTIZED_ONLY
     return (
         f"method {method} cannot be combined with quantization {where}: {reason}; allowed: {base}, or another method"

@@ -152,7 +152,7 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
 
 
 def precision(workload: Workload, candidate: Candidate) -> DtypeName:
-    """The dtype of unquantised weights: the candidate's, else as the engine chooses it."""
+    """The dtype of unquantized weights: the candidate's, else as the engine chooses it."""
     model = workload.model
     declared = model.dtype if candidate.dtype == "auto" else candidate.dtype
     return weights_dtype(declared, candidate.method.name, lambda: _is_large(model))
@@ -164,7 +164,7 @@ def mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | Non
 
 
 def trainer_precision(workload: Workload, candidate: Candidate) -> DtypeName:
-    """The dtype of unquantised weights beside that mixed precision: bfloat16 ones are float16 where it is."""
+    """The dtype of unquantized weights beside that mixed precision: bfloat16 ones are float16 where it is."""
     weights = precision(workload, candidate)
     return "float16" if weights == "bfloat16" and mixed_precision(workload, candidate) == "float16" else weights
 
@@ -227,8 +227,8 @@ def opening(workload: Workload, candidate: Candidate, *notes: str) -> str:
             f" rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout or 0:g} on"
             f" {_shown(method.target_modules)}"
         )
-    stored = {"none": "unquantised"}.get(quantization.name, quantization.name) + (
-        " with double quantisation" if quantization.double_quant else ""
+    stored = {"none": "unquantized"}.get(quantization.name, quantization.name) + (
+        " with double quantization" if quantization.double_quant else ""
     )
     lines = [
         f"Written by lorabench recommend: {_SPELLED.get(method.name, method.name)}{adapter}, {stored}",

@@ -64,7 +64,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         candidate,
         "Run here, beside dataset_info.json: llamafactory-cli train llamafactory.yaml",
         (
-            "Frozen weights that are not quantised keep the dtype of their checkpoint."
+            "Frozen weights that are not quantized keep the dtype of their checkpoint."
             if not full
             else "Weights are trained in float32 under mixed precision."
         ),

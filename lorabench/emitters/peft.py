@@ -63,7 +63,7 @@ for key, value in fill.items()}
 
 
 def load(bf16, gpu):
-    """The base, quantised as the setting asks; frozen by PEFT where an adapter is trained."""
+    """The base, quantized as the setting asks; frozen by PEFT where an adapter is trained."""
     quantization = None
     if QUANTIZATION in ("nf4", "fp4"):
         compute = COMPUTE_DTYPE or ("bfloat16" if bf16 else DTYPE)

@@ -46,7 +46,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     opening = _setting.opening(
         workload,
         candidate,
-        "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantised bases and 8-bit"
+        "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantized bases and 8-bit"
         " optimizers, bitsandbytes.",
         f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion":'
         " ...}, whose completion alone is learned.",
@@ -64,7 +64,7 @@ def _argument(name: str, value: object) -> str:
 
 
 def _mixed_precision(workload: Workload, candidate: Candidate) -> dict[str, object]:
-    """TRL mixes in bfloat16 where neither is named, and casts adapters on a quantised base to bfloat16 (TRL 0.24 and
+    """TRL mixes in bfloat16 where neither is named, and casts adapters on a quantized base to bfloat16 (TRL 0.24 and
     later), whose gradients torch cannot unscale for float16."""
     mixed = _setting.mixed_precision(workload, candidate)
     if mixed == "float16" and candidate.quantization.name != "none":

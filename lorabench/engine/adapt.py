@@ -54,9 +54,9 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
 def odd_linear(model: PreTrainedModel) -> str | None:
     """The class of a model's linear layers where bitsandbytes cannot replace them, None where it can.
 
-    transformers puts quantised layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them:
+    transformers puts quantized layers in the place of torch.nn.Linear and Conv1D, not of classes derived from them:
     under its
-    5.23 a quantised Falcon, whose layers are FalconLinear, loads without a word and is not quantised.
+    5.23 a quantized Falcon, whose layers are FalconLinear, loads without a word and is not quantized.
     """
     import torch
     from transformers.pytorch_utils import Conv1D

@@ -1,4 +1,4 @@
-"""Keeps quantised bases on a CPU right, so that a number means the same on every machine.
+"""Keeps quantized bases on a CPU right, so that a number means the same on every machine.
 
 Two faults of bitsandbytes 0.50 on processors with AVX-512, both without a word:
 
@@ -8,7 +8,7 @@ its constants are rounded to bfloat16 (losses differ from those of other process
 divides, and what later reads the weight (memory probe, spectra, merge) reads another one. It is switched off in each
 layer that is loaded.
 
-Dequantisation. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
+Dequantization. Blocks of 64 run over the flat matrix, but where 64 does not divide a row's length and 16 does, they are
 read as if each row began a new one: the weights that training, evaluation, DoRA and merges see are others than were
 stored (25 % off in place of 9 % for 64 x 96). The operator gets such a matrix as one long row instead.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def keep_4bit_right(model: PreTrainedModel) -> None:
-    """Switches repacking off in a model's 4-bit layers, and mends their dequantisation in this process."""
+    """Switches repacking off in a model's 4-bit layers, and mends their dequantization in this process."""
     import bitsandbytes
 
     for module in model.modules():
@@ -40,7 +40,7 @@ def keep_4bit_right(model: PreTrainedModel) -> None:
 def keep_int8_constants(model: PreTrainedModel) -> None:
     """Keeps the row constants of int8 layers on a CPU through PEFT's DoRA.
 
-    PEFT 0.21 dequantises a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
+    PEFT 0.21 dequantizes a weight on the CPU by moving it to the device it is on; bitsandbytes 0.50 then
     believes that the weight is new, and overwrites the layer's constants with the moved weight's, which are gone.
     """
     import bitsandbytes

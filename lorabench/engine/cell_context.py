@@ -63,7 +63,7 @@ class CellContext:
         """Whether the base can be had back from the trained model by switching its adapters off: not in full, not in
         pissa.
         """
-        name = self.cell.method.name  # what cannot have a quantised base is what changes it
+        name = self.cell.method.name  # what cannot have a quantized base is what changes it
         return plugins.load("methods", name).TRAINS and takes_quantized_base(name)
 
 

@@ -20,7 +20,7 @@ from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.engine.quantised_weights import logical_numel, weight_bytes
+from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored
 from lorabench.engine.train import CausalModel

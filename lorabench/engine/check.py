@@ -33,7 +33,7 @@ from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_check import lm_eval_fault
 from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
 from lorabench.engine.positions import positions
-from lorabench.engine.rehearsal import STEP_BELOW, quantised_fault, small_copy, step_fault
+from lorabench.engine.rehearsal import STEP_BELOW, quantized_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
 from lorabench.engine.vocabulary import broken_json, refuse_unfit
 from lorabench.errors import DataError, DeviceError, ModelError
@@ -61,7 +61,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
 
 
 def _model_fault(cell: Cell, fault_cache: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
-    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantised as the
+    """What is wrong with a model whatever is done with it, looked at once; then whether it is quantized as the
     condition says.
     """
     key = cell.model.model_copy(update={"dtype": "auto"})
@@ -121,15 +121,15 @@ def _attach_fault(
     return ("method", fault) if fault else None
 
 
-def _quantised_fault(cell: Cell, model: PreTrainedModel, fault_cache: dict[str, str | None]) -> tuple[str, str] | None:
-    """Whether the model runs with quantised layers, tried on a small copy on the CPU; once for a model and form."""
+def _quantized_fault(cell: Cell, model: PreTrainedModel, fault_cache: dict[str, str | None]) -> tuple[str, str] | None:
+    """Whether the model runs with quantized layers, tried on a small copy on the CPU; once for a model and form."""
     if cell.quantization.name == "none":
         return None
     key = f"{cell.model.name} {cell.model.revision} {cell.quantization.name}"
     if key not in fault_cache:
         small = small_copy(model, STEP_BELOW)
         with quiet():
-            fault_cache[key] = quantised_fault(cell, small) if small is not None else None
+            fault_cache[key] = quantized_fault(cell, small) if small is not None else None
     fault = fault_cache[key]
     return ("quantization", fault) if fault else None
 
@@ -144,10 +144,10 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
     for spec, own in first.items():
         name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
-            sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantised again")
+            sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantized again")
         if left is not None:
             words = left.words(
-                quantised=any(c.quantization.name != "none" for c in own),
+                quantized=any(c.quantization.name != "none" for c in own),
                 adapted=any(c.method.target_modules is not None for c in own),
             )
             sentences += [f"{name}: {words}"] if words else []
@@ -216,7 +216,7 @@ def _fault(cell: Cell, fault_cache: dict[str, str | None]) -> tuple[str, str] | 
     odd = odd_linear(model) if cell.quantization.name != "none" else None
     if odd:
         return "quantization", unquantizable(cell.quantization.name, odd)
-    if fault := _quantised_fault(cell, model, fault_cache):
+    if fault := _quantized_fault(cell, model, fault_cache):
         return fault
     try:
         check_device(cell, device())
@@ -226,9 +226,9 @@ def _fault(cell: Cell, fault_cache: dict[str, str | None]) -> tuple[str, str] | 
 
 
 def unquantizable(quantization: str, kind: str) -> str:
-    """The sentence for a model that transformers would load unquantised."""
+    """The sentence for a model that transformers would load unquantized."""
     return (
-        f"quantization {quantization} would change nothing: transformers quantises plain linear layers, "
+        f"quantization {quantization} would change nothing: transformers quantizes plain linear layers, "
         f"and this model's are of class {kind}; allowed: none"
     )
 
@@ -256,8 +256,8 @@ def _planted_fault(cell: Cell, model: PreTrainedModel) -> tuple[str, str] | None
         return (
             "task",
             (
-                f"task {cell.task.name} plants its teacher into unquantised weights, and "
-                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; use the unquantised "
+                f"task {cell.task.name} plants its teacher into unquantized weights, and "
+                f"{model_label(cell.model.name)} is stored in {cell.quantization.name}; use the unquantized "
                 "checkpoint"
             ),
         )

@@ -73,7 +73,7 @@ class Teacher:
 def distilled(
     cell: Cell, data: TaskData, tokenizer: PreTrainedTokenizerBase, where: torch.device
 ) -> tuple[TaskData, Teacher | None]:
-    """The task's places filled with text of the unquantised base, and its teacher; any other task as it is.
+    """The task's places filled with text of the unquantized base, and its teacher; any other task as it is.
 
     The last teacher is kept, since cells in a row mostly share it, until a cell of another task.
     """

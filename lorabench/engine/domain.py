@@ -36,7 +36,7 @@ class Ground:
     model: ModelSpec
     fingerprints: Fingerprints
     dtype: torch.dtype
-    """of unquantised weights, as they are evaluated"""
+    """of unquantized weights, as they are evaluated"""
     quantization: QuantizationSpec
     compute_dtype: torch.dtype | None
     """of the products of 4-bit weights: it follows training's autocast where it is auto; int8 has its own"""

@@ -1,7 +1,7 @@
 """Weights that neither bitsandbytes nor LoRA reaches: above all the experts of mixtures.
 
 transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no
-linear layers. bitsandbytes quantises linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules
+linear layers. bitsandbytes quantizes linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules
 adapt linear layers alone, and its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion
 parameters in 16 bits, and trains none of them.
 """
@@ -52,6 +52,6 @@ def _is_reached(module: torch.nn.Module) -> bool:
 
 
 def _logical(parameter: torch.Tensor) -> int:
-    from lorabench.engine.quantised_weights import logical_numel
+    from lorabench.engine.quantized_weights import logical_numel
 
     return logical_numel(parameter)

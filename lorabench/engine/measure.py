@@ -105,8 +105,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 def held_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
-    """All tensors that a model keeps: parameters, their gradients and quantisation constants, buffers."""
-    from lorabench.engine.quantised_weights import quantization_tensors
+    """All tensors that a model keeps: parameters, their gradients and quantization constants, buffers."""
+    from lorabench.engine.quantized_weights import quantization_tensors
 
     tensors: list[torch.Tensor] = [*model.buffers(), *quantization_tensors(model)]
     for parameter in model.parameters():

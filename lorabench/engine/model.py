@@ -1,9 +1,9 @@
-"""Loads a pretrained model as a cell asks: where it is, in which precision, quantised how; and sees to it that it is
+"""Loads a pretrained model as a cell asks: where it is, in which precision, quantized how; and sees to it that it is
 the one.
 
 Weights go from their files to their final storage one tensor at a time (transformers' own loader), so that two full
 copies
-are never held. A checkpoint that is stored quantised keeps its own quantisation, which the condition names
+are never held. A checkpoint that is stored quantized keeps its own quantization, which the condition names
 (spec.checkpoint). What is
 loaded has every tensor of its configuration and no other (engine.stored), is finite, and predicts from the past alone
 (engine.causal).
@@ -30,7 +30,7 @@ from lorabench.config.validity import optimizer_fault
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right, keep_int8_constants
 from lorabench.engine.causal import refuse_lookahead
 from lorabench.engine.library_messages import TOKENIZER, explained, loadable, one_line, quiet, silence_int8_cast
-from lorabench.engine.quantised_weights import quantization_state
+from lorabench.engine.quantized_weights import quantization_state
 from lorabench.engine.stored import fitting_names, loading_faults, renamed, sentence
 from lorabench.engine.stored_codes import quantization_of
 from lorabench.engine.tensors import infinite, is_finite, refuse_infinite
@@ -107,7 +107,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
-    """The frozen base in evaluation mode, quantised as the condition asks, or as its checkpoint is; ModelError where it
+    """The frozen base in evaluation mode, quantized as the condition asks, or as its checkpoint is; ModelError where it
     is not what its files say.
     """
     from transformers import AutoModelForCausalLM
@@ -157,12 +157,12 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
 
 
 def stored_form(model: ModelSpec) -> CheckpointQuantization | None:
-    """How a model's configuration says that its weights are quantised; None where it says nothing of it."""
+    """How a model's configuration says that its weights are quantized; None where it says nothing of it."""
     return declared_quantization(load_config(model).to_dict())
 
 
 def check_stored(condition: Condition) -> CheckpointQuantization | None:
-    """How the checkpoint stores its quantised weights, None where it does not; ModelError where that is not what the
+    """How the checkpoint stores its quantized weights, None where it does not; ModelError where that is not what the
     condition says.
     """
     name, requested = condition.model.name, condition.quantization
@@ -176,7 +176,7 @@ def check_stored(condition: Condition) -> CheckpointQuantization | None:
         double = ", double_quant: true" if own_form.double_quant else ""
         raise ModelError(
             f"{model_label(name)} is stored in {stored.words}; write quantization: {{name: "
-            f"{own_form.name}{double}}}, which keeps it so, or take the unquantised checkpoint"
+            f"{own_form.name}{double}}}, which keeps it so, or take the unquantized checkpoint"
         )
     return stored
 
@@ -210,7 +210,7 @@ def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -
 
 
 def resolve_dtype(condition: Condition) -> torch.dtype:
-    """The dtype of unquantised weights, by config.precision."""
+    """The dtype of unquantized weights, by config.precision."""
     return torch_dtype(_weights(condition))
 
 

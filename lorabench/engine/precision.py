@@ -11,9 +11,9 @@ embeddings, norms and the residual stream in float32, which a bfloat16 base comp
 nothing has so
 the very loss of its base, whether all of it was trained or an adapter.
 
-Limits: adapters stay in float32, as PEFT loads them. Quantised layers compute in their own precision
+Limits: adapters stay in float32, as PEFT loads them. Quantized layers compute in their own precision
 (Resolved.compute_dtype; LLM.int8()
-in float16), which is part of the quantisation. While the model is rounded, its float32 weights stay on the device: 6
+in float16), which is part of the quantization. While the model is rounded, its float32 weights stay on the device: 6
 bytes a parameter,
 where AdamW's steps took 16.
 """
@@ -41,7 +41,7 @@ _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_mo
 
 
 def resolve_eval_dtype(condition: Condition) -> torch.dtype:
-    """The dtype of unquantised weights in evaluation: that which the model has where its weights are not trained."""
+    """The dtype of unquantized weights in evaluation: that which the model has where its weights are not trained."""
     return resolve_dtype(condition.model_copy(update={"method": _FROZEN}))
 
 

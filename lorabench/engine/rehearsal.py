@@ -16,7 +16,7 @@ from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
-from lorabench.engine.stored_codes import unquantised
+from lorabench.engine.stored_codes import unquantized
 from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import LorabenchError
@@ -55,8 +55,8 @@ def small_copy(model: PreTrainedModel, below: int = COPY_BELOW) -> PreTrainedMod
     return small
 
 
-def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
-    """Why a small copy cannot be run quantised as a cell asks; None where it can, or where it cannot be run at all.
+def quantized_fault(cell: Cell, small: PreTrainedModel) -> str | None:
+    """Why a small copy cannot be run quantized as a cell asks; None where it can, or where it cannot be run at all.
 
     Layers whose weights are read past their modules (Mamba's kernels) get codes in place of numbers.
     """
@@ -66,9 +66,9 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
         with torch.no_grad():
             small(input_ids=ids)
         config = plugins.load("quantizations", name).config(cell.quantization.double_quant, torch.float32)
-        quantised = type(small).from_pretrained(
+        quantized = type(small).from_pretrained(
             None,
-            config=unquantised(small.config),
+            config=unquantized(small.config),
             state_dict=small.state_dict(),
             quantization_config=config,
             dtype=torch.float32,
@@ -77,14 +77,14 @@ def quantised_fault(cell: Cell, small: PreTrainedModel) -> str | None:
     except Exception:  # of what the copy lacks, it cannot be told from a fault of the model
         return None
     if name != "int8":
-        keep_4bit_right(quantised)
+        keep_4bit_right(quantized)
     try:
         with torch.no_grad():
-            quantised(input_ids=ids)
+            quantized(input_ids=ids)
     except Exception as e:
         reason = error_line(e, 200)
         return (
-            f"a {small.config.model_type} model does not run in {name} ({reason}); use unquantised weights, "
+            f"a {small.config.model_type} model does not run in {name} ({reason}); use unquantized weights, "
             "or another model"
         )
     return None

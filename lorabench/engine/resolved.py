@@ -29,11 +29,11 @@ def resolved(
     """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where
     either was asked for.
     """
-    quantised = cell.quantization.name != "none"
+    quantized = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
     return Resolved(
         dtype=_name(resolve_dtype(cell)),
-        compute_dtype=_name(resolve_product_dtype(cell)) if quantised else None,
+        compute_dtype=_name(resolve_product_dtype(cell)) if quantized else None,
         autocast=_name(autocast) if autocast else None,
         eval_dtype=_name(resolve_eval_dtype(cell)),
         steps=cell.training.over(len(data.train)).steps or None,
@@ -46,7 +46,7 @@ def resolved(
         data=data.facts,
         model_class=type(meta_model(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
-        unreached=left if quantised or targets else None,
+        unreached=left if quantized or targets else None,
     )
 
 

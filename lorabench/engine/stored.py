@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import weight_files
-from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantised
+from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantized
 from lorabench.engine.tensors import described, some
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
@@ -91,11 +91,11 @@ def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuanti
     weights = as_weights(headers, folder, stored)
     best: tuple[Names, Faults] | None = None
     for names in _candidates(list(weights)):
-        quantised = {names[owner] for n in headers if CONSTANTS.search(n) and (owner := owner_of(n)) in names}
-        faults = _faults(model, {names[n]: tensor for n, tensor in weights.items()}, quantised)
+        quantized = {names[owner] for n in headers if CONSTANTS.search(n) and (owner := owner_of(n)) in names}
+        faults = _faults(model, {names[n]: tensor for n, tensor in weights.items()}, quantized)
         if not faults:
             if stored is not None:
-                refuse_other_modules(model, quantised, folder, stored)
+                refuse_other_modules(model, quantized, folder, stored)
             return names
         if best is None or len(faults) < len(best[1]):
             best = names, faults
@@ -180,7 +180,7 @@ def _unprefixed(names: Names) -> Iterator[Names]:
         yield names
 
 
-def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -> Faults:
+def _faults(model: Any, tensors: dict[str, torch.Tensor], quantized: set[str]) -> Faults:
     """What transformers' loader makes of the tensors, on the meta device; bitsandbytes' layers hold GPT-2's weights the
     other way round.
     """
@@ -191,7 +191,7 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
         try:
             _, info = type(model).from_pretrained(
                 None,
-                config=unquantised(config),
+                config=unquantized(config),
                 state_dict=tensors,
                 dtype=torch.float32,
                 device_map={"": "meta"},
@@ -205,7 +205,7 @@ def _faults(model: Any, tensors: dict[str, torch.Tensor], quantised: set[str]) -
     turned = [
         m
         for m in faults.mismatched
-        if m[0] in quantised
+        if m[0] in quantized
         and m[1] == m[2][::-1]
         and isinstance(model.get_submodule(m[0].removesuffix(".weight")), Conv1D)
     ]

@@ -1,9 +1,9 @@
-"""The codes and constants of a checkpoint that bitsandbytes stores quantised, held against what its config.json says.
+"""The codes and constants of a checkpoint that bitsandbytes stores quantized, held against what its config.json says.
 
     int8       weight (codes), SCB (a constant a row), weight_format
     nf4, fp4   weight (packed bytes), weight.absmax, weight.quant_map, weight.quant_state.bitsandbytes__nf4 (JSON:
                shape, dtype, type),
-               with double quantisation also weight.nested_absmax and weight.nested_quant_map
+               with double quantization also weight.nested_absmax and weight.nested_quant_map
 
 transformers takes the form from config.json and puts random numbers where a constant is missing; bitsandbytes takes the
 type from the file. So the two must agree, weight by weight.
@@ -37,7 +37,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def as_weights(described: Described, folder: Path, stored: CheckpointQuantization | None) -> dict[str, torch.Tensor]:
-    """The tensors on the meta device, quantised ones as the weights that they stand for; ModelError where the files
+    """The tensors on the meta device, quantized ones as the weights that they stand for; ModelError where the files
     store otherwise than config.json says.
     """
     constants = [n for n in described if CONSTANTS.search(n)]
@@ -51,12 +51,12 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
     if stored is not None:
         _refuse_other_constants(constants, folder, stored)
     shapes = _packed_shapes(described, folder, stored) if stored is not None and stored.form != "int8" else {}
-    quantised = {owner_of(n) for n in constants}
+    quantized = {owner_of(n) for n in constants}
     weights = {}
     for name, tensor in described.items():
-        if name in quantised or not CONSTANTS.search(name):
+        if name in quantized or not CONSTANTS.search(name):
             dtype = _dtype(tensor)
-            if name not in quantised and dtype is None and name.endswith("weight"):
+            if name not in quantized and dtype is None and name.endswith("weight"):
                 description = f"{name} as {_dtype_name(tensor)}"
                 raise ModelError(
                     undeclared(folder, [description])
@@ -71,7 +71,7 @@ def as_weights(described: Described, folder: Path, stored: CheckpointQuantizatio
 
 
 def _refuse_other_constants(constants: list[str], folder: Path, stored: CheckpointQuantization) -> None:
-    """ModelError where a quantised weight has other constants beside it than its form has."""
+    """ModelError where a quantized weight has other constants beside it than its form has."""
     nested = {"weight.nested_absmax", "weight.nested_quant_map"} if stored.double_quant else set()
     four = {"weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{stored.form}"} | nested
     needed = {"SCB"} if stored.form == "int8" else four
@@ -98,8 +98,8 @@ def quantization_of(config: PreTrainedConfig) -> dict[str, object]:
     return own if own is not None else config.get_text_config().quantization_config
 
 
-def unquantised(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A configuration without what it says of quantised weights, for models that are made of numbers."""
+def unquantized(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A configuration without what it says of quantized weights, for models that are made of numbers."""
     config = copy.deepcopy(config)
     for part in (config, config.get_text_config()):
         if getattr(part, "quantization_config", None) is not None:
@@ -108,9 +108,9 @@ def unquantised(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def refuse_other_modules(
-    model: PreTrainedModel, quantised: set[str], folder: Path, stored: CheckpointQuantization
+    model: PreTrainedModel, quantized: set[str], folder: Path, stored: CheckpointQuantization
 ) -> None:
-    """ModelError where other modules are stored quantised than transformers would make by config.json
+    """ModelError where other modules are stored quantized than transformers would make by config.json
     (llm_int8_skip_modules).
     """
     try:
@@ -141,13 +141,13 @@ def refuse_other_modules(
     renamings = [
         r for r in get_model_conversion_mapping(converted) if isinstance(r, WeightRenaming)
     ]  # checkpoints keep names that transformers gave up
-    quantised = {n if n in expected else apply_renamings(n, renamings) for n in quantised}
+    quantized = {n if n in expected else apply_renamings(n, renamings) for n in quantized}
     prefix = f"{model.base_model_prefix}."  # which checkpoints of the bare model leave out
     alike = {
-        n if n in expected else prefix + n if prefix + n in expected else n.removeprefix(prefix) for n in quantised
+        n if n in expected else prefix + n if prefix + n in expected else n.removeprefix(prefix) for n in quantized
     }
     if odd := sorted(expected ^ alike):
-        how = "stored unquantised" if odd[0] in expected else "stored quantised"
+        how = "stored unquantized" if odd[0] in expected else "stored quantized"
         raise ModelError(
             f"{odd[0]} in {folder} is {how}, but by its config.json ({stored.words}, llm_int8_skip_modules) "
             "it is not; use the config.json that belongs to the weights"
@@ -155,11 +155,11 @@ def refuse_other_modules(
 
 
 def undeclared(folder: Path | str, names: list[str]) -> str:
-    """The sentence for quantised weights that config.json does not declare, which these tensors show."""
+    """The sentence for quantized weights that config.json does not declare, which these tensors show."""
     return (
-        f"the weights in {folder} are stored quantised ({some(names)}), but its config.json does not say "
+        f"the weights in {folder} are stored quantized ({some(names)}), but its config.json does not say "
         "how (quantization_config); "
-        "use the config.json that belongs to them, or the unquantised checkpoint"
+        "use the config.json that belongs to them, or the unquantized checkpoint"
     )
 
 
@@ -189,7 +189,7 @@ def _packed_shapes(described: Described, folder: Path, stored: CheckpointQuantiz
             continue
         state = _packed_weight(name, tensor)
         if state.get("quant_type") != stored.form or ("nested_blocksize" in state) != stored.double_quant:
-            form = str(state.get("quant_type")) + (" with double quantisation" if "nested_blocksize" in state else "")
+            form = str(state.get("quant_type")) + (" with double quantization" if "nested_blocksize" in state else "")
             raise ModelError(
                 f"config.json in {folder} says that the weights are stored in {stored.words}, but "
                 f"{owner_of(name)} is in {form}; use the config.json that belongs to them"
@@ -204,7 +204,7 @@ class _PackedWeight(TypedDict):
     quant_type: NotRequired[str]
     shape: list[int]
     nested_blocksize: NotRequired[int]
-    """with double quantisation alone"""
+    """with double quantization alone"""
 
 
 def _packed_weight(name: str, tensor: Stored | torch.Tensor) -> _PackedWeight:

@@ -31,7 +31,7 @@ def described(files: tuple[Path, ...]) -> Described:
 
 
 def refuse_infinite(folder: Path) -> None:
-    """ModelError where a stored weight is not finite: for quantisers that lose it (bitsandbytes on a GPU takes a NaN
+    """ModelError where a stored weight is not finite: for quantizers that lose it (bitsandbytes on a GPU takes a NaN
     for a code like any other).
     """
     for file in weight_files(folder):

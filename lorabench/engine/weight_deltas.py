@@ -22,7 +22,7 @@ from lorabench.spectra.analyse import beside_base, decomposed
 from lorabench.spectra.delta import Delta, of_dora, of_factors, of_start, of_weights
 from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.own import Own, TensorCache
-from lorabench.spectra.quantised import quantiser
+from lorabench.spectra.quantized import quantizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +76,7 @@ def _is_adapted(module: torch.nn.Module) -> TypeGuard[AdaptedLayer]:
 
 
 def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
-    """The base's weights as stored, read again one at a time; those of a quantised checkpoint as the live layers give
+    """The base's weights as stored, read again one at a time; those of a quantized checkpoint as the live layers give
     them back.
     """
     if check_stored(cell) is not None:
@@ -132,12 +132,12 @@ def save_deltas(
     """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without
     measures beside the base.
 
-    What a quantised checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are
+    What a quantized checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are
     done.
     """
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
-    turned = quantiser(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
+    turned = quantizer(cell.quantization, resolve_dtype(cell)) if full and check_stored(cell) is None else None
     live_weights = held_weights(model) if turned is not None else {}
 
     def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
@@ -163,10 +163,10 @@ def save_deltas(
 
 
 def held_weights(model: torch.nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
-    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantise them
+    """How to get the weights that a live model holds in 4 bits, (out, in) as they are computed with; to quantize them
     once more takes many times as long.
 
-    Those in 8 bits are not among them: their products never see a dequantised weight, so it is what quantising gives
+    Those in 8 bits are not among them: their products never see a dequantized weight, so it is what quantizing gives
     back.
     """
     return {
@@ -214,7 +214,7 @@ def side_by_side(
 
 def base_cache(cell: Cell, folder: Path) -> Own:
     """What is known of the cell's base alone, kept beside the cells of its results directory for all of its model and
-    quantisation.
+    quantization.
     """
     place = folder.parent.parent / "base"
     base = (cell.fingerprints.model, str(device()))

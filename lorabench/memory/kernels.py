@@ -6,7 +6,7 @@
   bfloat16 begins; in bfloat16 those keep the whole matrix, too), the flash kernel of the CPU. Their meta kernels and
   derivatives are torch's own, so what is kept for the backward pass is what they keep: q, k, v, the output
   and a log-sum-exp per row and head (Dao et al. 2022, arXiv:2205.14135).
-- Quantised products: bitsandbytes 0.50 multiplies with a dequantised copy of the weight when there are many rows;
+- Quantized products: bitsandbytes 0.50 multiplies with a dequantized copy of the weight when there are many rows;
   the copy lives within the operator.
 - Softmax's backward pass has a matrix of scratch, softmax from float16 to float32 has no copy, and dropout keeps a mask
   of one byte an entry, on CUDA.
@@ -163,7 +163,7 @@ def scratch_bytes(operator: OpOverload, args: Arguments, device: DeviceKind) -> 
 
 
 def flops(operator: OpOverload, args: Arguments, kwargs: Keywords, result: object) -> int:
-    """Floating-point operations as torch's own flop counter has them; quantised products as dense ones."""
+    """Floating-point operations as torch's own flop counter has them; quantized products as dense ones."""
     if operator._overloadpacket in flop_registry:
         return int(flop_registry[operator._overloadpacket](*args, **kwargs, out_val=result))
     name = operator._schema.name
@@ -185,7 +185,7 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
     """Attention and int8 products as on the device (with bfloat16 or without), for the length of a `with` block.
 
     The functions are replaced where they are, since a checkpoint recomputes outside of all function modes. bitsandbytes
-    trains int8 layers on a CPU through a dequantised copy, and asks the tensor's device for that. One thread traces at
+    trains int8 layers on a CPU through a dequantized copy, and asks the tensor's device for that. One thread traces at
     a time, the others wait. A replaced function acts on meta tensors alone, so a thread that trains meanwhile is not
     touched.
     """

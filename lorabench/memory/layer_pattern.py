@@ -51,7 +51,7 @@ def pattern(config: PretrainedConfig) -> Pattern | None:
 
 
 def skips_by_number(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint leaves modules of single layers unquantised ("model.layers.3.mlp"), so that its layers are
+    """Whether a checkpoint leaves modules of single layers unquantized ("model.layers.3.mlp"), so that its layers are
     not alike."""
     stored = declared_quantization(config.to_dict())
     return stored is not None and any(part.isdigit() for name in stored.skipped for part in name.split("."))

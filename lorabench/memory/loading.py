@@ -1,7 +1,7 @@
-"""What the allocator counts beyond the tensors of a base that was quantised while it was loaded.
+"""What the allocator counts beyond the tensors of a base that was quantized while it was loaded.
 
-transformers 5 takes one block of the quantised model's size and lets it go (modeling_utils.py,
-caching_allocator_warmup), then loads and quantises one tensor after another, sorted by name (core_model_loading.py:
+transformers 5 takes one block of the quantized model's size and lets it go (modeling_utils.py,
+caching_allocator_warmup), then loads and quantizes one tensor after another, sorted by name (core_model_loading.py:
 on-the-fly quantization loads synchronously). Each packed weight lies in what the 16-bit tensors before it left. torch's
 allocator counts blocks, and cuts a block of the large pool only where more than 1 MiB would remain
 (CUDACachingAllocator.cpp, should_split, kSmallSize), so that a weight may hold up to 1 MiB that is not its own. The
@@ -100,7 +100,7 @@ class Loaded:
 
     name: str
     size: int
-    """bytes on the card before it is quantised"""
+    """bytes on the card before it is quantized"""
     packed: tuple[int, ...] = ()
     """bytes of what is kept in its place; empty where it is kept itself"""
 
@@ -120,7 +120,7 @@ def beyond_tensors(tensors: Sequence[Loaded]) -> int:
 
 
 def loaded_tensors(model: PreTrainedModel, layers: int) -> list[Loaded]:
-    """What is loaded for a quantised model on the meta device, whose layers stand for so many."""
+    """What is loaded for a quantized model on the meta device, whose layers stand for so many."""
     import bitsandbytes as bnb
 
     tensors: list[Loaded] = []

@@ -1,6 +1,6 @@
 """The adapted model on the meta device, as transformers, bitsandbytes and PEFT leave it on a real one.
 
-transformers' own quantizer decides which modules are quantised; the packed weights and constants that bitsandbytes
+transformers' own quantizer decides which modules are quantized; the packed weights and constants that bitsandbytes
 would make are put in their place by shape. PEFT attaches the method as it does in a cell.
 """
 
@@ -143,11 +143,11 @@ def any_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreT
 def adapted(
     setting: TrainConfig, config: PretrainedConfig, dtype: torch.dtype, compute_dtype: torch.dtype
 ) -> PreTrainedModel:
-    """The model of a setting: built, quantised, with its method attached, in training mode."""
+    """The model of a setting: built, quantized, with its method attached, in training mode."""
     trainer_step.set_attention(config, setting.trainer)
     stored = declared_quantization(config.to_dict())
     packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
-    model = quantised(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
+    model = quantized(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
     if packed_here and setting.trainer.name != OWN:
         remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
         model.register_buffer("allocator_remainder", remainder, persistent=False)
@@ -161,13 +161,13 @@ def adapted(
     return trainer_step.with_adapter_dtype(setting, model, dtype).train()
 
 
-def quantised(
+def quantized(
     model: PreTrainedModel, quantization: QuantizationSpec, dtype: torch.dtype, compute_dtype: torch.dtype
 ) -> PreTrainedModel:
     """bitsandbytes' modules in place of the linear ones, with weights that have its storage and no bytes; the model as
     it is for `none`.
 
-    A checkpoint that is stored quantised keeps its own form, skipped modules included. ModelError where that form is
+    A checkpoint that is stored quantized keeps its own form, skipped modules included. ModelError where that form is
     not read.
     """
     own = declared_quantization(model.config.to_dict())

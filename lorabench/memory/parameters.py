@@ -76,7 +76,7 @@ def count_parameters(
 
 
 def unreached_of(setting: TrainConfig) -> Unreached | None:
-    """What of a setting's model is neither quantised nor adapted, in the precision of its weights; None where that is
+    """What of a setting's model is neither quantized nor adapted, in the precision of its weights; None where that is
     next to nothing, or all of it is trained."""
     return None if plugins.load("methods", setting.method.name).TRAINS_BASE else _unreached(setting.shape)
 

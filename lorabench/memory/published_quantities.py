@@ -1,6 +1,6 @@
 """What tables of the literature state of models that nobody need train: one function a quantity.
 
-Counts come from the shapes of the real model, bytes of a training step from its trace, and bits of quantised weights
+Counts come from the shapes of the real model, bytes of a training step from its trace, and bits of quantized weights
 from the tensors that bitsandbytes keeps. `square_matrix_parameters` is the teaching table's own idealisation.
 """
 
@@ -14,10 +14,10 @@ import torch
 
 from lorabench.config.published_tables import Paper, PaperRow, Reproduced
 from lorabench.config.settings import ModelSpec
-from lorabench.engine.quantised_weights import quantization_tensors
+from lorabench.engine.quantized_weights import quantization_tensors
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import with_framework
-from lorabench.memory.meta_model import build, quantised, with_layers
+from lorabench.memory.meta_model import build, quantized, with_layers
 from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import StepProfile, predict_step
@@ -61,19 +61,19 @@ def parameter_bytes(row: PaperRow) -> float:
 
 
 def weight_bytes(row: PaperRow) -> int:
-    """All weights in the model's dtype, unquantised."""
+    """All weights in the model's dtype, unquantized."""
     dtype = _model(row).dtype
     return _shape(row).parameters * (2 if dtype == "auto" else getattr(torch, dtype).itemsize)
 
 
 def bits_per_parameter(row: PaperRow) -> float:
-    """What a quantised weight takes with its block constants, over all quantised matrices: 4 + 32/64 = 4.5 bits with
-    one float32 constant a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantised in blocks of
+    """What a quantized weight takes with its block constants, over all quantized matrices: 4 + 32/64 = 4.5 bits with
+    one float32 constant a block of 64, and 4 + 8/64 + 32/(64 * 256) = 4.127 with the constants quantized in blocks of
     256 (Dettmers et al. 2023, section 3)."""
     shape = _shape(row)
     whole = build(with_layers(shape.config, 1), torch.bfloat16, shape.spec.trust_remote_code)
     linear = {n: m.weight.numel() for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}
-    small = quantised(whole, row.quantization, torch.bfloat16, torch.bfloat16)
+    small = quantized(whole, row.quantization, torch.bfloat16, torch.bfloat16)
     packed = {
         n: m.weight for n, m in small.named_modules() if n in linear and m.weight.dtype in (torch.uint8, torch.int8)
     }

@@ -26,7 +26,7 @@ def random_model(setting: TrainConfig, where: torch.device) -> PreTrainedModel:
 
 
 def random_base(setting: TrainConfig, where: torch.device) -> PreTrainedModel:
-    """The frozen base, quantised where the setting asks: bitsandbytes quantises each weight on the device."""
+    """The frozen base, quantized where the setting asks: bitsandbytes quantizes each weight on the device."""
     import bitsandbytes as bnb
     import transformers
     from transformers.quantizers.auto import AutoHfQuantizer

@@ -5,9 +5,9 @@
 
 (Williams et al. 2009, CACM 52.4.) The rate is that of the tensor cores for products in 16 bits, and of plain float32
 (no TF32, PyTorch's default) for others and for bfloat16 on cards that emulate it, whose tensor cores take float16
-alone. Flops and bytes are those of the traced step, recomputation, dequantised copies and the optimizer's own reading
+alone. Flops and bytes are those of the traced step, recomputation, dequantized copies and the optimizer's own reading
 and writing included; what comes once an optimizer step (clipping, update) is not multiplied by accumulation. A
-quantised base takes QUANTISED times as long: what its kernels cost beyond bytes is not in the trace, and counted by
+quantized base takes QUANTIZED times as long: what its kernels cost beyond bytes is not in the trace, and counted by
 bytes alone it would be the quicker one, which it is not where it was measured. Where cells have run on the card,
 `calibration` tells the time from them instead.
 """
@@ -23,7 +23,7 @@ from lorabench.memory.step_profile import StepProfile, Work
 
 SLOW_RATE = 0.30  # share of the dense peak that eager training of small matrices still reaches
 SLOW_BANDWIDTH = 0.60
-QUANTISED = (
+QUANTIZED = (
     1.05,
     1.30,
     # least and median of Q-LoRA's seconds over LoRA's, 7B at 256 to 8,192 tokens on one A100 (Qwen 2023, README,
@@ -50,17 +50,17 @@ class Seconds:
 
 
 def optimizer_step_seconds(
-    step: StepProfile, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile, accumulation: int, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantized: bool = False
 ) -> Seconds | None:
-    """The time of so many micro-batches and one update, which a quantised base does not slow."""
-    micro, update = step_seconds(step.micro_batch, gpu, products, quantised), step_seconds(step.update, gpu, products)
+    """The time of so many micro-batches and one update, which a quantized base does not slow."""
+    micro, update = step_seconds(step.micro_batch, gpu, products, quantized), step_seconds(step.update, gpu, products)
     return None if micro is None or update is None else micro.times(accumulation).then(update)
 
 
 def step_seconds(
-    step: StepProfile | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantised: bool = False
+    step: StepProfile | Work, gpu: Gpu, products: torch.dtype = torch.bfloat16, quantized: bool = False
 ) -> Seconds | None:
-    """The time of traced work, its arithmetic in a dtype, on a quantised base or not; None where the card's rates are
+    """The time of traced work, its arithmetic in a dtype, on a quantized base or not; None where the card's rates are
     not known."""
     on_tensor_cores = products == torch.float16 or (products == torch.bfloat16 and gpu.bf16)
     flops_per_second = gpu.bf16_flops if on_tensor_cores else gpu.fp32_flops
@@ -69,4 +69,4 @@ def step_seconds(
     compute, memory = step.flops / flops_per_second, step.moved_bytes / gpu.bandwidth
     least = max(compute, memory, step.kernels * LAUNCH)
     most = compute / SLOW_RATE + memory / SLOW_BANDWIDTH + step.kernels * SLOW_LAUNCH
-    return Seconds(least * QUANTISED[0], most * QUANTISED[1]) if quantised else Seconds(least, most)
+    return Seconds(least * QUANTIZED[0], most * QUANTIZED[1]) if quantized else Seconds(least, most)

@@ -11,7 +11,7 @@ Training Trillion Parameter Models", section 5):
 | zero3, fsdp | 1/n | 1/n | 1/n | parameters outside layers whole, of layers two at a time, one layer's gradients |
 
 fully_shard cuts along the first dimension, so that the first GPU has ceil(rows / n) rows of each tensor; it is the one
-that is predicted. ZeRO cuts flattened tensors. bitsandbytes' constants of quantised weights are no parameters: every
+that is predicted. ZeRO cuts flattened tensors. bitsandbytes' constants of quantized weights are no parameters: every
 GPU keeps them whole.
 """
 

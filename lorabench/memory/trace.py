@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lorabench.engine.adapt import is_adapter, language_model
 from lorabench.engine.library_messages import quiet
-from lorabench.engine.quantised_weights import logical_numel, quantization_tensors
+from lorabench.engine.quantized_weights import logical_numel, quantization_tensors
 from lorabench.memory import kernels, optimizers, trainer_step
 from lorabench.memory.autocast import DeviceAutocast
 from lorabench.memory.kernels import device_kernels

@@ -53,7 +53,7 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
     trainer, training = setting.trainer, setting.training
     own = replace(setting, trainer=find_trainer(OWN))
     base = plugins.load("methods", setting.method.name).TRAINS_BASE
-    quantised = setting.quantization.name != "none"
+    quantized = setting.quantization.name != "none"
     weights, own_weights = _dtype_name(resolve_dtype(setting)), _dtype_name(resolve_dtype(own))
     if weights != own_weights:
         if base:
@@ -61,7 +61,7 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
             yield Difference(f"{weights} weights and states", sentence)
         else:
             yield Difference(f"{weights} base", f"Weights of the base are {weights}, not {own_weights}.")
-    if trainer.kbit_preparation and quantised:
+    if trainer.kbit_preparation and quantized:
         yield Difference(
             "float32 hidden states",
             "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head float32, and with them the hidden"
@@ -71,7 +71,7 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
         yield LOSSES[trainer.loss_program]
     if trainer.offloads_checkpoints and training.gradient_checkpointing:
         yield Difference("checkpoints on the host", "Checkpoints are kept in the host's memory.")
-    adapters = {"base": weights, "bfloat16 on quantized": "bfloat16" if quantised else "float32"}
+    adapters = {"base": weights, "bfloat16 on quantized": "bfloat16" if quantized else "float32"}
     if not base and (dtype := adapters.get(trainer.adapter_dtype, "float32")) != "float32":
         yield Difference(
             f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."

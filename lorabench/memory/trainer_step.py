@@ -1,6 +1,6 @@
 """What a trainer does to a model and to its step, done to the model on the meta device.
 
-In the order of a run: `prepared` between quantisation and adapter, `with_adapter_dtype` after it, `checkpointed`,
+In the order of a run: `prepared` between quantization and adapter, `with_adapter_dtype` after it, `checkpointed`,
 `forward`, and the optimizer's tensors. PEFT's, accelerate's and torch's own functions are called where the trainer
 calls them.
 """
@@ -54,8 +54,8 @@ def prepared(setting: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
 
 def with_adapter_dtype(setting: TrainConfig, model: PreTrainedModel, base: torch.dtype) -> PreTrainedModel:
     """Trained weights of adapters in the trainer's dtype; PEFT has made them float32."""
-    kind, quantised = setting.trainer.adapter_dtype, setting.quantization.name != "none"
-    if setting.method.rank is None or kind == "float32" or (kind == "bfloat16 on quantized" and not quantised):
+    kind, quantized = setting.trainer.adapter_dtype, setting.quantization.name != "none"
+    if setting.method.rank is None or kind == "float32" or (kind == "bfloat16 on quantized" and not quantized):
         return model
     dtype = base if kind == "base" else torch.bfloat16
     for name, parameter in model.named_parameters():

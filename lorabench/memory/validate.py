@@ -38,7 +38,7 @@ def setting_from(
 ) -> TrainConfig:
     """A setting of nested words such as {"method": {"rank": 8}}; LorabenchError where one is amiss.
 
-    The quantisation is the checkpoint's own where the model is stored quantised.
+    The quantization is the checkpoint's own where the model is stored quantized.
     """
     try:
         request = Request.model_validate(words, context={"folders": (Path.cwd(),)})

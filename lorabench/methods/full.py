@@ -14,7 +14,7 @@ FIELDS = ()
 TRAINS = True
 TRAINS_BASE = True
 SAVED_RANKS = 1
-UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantisation freezes"
+UNQUANTIZED_ONLY = "it trains the base weights themselves, which quantization freezes"
 
 
 def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> PreTrainedModel:

@@ -16,7 +16,7 @@ FIELDS = ("rank", "alpha", "dropout", "target_modules")
 TRAINS = True
 TRAINS_BASE = False
 SAVED_RANKS = 2
-UNQUANTIZED_ONLY = "it begins from the singular vectors of unquantised weights"
+UNQUANTIZED_ONLY = "it begins from the singular vectors of unquantized weights"
 
 
 def attach(model: PreTrainedModel, spec: MethodSpec, targets: list[str] | str) -> PeftModel:

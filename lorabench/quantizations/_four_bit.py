@@ -30,7 +30,7 @@ def config(kind: str, double_quant: bool, compute_dtype: torch.dtype) -> BitsAnd
 
 
 def roundtrip(kind: str, weight: torch.Tensor, double_quant: bool) -> torch.Tensor:
-    """A weight as its quantised form gives it back, in its own dtype."""
+    """A weight as its quantized form gives it back, in its own dtype."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     row = weight.reshape(1, -1).contiguous()

@@ -20,7 +20,7 @@ def config(double_quant: bool, compute_dtype: torch.dtype) -> BitsAndBytesConfig
 
 
 def roundtrip(weight: torch.Tensor, double_quant: bool) -> torch.Tensor:
-    """A weight as its rows of integers give it back; bitsandbytes quantises what float16 holds of it."""
+    """A weight as its rows of integers give it back; bitsandbytes quantizes what float16 holds of it."""
     from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
 
     codes, rows, _ = int8_vectorwise_quant(weight.half().contiguous())

@@ -1,4 +1,4 @@
-"""base weights as the checkpoint stores them: float32, bfloat16 or float16, or its own quantisation"""
+"""base weights as the checkpoint stores them: float32, bfloat16 or float16, or its own quantization"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOUBLE_QUANT = False
 
 
 def config(double_quant: bool, compute_dtype: torch.dtype) -> None:
-    """No quantisation configuration."""
+    """No quantization configuration."""
     return None
 
 

@@ -35,8 +35,8 @@ _TABLE = (
         "lower",
         "size of the saved adapter (or weights, for full fine-tuning) on disk",
     ),
-    Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantisation constants included"),
-    Metric("load_seconds", "load time", "seconds", "lower", "reading, quantising and adapting the model"),
+    Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantization constants included"),
+    Metric("load_seconds", "load time", "seconds", "lower", "reading, quantizing and adapting the model"),
     Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
     Metric(
@@ -185,8 +185,8 @@ _PARTS = (
     ),
     (
         "quantization_state",
-        "quantisation constants",
-        "of the predicted peak: constants by which blocks of quantised weights are scaled",
+        "quantization constants",
+        "of the predicted peak: constants by which blocks of quantized weights are scaled",
     ),
     ("adapters", "adapter weights", "of the predicted peak: weights that a method adds to the base"),
     (
@@ -208,7 +208,7 @@ _PARTS = (
     (
         "workspace",
         "kernels' scratch",
-        "of the predicted peak: scratch space inside operators, such as dequantised copies of weights",
+        "of the predicted peak: scratch space inside operators, such as dequantized copies of weights",
     ),
 )
 PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part, _, _ in _PARTS)

@@ -60,13 +60,13 @@ class Resolved(Frozen):
     """What the libraries made of the declared settings."""
 
     dtype: str
-    """of unquantised weights"""
+    """of unquantized weights"""
     compute_dtype: str | None = None
-    """of dequantised products, where weights are quantised"""
+    """of dequantized products, where weights are quantized"""
     autocast: str | None = None
     """dtype of mixed precision in training, where it was on"""
     eval_dtype: str | None = None
-    """of unquantised weights in evaluation, which has no mixed precision; absent in results from before it was one for
+    """of unquantized weights in evaluation, which has no mixed precision; absent in results from before it was one for
     all methods: then dtype's"""
     steps: int | None = None
     """of the optimizer, where the study gave epochs counted over the training rows; absent in results from before there
@@ -85,9 +85,9 @@ class Resolved(Frozen):
     """what became of the task's rows; absent in results from before it was counted"""
     model_class: str | None = None
     stored_quantised: bool | None = None
-    """true where the checkpoint brought the quantisation, which was then not made here"""
+    """true where the checkpoint brought the quantization, which was then not made here"""
     unreached: Unreached | None = None
-    """what was asked to be quantised or adapted and is neither"""
+    """what was asked to be quantized or adapted and is neither"""
 
 
 Phase = Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]

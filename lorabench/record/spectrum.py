@@ -115,14 +115,14 @@ class Intruders:
 
 @dataclass(frozen=True)
 class Repair:
-    """What quantisation did to a base weight, E = W_q - W, and whether the change undoes it."""
+    """What quantization did to a base weight, E = W_q - W, and whether the change undoes it."""
 
     error_norm: float
     """||E||_F"""
     cosine: float
     """<delta_w, -E> / (||delta_w||_F ||E||_F); 1: the change is the repair, 0: it has nothing to do with it"""
     repaired_share: float
-    """1 - ||E + delta_w||_F^2 / ||E||_F^2; negative where the change leads further away from W than quantisation did"""
+    """1 - ||E + delta_w||_F^2 / ||E||_F^2; negative where the change leads further away from W than quantization did"""
     best_share: float
     """the most that a change of the adapter's rank could: sum of the first sigma^2 of E, of all"""
 

@@ -9,7 +9,7 @@ SHOWN = 3  # names
 
 
 class Unreached(Frozen):
-    """What of a model is neither quantised nor adapted, whatever is asked for."""
+    """What of a model is neither quantized nor adapted, whatever is asked for."""
 
     names: tuple[str, ...]
     """of the parameters, with * for the number of the layer; the largest first"""
@@ -19,13 +19,13 @@ class Unreached(Frozen):
     bytes: int | None = None
     """as the model holds them; absent where no precision was told"""
 
-    def words(self, *, quantised: bool, adapted: bool, size: str = "") -> str:
+    def words(self, *, quantized: bool, adapted: bool, size: str = "") -> str:
         """One sentence: what stays as it is, how much that is, why, and what can be done; empty where neither was asked
         for.
 
         size: its bytes in words.
         """
-        left = [word for word, requested in (("quantised", quantised), ("adapted", adapted)) if requested]
+        left = [word for word, requested in (("quantized", quantized), ("adapted", adapted)) if requested]
         if not left:
             return ""
         experts = any("expert" in name for name in self.names)
@@ -34,7 +34,7 @@ class Unreached(Frozen):
             f"{self.parameters:,} of {self.of:,} parameters, {100 * self.parameters / self.of:.0f}"
             f" %{f', {size}' if size else ''}"
         )
-        who = {"quantised": "bitsandbytes quantises", "adapted": "LoRA adapts"}
+        who = {"quantized": "bitsandbytes quantizes", "adapted": "LoRA adapts"}
         return (
             f"{'its experts' if experts else 'weights outside of linear layers'} are"
             f" {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)} ({shown}: {share}):"

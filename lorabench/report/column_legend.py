@@ -31,15 +31,15 @@ MEANINGS = {
         " et al. 2024, arXiv:2410.21228)"
     ),
     "their energy": "share of the changed weight's energy that lies in its intruders",
-    "relative error": "norm of what quantisation changes in a weight / norm of the weight",
+    "relative error": "norm of what quantization changes in a weight / norm of the weight",
     "worst": "the largest relative error among the modules",
     "maximum": "largest error of one number / largest number of the weight",
     "SNR (dB)": "signal to noise: 20 log10(norm of the weight / norm of the error)",
     "repair cosine": (
-        "cosine between the change and the negative error of quantisation: 1 undoes it, 0 has nothing to do with it"
+        "cosine between the change and the negative error of quantization: 1 undoes it, 0 has nothing to do with it"
     ),
     "repaired": (
-        "share of the squared error of quantisation that adding the change removes; negative where it adds to the error"
+        "share of the squared error of quantization that adding the change removes; negative where it adds to the error"
     ),
     "at best": "the most that any change of that rank could remove (Eckart and Young 1936)",
 }

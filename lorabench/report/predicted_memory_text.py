@@ -52,7 +52,7 @@ def caption(pairs: Sequence[PeakPair], shown: int) -> str:
         words = (
             "Each bar is a predicted peak, stacked by what the bytes are for at the highest moment of the step"
             f" (gradients that do not exist yet at it take no part). {behind} Look for the part that a rank, a"
-            " quantisation or a batch moves, and for diamonds off the end of their bar."
+            " quantization or a batch moves, and for diamonds off the end of their bar."
         )
     else:
         words = (

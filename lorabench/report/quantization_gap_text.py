@@ -1,4 +1,4 @@
-"""What is said of the gaps between quantised conditions and their unquantised counterparts."""
+"""What is said of the gaps between quantized conditions and their unquantized counterparts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tu
             )
             if counterparts := sum({g.unquantized_counterpart: g.counterpart_broken for g in t.gaps}.values()):
                 caution += (
-                    f" {formatting.plural(counterparts, 'cell')} of the unquantised counterparts did not finish, which"
+                    f" {formatting.plural(counterparts, 'cell')} of the unquantized counterparts did not finish, which"
                     " may flatter them."
                 )
             sentences.append(
@@ -108,12 +108,12 @@ def _where(view: View, g: Gap, among: Sequence[Gap]) -> str:
 
 
 def gap_words(g: Gap, m: Metric) -> str:
-    """ "+0.012 [0.003, 0.021]": quantised minus unquantised, positive where the metric rises."""
+    """ "+0.012 [0.003, 0.021]": quantized minus unquantized, positive where the metric rises."""
     return _number(g.difference.value, m, "+") + _interval(g.difference.interval, m)
 
 
 NOTE = (
-    "A gap is the quantised condition minus its unquantised counterpart, which has the same setting otherwise, paired"
+    "A gap is the quantized condition minus its unquantized counterpart, which has the same setting otherwise, paired"
     " by seed. Pooled over a type: the mean over its pairs at each seed, with t over seeds, corrected by Holm over the"
     " types (a single pair that the study compares anyway: over its comparisons); of accuracies the items' error is"
     " added as if all pairs shared it. Intervals of single gaps are taken alone."
@@ -124,7 +124,7 @@ def caption(types: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
     """Of the figure of one metric."""
     worse = "above" if m.better == "lower" else "below"
     sentences = [
-        "Each point is a quantised condition minus its unquantised counterpart, with the 95 % interval of the"
+        "Each point is a quantized condition minus its unquantized counterpart, with the 95 % interval of the"
         f" difference; {worse} zero is worse."
     ]
     if info.band and info.band[1]:

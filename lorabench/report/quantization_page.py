@@ -1,4 +1,4 @@
-"""The page about what quantisation alone does to a model's weights: what `lorabench quantization-error --html`
+"""The page about what quantization alone does to a model's weights: what `lorabench quantization-error --html`
 writes."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ModuleError:
 
     module: str
     form: str
-    """name of the quantisation, with "dq" where its constants are quantised, too"""
+    """name of the quantization, with "dq" where its constants are quantized, too"""
     relative: float
     """||W_q - W||_F / ||W||_F"""
     maximum: float
@@ -88,7 +88,7 @@ def quantization_sections(
     first: list[Block] = [Text(sentence, "lead" if i == 0 else "plain") for i, sentence in enumerate(lead(errors))]
     if note:
         first.append(Text(f"Note: {note}."))
-    sections = [Section("What quantisation loses", (*first, by_type(errors), *by_layer(errors)))]
+    sections = [Section("What quantization loses", (*first, by_type(errors), *by_layer(errors)))]
     if any(e.repair for e in errors):
         sections.append(Section("What the adapter repairs", (Text(_repair_words(errors, adapter)), _repair(errors))))
     sections.append(Section("By module type", (Grid(heads, rows), Points(legend(heads), "What the columns mean"))))
@@ -108,7 +108,7 @@ def lead(errors: Sequence[ModuleError]) -> tuple[str, ...]:
     least = f" {order[0]} changes them least." if len(order) > 1 and means[order[0]] < means[order[1]] else ""
     return (
         (
-            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, quantisation changes the"
+            f"On average over {formatting.plural(len({e.module for e in errors}), 'module')}, quantization changes the"
             f" weights by {losses}.{least}"
         ),
         (
@@ -141,9 +141,9 @@ def by_type(errors: Sequence[ModuleError]) -> Figure:
     )
     caption = (
         "Relative error of the weights, mean over layers. Look for a type of module that loses more than the others:"
-        " leaving it unquantised would help most."
+        " leaving it unquantized would help most."
     )
-    return Figure("error-by-type", draw(drawing), "error by module type and quantisation", caption, words)
+    return Figure("error-by-type", draw(drawing), "error by module type and quantization", caption, words)
 
 
 def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
@@ -166,7 +166,7 @@ def by_layer(errors: Sequence[ModuleError]) -> tuple[Figure, ...]:
             )
         )
     caption = "Relative error (%) of each weight by its layer." + (
-        " Choose a quantisation above the figure; all share one colour scale." if len(planes) > 1 else ""
+        " Choose a quantization above the figure; all share one colour scale." if len(planes) > 1 else ""
     )
     values = [v for p in planes for row in p.values for v in row if v is not None]
     words = tuple(
@@ -212,7 +212,7 @@ def _repair(errors: Sequence[ModuleError]) -> Figure:
         tuple(share(r / 100) for r in repaired),
     )
     caption = (
-        "Share of the squared error of quantisation that adding the adapter's change removes, mean over layers; a"
+        "Share of the squared error of quantization that adding the adapter's change removes, mean over layers; a"
         " negative number without a bar means that the change adds to the error. The diamond is what the best change of"
         " the same rank would remove (Eckart and Young 1936)."
     )
@@ -229,7 +229,7 @@ def _repair_words(errors: Sequence[ModuleError], adapter: str | None) -> str:
                 f" (at best {share(statistics.fmean(r.best_share for r in repairs))}), cosine"
                 f" {three_digits(statistics.fmean(r.cosine for r in repairs))}"
             )
-    return f"What {adapter or 'the adapter'} learned, compared with the error of quantisation: {'; '.join(parts)}."
+    return f"What {adapter or 'the adapter'} learned, compared with the error of quantization: {'; '.join(parts)}."
 
 
 def _row(e: ModuleError) -> tuple[str, ...]:

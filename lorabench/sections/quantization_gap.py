@@ -1,4 +1,4 @@
-"""what quantisation costs: each quantised condition against its unquantised counterpart"""
+"""what quantization costs: each quantized condition against its unquantized counterpart"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lorabench.report.tables import accuracies
 from lorabench.report.view import View
 
 ORDER = 55
-TITLE = "Quantisation gap"
+TITLE = "Quantization gap"
 
 
 def section(view: View) -> Section | None:
@@ -49,7 +49,7 @@ def headline(view: View) -> tuple[str, ...]:
 
 
 def compute(view: View, name: str) -> tuple[TypeGap, ...]:
-    """The gaps of each type of quantisation."""
+    """The gaps of each type of quantization."""
     return quantization_gaps(view.analysis.groups, view.analysis.summaries, view.analysis.verdicts, name)
 
 

@@ -1,4 +1,4 @@
-"""whether training undoes what quantisation did to the base weights"""
+"""whether training undoes what quantization did to the base weights"""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lorabench.report.metric_text import plus_minus
 from lorabench.report.view import View
 
 ORDER = 78
-TITLE = "Quantisation repair"
+TITLE = "Quantization repair"
 _HEADS = ("condition", "‖E‖ / ‖W‖", "cosine with −E", "share of ‖E‖² repaired", "best share at this rank", "seeds")
 
 
 def section(view: View) -> Section | None:
-    """The answer in a sentence, what the columns mean, and a row for each quantised condition; None where none was
+    """The answer in a sentence, what the columns mean, and a row for each quantized condition; None where none was
     measured."""
     rows = compute(view)
     if not rows:

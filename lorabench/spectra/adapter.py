@@ -46,7 +46,7 @@ _PIPELINE = frozenset((
 ))  # fmt: skip
 
 AsTrained = Callable[[torch.Tensor], torch.Tensor]
-"""a base weight (out, in) to the one that training saw: the same, or its quantised form given back"""
+"""a base weight (out, in) to the one that training saw: the same, or its quantized form given back"""
 
 
 class Adapter:

@@ -1,4 +1,4 @@
-"""How a change lies to the base weight: amplification, intruder dimensions, and the error of quantisation that it
+"""How a change lies to the base weight: amplification, intruder dimensions, and the error of quantization that it
 undoes."""
 
 from __future__ import annotations
@@ -94,18 +94,18 @@ def repair(
     change: Decomposition,
     rank: int,
     weight: torch.Tensor,
-    quantised: torch.Tensor,
+    quantized: torch.Tensor,
     error_values: Values | None = None,
     dense: torch.Tensor | None = None,
 ) -> Repair | None:
-    """Whether a change learned on a quantised weight undoes E = W_q - W; None where there is no error. Matrices are
+    """Whether a change learned on a quantized weight undoes E = W_q - W; None where there is no error. Matrices are
     (out, in).
 
     The best that a change of `rank` can do is the first terms of -E (Eckart and Young 1936), which leaves 1 -
     best_share of ||E||_F^2. `error_values` gives the first singular values of E, so many at least as are asked for;
     computed here where it is absent. `dense` is the whole change where `change` holds only its first terms.
     """
-    error = quantised.double() - weight.double()
+    error = quantized.double() - weight.double()
     square = float(error.square().sum())
     if not square:
         return None

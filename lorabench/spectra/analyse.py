@@ -15,7 +15,7 @@ from lorabench.spectra.alignment import INTRUDERS_UP_TO, align, intruders, repai
 from lorabench.spectra.decompose import GRAM, Decomposition
 from lorabench.spectra.delta import Delta
 from lorabench.spectra.own import Own
-from lorabench.spectra.quantised import Quantise
+from lorabench.spectra.quantized import Quantize
 from lorabench.spectra.source import Learned
 from lorabench.spectra.subspace import SubspaceSimilarity, similarity
 
@@ -30,14 +30,14 @@ def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]
         if weight is None:
             yield delta.spectrum()
         else:
-            yield beside_base(delta, decomposed(delta), weight, learned.quantise, all_intruders)
+            yield beside_base(delta, decomposed(delta), weight, learned.quantize, all_intruders)
 
 
 def beside_base(
     delta: Delta,
     change: Decomposition,
     weight: torch.Tensor | None,
-    quantise: Quantise | None = None,
+    quantize: Quantize | None = None,
     all_intruders: bool = False,
     own: Own | None = None,
 ) -> Spectrum:
@@ -57,11 +57,11 @@ def beside_base(
     with_intruders = min(weight.shape) <= (GRAM if all_intruders else INTRUDERS_UP_TO)
     values, left = own.of_weight(name, weight, rank, with_left=with_intruders)
     weight_repair = None
-    if quantise is not None:
+    if quantize is not None:
         weight_repair = repair(
             change,
             delta.inner or rank,
-            *quantise(weight),
+            *quantize(weight),
             lambda error, k: own.error_values(name, error, k),
             delta.dense,
         )

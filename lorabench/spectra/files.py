@@ -1,6 +1,6 @@
 """The weights of a checkpoint, one at a time: its folder of shards or its one file.
 
-They are what it means: of a quantised one the dequantised values (`dequantised`), under the names that the model itself
+They are what it means: of a quantized one the dequantized values (`dequantized`), under the names that the model itself
 has (`names`).
 """
 
@@ -17,7 +17,7 @@ from lorabench.config.checkpoint import declared_quantization, local_folder, rea
 from lorabench.config.checkpoint_files import weight_files
 from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
-from lorabench.spectra.dequantised import (
+from lorabench.spectra.dequantized import (
     ADVICE,
     BLOCK,
     FLOAT8,
@@ -25,7 +25,7 @@ from lorabench.spectra.dequantised import (
     Codes,
     beside,
     codes,
-    dequantised,
+    dequantized,
     foreign,
     logical_shape,
 )
@@ -34,9 +34,9 @@ from lorabench.spectra.tensor_file import TensorFile
 
 
 class Weights:
-    """The weights of a checkpoint's folder (or file), sharded or not, quantised or not.
+    """The weights of a checkpoint's folder (or file), sharded or not, quantized or not.
 
-    ModelError at once for files that are missing or no weights, for quantisations that are not read, and where two
+    ModelError at once for files that are missing or no weights, for quantizations that are not read, and where two
     tensors have one name.
     """
 
@@ -53,7 +53,7 @@ class Weights:
         other = foreign(self._stored) or (self._method if self._method not in (None, *METHODS) else None)
         if other is not None:
             raise ModelError(
-                f"{self.place} holds weights quantised by {other}, which lorabench does not read; {ADVICE}"
+                f"{self.place} holds weights quantized by {other}, which lorabench does not read; {ADVICE}"
             )
         self._constants: dict[str, list[str]] = {}
         for name in self._stored:
@@ -61,7 +61,7 @@ class Weights:
                 self._constants.setdefault(of, []).append(name)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all weights, sorted, without what training wrapped around the model; constants of quantised ones
+        """The names of all weights, sorted, without what training wrapped around the model; constants of quantized ones
         are not listed."""
         constants = {c for group in self._constants.values() for c in group}
         return tuple(sorted(n for n in self._stored if n not in constants))
@@ -74,11 +74,11 @@ class Weights:
         return shape[::-1] if self._is_turned(name, len(shape)) else shape
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor as it is meant: dequantised where it is stored as codes, float8 as float32; in the orientation of
+        """A tensor as it is meant: dequantized where it is stored as codes, float8 as float32; in the orientation of
         the file."""
         stored = self._codes(name)
         if stored is not None:
-            return dequantised(stored, self._read, self._block, self.place)
+            return dequantized(stored, self._read, self._block, self.place)
         tensor = self._read(name)
         if tensor.dtype in FLOAT8 or not tensor.is_floating_point():
             scale = next(
@@ -102,7 +102,7 @@ class Weights:
         return near[0] if len(near) == 1 else None
 
     def weight(self, module: str, shape: tuple[int, int] | None = None) -> torch.Tensor | None:
-        """A module's weight as (out, in), dequantised where it is stored as codes; None where the checkpoint has none
+        """A module's weight as (out, in), dequantized where it is stored as codes; None where the checkpoint has none
         of that name, or none of that shape."""
         name = self.find(module)
         if name is None:
@@ -121,10 +121,10 @@ class Weights:
 
     @cached_property
     def form(self) -> str | None:
-        """How its matrices are stored where that is as codes: "int8", "nf4 with double quantisation", "fp8"; None where
+        """How its matrices are stored where that is as codes: "int8", "nf4 with double quantization", "fp8"; None where
         they are plain numbers."""
         forms = {
-            c.form + (" with double quantisation" if c.double_quant else "")
+            c.form + (" with double quantization" if c.double_quant else "")
             for n in self._constants
             if (c := self._codes(n))
         }
@@ -140,7 +140,7 @@ class Weights:
     def _is_turned(self, name: str, dimensions: int) -> bool:
         return (
             self.transposed and dimensions == 2 and _is_conv1d(name) and name not in self._constants
-        )  # bitsandbytes turns what it quantises
+        )  # bitsandbytes turns what it quantizes
 
     def _read(self, name: str) -> torch.Tensor:
         file, own = self._stored[name]

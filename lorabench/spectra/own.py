@@ -4,7 +4,7 @@
                                                                    asked for
                                   <module>.left.<k>    (out, 16)   its first left singular vectors
                                   <module>.error.<k>   (k,)        the first singular values of W_q - W, in the file of
-                                                                   that quantisation
+                                                                   that quantization
 
 All in float64: a value that is read is the one that was computed. A file holds MOST_BYTES at most (a model of 135M
 parameters: 40 MB); what is beyond is computed each time. Several workers may write: each replaces the file by one that
@@ -83,7 +83,7 @@ class TensorCache:
 
 
 class Own:
-    """A base's weights decomposed as far as measures of a change need it, and the errors of its quantisation; kept
+    """A base's weights decomposed as far as measures of a change need it, and the errors of its quantization; kept
     nowhere unless told where."""
 
     def __init__(self, weights: TensorCache | None = None, errors: TensorCache | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What quantisation alone does to each base weight, without training.
+"""What quantization alone does to each base weight, without training.
 
 relative error     ||W_q - W||_F / ||W||_F
 maximum error      max |W_q - W| / max |W|
@@ -16,7 +16,7 @@ import torch
 from lorabench.errors import ModelError
 from lorabench.record.spectrum import Alignment, Repair, Spectrum
 from lorabench.spectra.alignment import EXACT, repair
-from lorabench.spectra.analyse import Quantise, directions_of
+from lorabench.spectra.analyse import Quantize, directions_of
 from lorabench.spectra.decompose import decompose_dense, randomised
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import Learned
@@ -30,7 +30,7 @@ class QuantizationError:
 
     module: str
     form: str
-    """name of the quantisation, with "dq" where its constants are quantised, too"""
+    """name of the quantization, with "dq" where its constants are quantized, too"""
     relative_error: float
     maximum_error: float
     signal_to_noise: float | None
@@ -43,7 +43,7 @@ class QuantizationError:
 
 @torch.no_grad()
 def quantization_errors(
-    weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantise], learned: Learned | None = None
+    weights: Weights, modules: Iterable[str], forms: Mapping[str, Quantize], learned: Learned | None = None
 ) -> Iterator[QuantizationError]:
     """Of every module in every form; ModelError where the checkpoint has none of the modules' weights."""
     has_weight = False
@@ -53,8 +53,8 @@ def quantization_errors(
             continue
         has_weight = True
         delta = learned.delta(module) if learned is not None else None
-        for form, quantise in forms.items():
-            loaded, back = quantise(weight)
+        for form, quantize in forms.items():
+            loaded, back = quantize(weight)
             weight_repair = (
                 repair(delta.decompose(), directions_of(delta, delta.spectrum()), loaded, back)
                 if delta is not None

@@ -23,7 +23,7 @@ from lorabench.spectra.delta import Delta
 from lorabench.spectra.files import Weights, checkpoint_directory
 from lorabench.spectra.lookup import lacking, weight_of
 from lorabench.spectra.names import near_names
-from lorabench.spectra.quantised import Quantise, quantiser
+from lorabench.spectra.quantized import Quantize, quantizer
 from lorabench.spectra.tensor_file import READABLE
 
 _NO_WEIGHTS = "{} stores its singular values, not its weights; give an adapter, or a checkpoint with its base"
@@ -41,8 +41,8 @@ class Learned:
     """the cell that learned it"""
     stored: tuple[Spectrum, ...] | None = None
     """of a cell whose weights are not kept: singular values alone"""
-    quantise: Quantise | None = None
-    """how the cell's base held its weights; None where it was not quantised, or it is no cell"""
+    quantize: Quantize | None = None
+    """how the cell's base held its weights; None where it was not quantized, or it is no cell"""
     notes: tuple[str, ...] = ()
     after: Weights | None = None
 
@@ -73,7 +73,7 @@ class Learned:
 
     def _as_trained(self, weight: torch.Tensor) -> torch.Tensor:
         """A base weight as training saw it."""
-        return weight if self.quantise is None else self.quantise(weight)[1]
+        return weight if self.quantize is None else self.quantize(weight)[1]
 
     @property
     def has_weights(self) -> bool:
@@ -206,16 +206,16 @@ def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned
     if base is None:
         directory = checkpoint_directory(cell.model.name, cell.model.revision)
         base = Weights(directory) if directory is not None else None
-    is_quantised_here = (
+    is_quantized_here = (
         result.resolved and not result.resolved.stored_quantised
-    )  # of a quantised checkpoint nobody knows the weights it was made from
-    quantise = (
-        quantiser(cell.quantization, getattr(torch, result.resolved.dtype))
-        if is_quantised_here and result.resolved
+    )  # of a quantized checkpoint nobody knows the weights it was made from
+    quantize = (
+        quantizer(cell.quantization, getattr(torch, result.resolved.dtype))
+        if is_quantized_here and result.resolved
         else None
     )
     if (folder / "adapter").is_dir():
-        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, quantise)
+        return _of_adapter(title, Adapter(folder / "adapter", alpha), base, result, quantize)
     if cell.analysis.spectra == "none" and not (folder / "spectra.safetensors").exists():
         key = "full" if cell.method.target_modules is None else "adapter"
         raise ModelError(
@@ -262,7 +262,7 @@ def _of_adapter(
     adapter: Adapter,
     base: Weights | None,
     result: CellResult | None = None,
-    quantise: Quantise | None = None,
+    quantize: Quantize | None = None,
 ) -> Learned:
     if base is not None and adapter.config.get("fan_in_fan_out"):
         base.transposed = True  # a file of weights alone does not say so
@@ -277,11 +277,11 @@ def _of_adapter(
     elif adapter.is_dora and result is None:
         notes += (
             (
-                "DoRA: the change is against the base's weights as they are stored; if it was trained on a quantised"
+                "DoRA: the change is against the base's weights as they are stored; if it was trained on a quantized"
                 " base, the change is different"
             ),
         )
-    return Learned(title, base, adapter, result, quantise=quantise, notes=notes)
+    return Learned(title, base, adapter, result, quantize=quantize, notes=notes)
 
 
 def _looks_like_path(name: str) -> bool:

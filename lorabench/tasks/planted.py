@@ -5,7 +5,7 @@ is known
     loss = KL(teacher || student) over the vocabulary at each token of text sampled from the base     [nats per token]
 
 The change is drawn once for a task (`seed`), so that all cells of a study learn from the same teacher. It is planted
-into the unquantised base; a student may be quantised. The engine samples the text and makes the teacher
+into the unquantized base; a student may be quantized. The engine samples the text and makes the teacher
 (engine.distill): a task has no model.
 """
 

@@ -7,7 +7,7 @@ TRAINER = Trainer(
     title="axolotl",
     versions=(("axolotl", "0.17"), ("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15")),
     differences=(
-        "A quantised base is prepared for k-bit training, and then norms, embeddings and head are put back into the"
+        "A quantized base is prepared for k-bit training, and then norms, embeddings and head are put back into the"
         " dtype of the run, so that hidden states stay in bfloat16 (src/axolotl/loaders/model.py).",
         "Adapters are float32; accelerate copies all logits to float32 while the loss is taken.",
         "The loss is transformers' own; cut cross entropy, which many of its examples switch on, keeps no logits.",

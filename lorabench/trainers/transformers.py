@@ -8,8 +8,8 @@ TRAINER = Trainer(
     versions=(("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15"), ("bitsandbytes", "0.50")),
     differences=(
         "Base weights keep the checkpoint's dtype, bfloat16 of most, in full fine-tuning too (from_pretrained).",
-        "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head of a quantised base float32, and with"
-        " them the hidden states between layers; its documentation of quantised training calls it.",
+        "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head of a quantized base float32, and with"
+        " them the hidden states between layers; its documentation of quantized training calls it.",
         "Adapters are float32 (PEFT's autocast_adapter_dtype).",
         "accelerate copies the model's outputs, all logits among them, to float32 while the loss is taken.",
         "The loss is transformers' own: a float32 copy of all logits; Liger's fused loss on request"

@@ -8,8 +8,8 @@ TRAINER = Trainer(
     versions=(("trl", "1.16"), ("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15")),
     differences=(
         "Base weights keep the checkpoint's dtype, bfloat16 of most, in full fine-tuning too.",
-        "A quantised base is not prepared for k-bit training: hidden states stay in bfloat16.",
-        "Adapters on a quantised base are bfloat16 (but for DoRA's magnitudes), on others float32.",
+        "A quantized base is not prepared for k-bit training: hidden states stay in bfloat16.",
+        "Adapters on a quantized base are bfloat16 (but for DoRA's magnitudes), on others float32.",
         "The loss takes the head in tiles of 4,096 tokens by 32,768 words, which the backward pass makes again, so that"
         " no logits are kept; all logits (as before 1.11) or Liger's fused loss on request.",
         "Mixed precision and gradient checkpointing (non-reentrant) are on by default.",

@@ -39,7 +39,7 @@ class MemoryEstimate:
     remedies: Remedies | None
     """what makes it fit, where it does not"""
     unreached: Unreached | None
-    """weights that are neither quantised nor adapted"""
+    """weights that are neither quantized nor adapted"""
     differences: tuple[Difference, ...] = ()
     """what the trainer does otherwise than lorabench's own loop, as far as it touches this setting"""
     sharding: Sharding | None = None
@@ -169,13 +169,13 @@ def trainer_dict(trainer: Trainer, differences: Sequence[Difference] = ()) -> di
 
 
 def is_stored(setting: TrainConfig) -> bool:
-    """Whether the quantisation of a setting is its checkpoint's own."""
+    """Whether the quantization of a setting is its checkpoint's own."""
     stored = stored_quantization(setting.model.name, setting.model.revision)
     return setting.quantization.name != "none" and stored is not None
 
 
 def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, object] | None:
-    """What is neither quantised nor adapted; None where that is nothing."""
+    """What is neither quantized nor adapted; None where that is nothing."""
     if left is None:
         return None
     return {

@@ -26,7 +26,7 @@ class ParameterCounts:
     counts: tuple[Count, ...]
     """one a rank"""
     stored: CheckpointQuantization | None
-    """how its checkpoint is quantised, where it is"""
+    """how its checkpoint is quantized, where it is"""
     unreached: Unreached | None
     """weights that are not adapted"""
 

@@ -187,7 +187,7 @@ def _refuse_quantized(model: ModelSpec) -> None:
     )
     raise LorabenchError(
         f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of quantization, "
-        f"and that is what recommend weighs; name the unquantised checkpoint, {other}"
+        f"and that is what recommend weighs; name the unquantized checkpoint, {other}"
     )
 
 
@@ -226,7 +226,7 @@ def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu
     if card.kind == "cpu":
         specs = [replace(spec, optimizers=("adamw",)) for spec in specs]  # paging is between a GPU and its host
     if left := unreached_of(replace(base, method=MethodSpec())):
-        caveat = left.words(quantised=True, adapted=True, size=size(left.bytes or 0))
+        caveat = left.words(quantized=True, adapted=True, size=size(left.bytes or 0))
         specs = [s if s.key == WHOLE else replace(s, caveats=(*s.caveats, caveat)) for s in specs]
     return list(specs)
 

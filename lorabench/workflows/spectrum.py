@@ -1,4 +1,4 @@
-"""What was learned, decomposed; adapters cut to a lower rank; what quantisation does to weights. Sees both arms."""
+"""What was learned, decomposed; adapters cut to a lower rank; what quantization does to weights. Sees both arms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorabench.record.trained import Trained
     from lorabench.report.adapter_summary import Examined, SubspaceSimilarity
     from lorabench.spectra.files import Weights
-    from lorabench.spectra.quantised import Quantise
+    from lorabench.spectra.quantized import Quantize
     from lorabench.spectra.source import Learned
 
 Item = TypeVar("Item")
@@ -150,14 +150,14 @@ def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> Subspac
 
 def _base_words(base: Weights, after: Weights | None) -> str:
     """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is
-    quantised."""
-    words = str(base.place) + (f", stored in {base.form}: its dequantised weights are meant" if base.form else "")
+    quantized."""
+    words = str(base.place) + (f", stored in {base.form}: its dequantized weights are meant" if base.form else "")
     if after is None or after.form == base.form:
         return words
     return (
         words
         + (f"; {after.place} is stored in {after.form}" if after.form else "")
-        + "; what quantisation lost is part of the difference"
+        + "; what quantization lost is part of the difference"
     )
 
 
@@ -259,26 +259,26 @@ def _stored_note(weights: Weights) -> str | None:
     shown = weights.form.partition(" ")[0] in plugins.names("quantizations")
     which = "in that form nothing is lost any more (error 0), and other" if shown else "the"
     return (
-        f"{weights.place} is stored in {weights.form} already: {which} errors are of its dequantised weights; "
-        "what the first quantisation lost can be told from the unquantised checkpoint alone"
+        f"{weights.place} is stored in {weights.form} already: {which} errors are of its dequantized weights; "
+        "what the first quantization lost can be told from the unquantized checkpoint alone"
     )
 
 
-def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantise]:
-    """Each quantisation by name, 4-bit ones a second time with double quantisation; the form that the weights are
+def _forms(names: Iterable[str], stored: str | None = None) -> dict[str, Quantize]:
+    """Each quantization by name, 4-bit ones a second time with double quantization; the form that the weights are
     stored in leaves them as they are."""
     from lorabench import plugins
 
-    def quantise(plugin: ModuleType, double: bool) -> Quantise:
+    def quantize(plugin: ModuleType, double: bool) -> Quantize:
         return lambda weight: (weight.float(), plugin.roundtrip(weight.float(), double))
 
     forms = {}
     for name in dict.fromkeys(names):
         plugin = plugins.load("quantizations", name)
-        forms[name] = quantise(plugin, False)
+        forms[name] = quantize(plugin, False)
         if plugin.DOUBLE_QUANT:
-            forms[f"{name} dq"] = quantise(plugin, True)
-    own = (stored or "").replace(" with double quantisation", " dq")
+            forms[f"{name} dq"] = quantize(plugin, True)
+    own = (stored or "").replace(" with double quantization", " dq")
     if own in forms:
         forms[own] = lambda weight: (weight.float(), weight.float())
     return forms

@@ -1,4 +1,4 @@
-"""What cutting an adapter and quantising a model give: values, their frames and their plain dicts."""
+"""What cutting an adapter and quantizing a model give: values, their frames and their plain dicts."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _varied(trainer: Trainer, loss: str | None, attention: str | None, kbit_prep
         raise LorabenchError(unknown("attention", attention, ATTENTIONS))
     if kbit_preparation and trainer.name not in ("transformers", "trl"):
         raise LorabenchError(
-            f"{trainer.title} has a preparation of quantised bases of its own, or none; --kbit-preparation is for"
+            f"{trainer.title} has a preparation of quantized bases of its own, or none; --kbit-preparation is for"
             " transformers and trl, whose users call PEFT's prepare_model_for_kbit_training themselves"
         )
     return trainer.with_options(loss, attention, kbit_preparation)  # type: ignore[arg-type]  # both are checked above

@@ -34,7 +34,7 @@ def test_a_base_that_is_better_than_what_was_trained(tmp_path: Path) -> None:
     assert set(finding.cells) == ids(view, lambda r: r.cell.method.name == "base" or r.cell.method.rank == 4)
 
 
-def test_a_better_base_is_seen_in_accuracies_and_only_at_its_own_quantisation(tmp_path: Path) -> None:
+def test_a_better_base_is_seen_in_accuracies_and_only_at_its_own_quantization(tmp_path: Path) -> None:
     both = (
         "  - {method: base}",
         (
@@ -220,7 +220,7 @@ def test_a_prediction_that_missed_has_its_sign(tmp_path: Path) -> None:
     assert set(found["prediction_off"].cells) == ids(view, lambda r: r.cell.method.name == "lora")
 
 
-def test_a_checkpoint_that_was_quantised_already_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_quantized_already_is_told(tmp_path: Path) -> None:
     def planted(r: CellResult) -> CellResult:
         assert r.resolved is not None
         return (
@@ -230,11 +230,11 @@ def test_a_checkpoint_that_was_quantised_already_is_told(tmp_path: Path) -> None
         )
 
     view, found = seen(tmp_path, text(*FIXED), planted)
-    assert "lorabench/tiny-300k (none) is stored quantised and was loaded as such" in found["stored_quantised"].sentence
+    assert "lorabench/tiny-300k (none) is stored quantized and was loaded as such" in found["stored_quantised"].sentence
     assert set(found["stored_quantised"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
 
 
-def test_weights_that_are_neither_quantised_nor_adapted_are_told_once_for_all_that_asked(tmp_path: Path) -> None:
+def test_weights_that_are_neither_quantized_nor_adapted_are_told_once_for_all_that_asked(tmp_path: Path) -> None:
     left = Unreached(names=("layers.*.experts.gate_up_proj", "layers.*.experts.down_proj"), parameters=900, of=1000)
 
     def planted(r: CellResult) -> CellResult:

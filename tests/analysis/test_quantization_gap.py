@@ -1,4 +1,4 @@
-"""Quantised conditions against their twins, against scipy.stats and by hand."""
+"""Quantized conditions against their twins, against scipy.stats and by hand."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
 # twins
 
 
-def test_every_type_has_its_pairs_and_double_quantisation_is_a_type_of_its_own(cells: tuple[Cell, ...]) -> None:
+def test_every_type_has_its_pairs_and_double_quantization_is_a_type_of_its_own(cells: tuple[Cell, ...]) -> None:
     both = (*cells, *renamed(cells, "hub/large"))
     gaps = found(both, noisy(0, {}))
     assert {k: (len(t.gaps), len(t.bases), t.expected) for k, t in gaps.items()} == {
@@ -237,7 +237,7 @@ def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     assert [[g.counterpart_broken for g in t.gaps] for t in found] == [[0, 1]] * 3
     for t in found:
         assert text.type_sentences(view, t, "eval_loss")[0].endswith(
-            "1 cell of the unquantised counterparts did not finish, which may flatter them."
+            "1 cell of the unquantized counterparts did not finish, which may flatter them."
         )
     (shown,) = {text.line(view, g, metric("eval_loss"))[-43:] for t in found for g in t.gaps if g.counterpart_broken}
     assert shown.endswith("(1 cell of the counterpart did not finish)")

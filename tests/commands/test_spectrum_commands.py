@@ -16,7 +16,7 @@ from tests.spectra.conftest import peft_adapter
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    """reports/two of a study with two quantised cells and a full one; gives (folder above reports, cell ids)."""
+    """reports/two of a study with two quantized cells and a full one; gives (folder above reports, cell ids)."""
     home = tmp_path_factory.mktemp("home")
     (home / "study.yaml").write_text(
         STUDY.replace("name: s", "name: two")

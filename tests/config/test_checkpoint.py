@@ -1,4 +1,4 @@
-"""What a config.json says of quantised weights is told from it alone."""
+"""What a config.json says of quantized weights is told from it alone."""
 
 import json
 import struct
@@ -27,7 +27,7 @@ NF4 = {
         ({"load_in_8bit": True}, "int8", True),
         ({"quant_method": "bitsandbytes", "_load_in_8bit": True}, "int8", True),
         ({"load_in_4bit": True}, "fp4", True),  # bitsandbytes' own default
-        (NF4, "nf4 with double quantisation", True),
+        (NF4, "nf4 with double quantization", True),
         ({"load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "bitsandbytes", False),
         ({"quant_method": "fp8"}, "fp8", False),
         ({"bits": 4, "group_size": 128}, "an unnamed method", False),

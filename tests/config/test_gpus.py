@@ -161,7 +161,7 @@ def test_float32_is_computed_outside_the_tensor_cores():
     assert step_seconds(work, find_gpu("24GB")) is None
     plain, packed = (
         step_seconds(work, a100),
-        step_seconds(work, a100, quantised=True),
+        step_seconds(work, a100, quantized=True),
     )  # Qwen's README: 1.05 to 2.5 times as long, 1.3 in the median
     assert (packed.least, packed.most) == pytest.approx((1.05 * plain.least, 1.3 * plain.most))
     idle = SimpleNamespace(flops=1, moved_bytes=1, kernels=1000)

@@ -136,7 +136,7 @@ def test_files_open_with_who_wrote_them_and_for_what(tool: str) -> None:
         assert (
             lines[0]
             == "# Written by lorabench recommend: LoRA rank 8, alpha 16, dropout 0 on all-linear, nf4 with double"
-            " quantisation"
+            " quantization"
         )
         assert LLAMA in lines[1]
         assert text.endswith("\n")

@@ -45,16 +45,16 @@ def test_int8_has_no_compute_dtype_in_a_prediction_as_in_a_study():
     assert setting.quantization == QuantizationSpec(name="int8")
 
 
-def test_a_method_that_needs_an_unquantised_base_is_refused_in_the_same_words_everywhere():
+def test_a_method_that_needs_an_unquantized_base_is_refused_in_the_same_words_everywhere():
     """By a study, by a prediction and by an emitter."""
     from lorabench.config.study import Condition
 
     method, nf4 = {"name": "pissa"}, {"name": "nf4"}
-    quantised = replace(candidate("pissa"), quantization=QuantizationSpec(**nf4))
+    quantized = replace(candidate("pissa"), quantization=QuantizationSpec(**nf4))
     for ask in (
         lambda: Condition(model=MODEL, method=method, quantization=nf4, task="facts").normalised(),
         lambda: setting_from({"model": MODEL, "method": method, "quantization": nf4}),
-        lambda: _setting.check("trl", Workload(ModelSpec(name=MODEL), 64, 1), quantised),
+        lambda: _setting.check("trl", Workload(ModelSpec(name=MODEL), 64, 1), quantized),
     ):
         with pytest.raises(LorabenchError) as error:
             ask()
@@ -82,10 +82,10 @@ def test_no_emitted_file_asks_for_bfloat16_of_a_card_without_it(gpu, mixed):
 
 
 def test_what_a_trainer_cannot_do_on_a_card_without_bfloat16_is_refused():
-    """torchtune trains whole models in bfloat16 or float32; TRL casts adapters on a quantised base to bfloat16."""
+    """torchtune trains whole models in bfloat16 or float32; TRL casts adapters on a quantized base to bfloat16."""
     workload = Workload(ModelSpec(name="meta-llama/Llama-3.1-8B"), 64, 1, bf16=False)
     with pytest.raises(LorabenchError, match="torchtune cannot carry out training in bfloat16 on a card without it"):
         plugins.load("emitters", "torchtune").emit(workload, candidate("lora"))
-    quantised = replace(candidate("lora"), quantization=QuantizationSpec(name="nf4"))
+    quantized = replace(candidate("lora"), quantization=QuantizationSpec(name="nf4"))
     with pytest.raises(LorabenchError, match="trl cannot carry out quantization nf4 on a card without bfloat16"):
-        plugins.load("emitters", "trl").emit(workload, quantised)
+        plugins.load("emitters", "trl").emit(workload, quantized)

@@ -28,7 +28,7 @@ def copied(folder):
 
 
 def random_model(folder, config, maker="AutoModelForCausalLM", quantization=None):
-    """A random model of a configuration with the shipped tokenizer, saved by transformers, quantised where asked
+    """A random model of a configuration with the shipped tokenizer, saved by transformers, quantized where asked
     for."""
     import transformers
 
@@ -59,7 +59,7 @@ def bitsandbytes_config(form, double_quant=False, **more):
     )
 
 
-def quantised(folder, form, double_quant=False, **more):
+def quantized(folder, form, double_quant=False, **more):
     """The shipped model as transformers saves it from bitsandbytes."""
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""A quantised base gives the same numbers on processors with AVX-512 BF16 and without: what decides it in bitsandbytes
+"""A quantized base gives the same numbers on processors with AVX-512 BF16 and without: what decides it in bitsandbytes
 is patched here.
 """
 

@@ -56,7 +56,7 @@ def test_decoders_pass_in_every_precision(kind):
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_quantised_decoders_pass(quantization):
+def test_quantized_decoders_pass(quantization):
     assert load_base(cell_of(f"quantization={quantization}"), CPU) is not None
 
 

@@ -45,7 +45,7 @@ def test_a_saved_adapter_loads_onto_the_base_with_peft_and_gives_the_same_loss_m
 
 @pytest.mark.parametrize("quantization", ["int8", "fp4", "nf4"])
 @pytest.mark.parametrize("method", ["lora", "dora"])
-def test_a_quantised_cell_trains_and_its_adapter_loads_onto_the_quantised_base(quantization, method, folder):
+def test_a_quantized_cell_trains_and_its_adapter_loads_onto_the_quantized_base(quantization, method, folder):
     cell = cell_of(f"quantization={quantization}", f"method={method}", "training.steps=3")
     result = run_cell(cell, folder)
     assert result.outcome == "finished", result.error

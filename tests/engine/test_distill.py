@@ -126,7 +126,7 @@ def test_the_text_is_the_bases_own_and_no_part_of_it_is_shared_between_splits(ba
     assert mean < 0.8 * np.log(base.config.vocab_size)  # the base's entropy, far from that of random tokens
 
 
-def test_a_quantised_student_learns_from_the_same_unquantised_teacher():
+def test_a_quantized_student_learns_from_the_same_unquantized_teacher():
     plain, small = cell_of(TASK), cell_of(TASK, "quantization=nf4")
     tokenizer = load_tokenizer(plain.model)
     one, two = (distilled(c, task_data(c, tokenizer), tokenizer, CPU)[1].model.state_dict() for c in (plain, small))

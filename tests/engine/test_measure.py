@@ -5,7 +5,7 @@ import torch
 from lorabench.engine.cell import run_cell
 from lorabench.engine.measure import Clock, LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.model import load_base
-from lorabench.engine.quantised_weights import quantization_state, weight_bytes
+from lorabench.engine.quantized_weights import quantization_state, weight_bytes
 from tests.engine.conftest import cell_of
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_nf4_takes_half_a_byte_and_a_float_per_block_of_64():
     assert weight_bytes(plain) == sum(q.numel() * 4 for q in plain.parameters())
 
 
-def test_double_quantisation_takes_8_bits_and_a_float_per_256_blocks_for_the_constants():
+def test_double_quantization_takes_8_bits_and_a_float_per_256_blocks_for_the_constants():
     packed = load_base(cell_of("method=base", "quantization={name: nf4, double_quant: true}"), CPU)
     layer = packed.get_submodule("model.layers.0.mlp.up_proj").weight
     state = layer.quant_state

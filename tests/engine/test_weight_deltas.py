@@ -134,7 +134,7 @@ def test_directions_are_singular_vectors_of_the_change(method, folder):
 
 
 @pytest.mark.parametrize(("quantization", "double"), [("nf4", False), ("nf4", True), ("fp4", False), ("int8", False)])
-def test_a_roundtrip_is_what_the_quantised_model_holds(quantization, double):
+def test_a_roundtrip_is_what_the_quantized_model_holds(quantization, double):
     from peft.utils.integrations import dequantize_module_weight
 
     cell = cell_of(f"quantization={quantization}", f"quantization.double_quant={str(double).lower()}")
@@ -172,7 +172,7 @@ def test_repair_is_what_the_dense_matrices_say(folder):
         assert spectrum.repair.best_share == pytest.approx(float(squares[:4].sum() / squares.sum()), rel=1e-6)
 
 
-def test_an_unquantised_cell_has_no_repair_and_a_base_no_spectrum(folder):
+def test_an_unquantized_cell_has_no_repair_and_a_base_no_spectrum(folder):
     trained(folder, "method.name=base")
     assert not (folder / "spectra.safetensors").exists()
     trained(folder)

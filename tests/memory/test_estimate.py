@@ -74,7 +74,7 @@ def test_published_measurements_of_litgpt_are_met_within_three_percent(row):
 
 
 def test_weights_alone_are_the_papers_memory_claims():
-    """QLoRA, section 3: 4.5 bits a parameter, 4.127 with double quantisation; 65B in full 16-bit fine-tuning takes over
+    """QLoRA, section 3: 4.5 bits a parameter, 4.127 with double quantization; 65B in full 16-bit fine-tuning takes over
     780 GB."""
     words = {
         "model": {"name": "llama-65b"},

@@ -1,11 +1,11 @@
-"""What blocks hold beyond their tensors after a base was quantised while it was loaded."""
+"""What blocks hold beyond their tensors after a base was quantized while it was loaded."""
 
 import pytest
 import torch
 
 from lorabench.config.settings import ModelSpec, QuantizationSpec
 from lorabench.memory.loading import MIB, Allocator, Loaded, beyond_tensors, loaded_tensors
-from lorabench.memory.meta_model import build, configuration, quantised, with_layers
+from lorabench.memory.meta_model import build, configuration, quantized, with_layers
 
 
 def test_a_large_block_is_cut_only_where_more_than_a_mebibyte_remains():
@@ -44,7 +44,7 @@ def test_a_packed_weight_lies_in_what_the_one_before_it_left():
 )
 def test_peaks_of_nf4_bases_show_what_is_found(name, least, most):
     config = configuration(ModelSpec(name=name))
-    model = quantised(
+    model = quantized(
         build(with_layers(config, 2), torch.bfloat16), QuantizationSpec(name="nf4"), *[torch.bfloat16] * 2
     )
     found = beyond_tensors(loaded_tensors(model, config.num_hidden_layers)) / MIB

@@ -32,7 +32,7 @@ def test_each_published_value_agrees_or_its_deviation_is_explained(path):
 
 
 @pytest.mark.parametrize(("kind", "double_quant"), [("nf4", False), ("nf4", True), ("fp4", False)])
-def test_bits_per_parameter_are_those_of_a_weight_that_bitsandbytes_quantised(kind, double_quant):
+def test_bits_per_parameter_are_those_of_a_weight_that_bitsandbytes_quantized(kind, double_quant):
     weight = torch.randn(4096, 4096)
     packed, state = F.quantize_4bit(weight, blocksize=64, compress_statistics=double_quant, quant_type=kind)
     kept = [
@@ -59,7 +59,7 @@ def read_paper_of(row):
 
 
 def test_what_is_held_between_steps_adds_up_by_hand():
-    """Llama 7B in nf4 with double quantisation: 4.127 bits of its linear layers, 2 bytes of embedding, head and
+    """Llama 7B in nf4 with double quantization: 4.127 bits of its linear layers, 2 bytes of embedding, head and
     norms."""
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     rest = 2 * 32_000 * 4096 + 65 * 4096

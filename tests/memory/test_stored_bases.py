@@ -1,4 +1,4 @@
-"""Models that are stored quantised, and mixtures: what is predicted is what is loaded, and what stays as it is is
+"""Models that are stored quantized, and mixtures: what is predicted is what is loaded, and what stays as it is is
 named."""
 
 import json
@@ -10,7 +10,7 @@ import transformers as t
 from lorabench.commands.main import main
 from lorabench.config.settings import ModelSpec
 from lorabench.engine.experts import unreached
-from lorabench.engine.quantised_weights import weight_bytes
+from lorabench.engine.quantized_weights import weight_bytes
 from lorabench.errors import LorabenchError, ModelError
 from lorabench.memory.parameters import count_parameters
 from lorabench.memory.step_profile import predict_step
@@ -18,7 +18,7 @@ from lorabench.memory.validate import setting_from
 from lorabench.workflows.recommend import recommend
 from tests.engine.conftest import small_config, small_model
 from tests.spectra.conftest import plain  # noqa: F401  (a fixture)
-from tests.spectra.test_dequantised import FORMS, stored
+from tests.spectra.test_dequantized import FORMS, stored
 
 
 @pytest.mark.parametrize(("kind", "form"), [("llama", f) for f in FORMS] + [("gpt2", "nf4")])
@@ -30,13 +30,13 @@ def test_predicted_weights_are_those_that_are_loaded(kind, form, plain, tmp_path
     assert step.persistent_bytes["weights"] + step.persistent_bytes["quantization_state"] == weight_bytes(loaded) + sum(
         b.nbytes for b in loaded.buffers()
     )
-    unquantised = predict_step(
+    unquantized = predict_step(
         setting_from({"model": {"name": str(plain / kind)}, "training": {"sequence_length": 16}}, "cpu")
     )
-    assert step.total_parameters == unquantised.total_parameters
+    assert step.total_parameters == unquantized.total_parameters
 
 
-def test_modules_of_single_layers_that_are_not_quantised_are_counted(tmp_path):
+def test_modules_of_single_layers_that_are_not_quantized_are_counted(tmp_path):
     """As dynamic 4-bit checkpoints have them: the fifth of six layers keeps its MLP in full precision."""
     config = small_config("llama")
     config.num_hidden_layers, config.hidden_size, config.intermediate_size = 6, 64, 128
@@ -88,7 +88,7 @@ def with_config(tmp_path, **changes):
 
 def test_a_form_that_cannot_be_trained_on_is_refused_by_name(tmp_path, capsys):
     name = with_config(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(ModelError, match="stored quantised by gptq"):
+    with pytest.raises(ModelError, match="stored quantized by gptq"):
         setting_from({"model": {"name": name}, "training": {"sequence_length": 16}})
     assert main(["parameters", "--model", name, "--rank", "2"]) == 0
     assert "stored in gptq, which lorabench cannot train on" in capsys.readouterr().out
@@ -129,8 +129,8 @@ def test_experts_are_counted_by_hand_and_named_with_what_to_do(tmp_path, capsys)
     asked = ["estimate", "--model", str(tmp_path), "--sequence-length", "16", "--quantization", "nf4"]
     assert main(asked) == 0
     told = capsys.readouterr().out
-    assert "its experts are neither quantised nor adapted (model.layers.*.mlp.experts.gate_up_proj" in told
-    assert "bitsandbytes quantises and LoRA adapts linear layers alone" in told
+    assert "its experts are neither quantized nor adapted (model.layers.*.mlp.experts.gate_up_proj" in told
+    assert "bitsandbytes quantizes and LoRA adapts linear layers alone" in told
     assert f"{hand:,} of " in told
     assert main([*asked, "--json"]) == 0
     plainly = json.loads(capsys.readouterr().out)["unreached"]
@@ -157,7 +157,7 @@ def test_a_study_is_told_of_its_experts_once(tmp_path, capsys):
         " 1e-3}\ngrid: {method.rank: [2, 4]}\n"
     )
     assert main(["plan", str(study), "--gpu", "t4"]) == 0
-    assert capsys.readouterr().out.count("are neither quantised nor adapted") == 1
+    assert capsys.readouterr().out.count("are neither quantized nor adapted") == 1
     assert main(["plan", str(study), "--gpu", "t4", "--json"]) == 0
     assert all(c["unreached"]["quantized"] is False for c in json.loads(capsys.readouterr().out)["conditions"])
 

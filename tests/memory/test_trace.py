@@ -116,7 +116,7 @@ def test_a_prediction_allocates_nothing(tmp_path):
     assert predict_step(asked).peak_bytes > 50e9
 
 
-def test_a_dequantised_copy_is_written_and_read(monkeypatch):
+def test_a_dequantized_copy_is_written_and_read(monkeypatch):
     """The copy of a 4-bit product lies inside bitsandbytes' operator, where the trace sees no tensor."""
     moved = {q: predict_step(replace(setting(quantization=q), device="cuda")).moved_bytes for q in ("none", "nf4")}
     monkeypatch.setattr(kernels, "scratch_bytes", lambda *asked: 0)

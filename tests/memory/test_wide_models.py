@@ -9,7 +9,7 @@ from lorabench.commands.estimate_text import preset_text, tower_text
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import linear_modules, resolve_targets
 from lorabench.memory.layer_pattern import Pattern, pattern
-from lorabench.memory.meta_model import build, configuration, quantised, with_layers
+from lorabench.memory.meta_model import build, configuration, quantized, with_layers
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import setting_from
@@ -118,7 +118,7 @@ def test_the_tower_of_gemma_3_is_as_its_report_counts_it():
     assert tower - (1152 * 2560 + 1152) == pytest.approx(417e6, abs=0.5e6)
 
 
-def test_a_quantised_tower_has_the_bytes_that_bitsandbytes_gives_it(tmp_path):
+def test_a_quantized_tower_has_the_bytes_that_bitsandbytes_gives_it(tmp_path):
     """nf4 stores two weights a byte in linear layers alone: embeddings, norms, biases and the projection, which is a
     parameter of its own, stay in 16 bits."""
     config = configuration(ModelSpec(name="gemma-3-4b"))
@@ -146,7 +146,7 @@ def test_gates_of_one_output_are_left_to_themselves():
 @pytest.mark.parametrize(
     "name", ["gpt-oss-20b", "qwen3-30b", "mixtral-8x7b", "olmoe", "phi-3.5-moe", "deepseek-v2-lite"]
 )
-def test_experts_are_neither_quantised_nor_adapted(name):
+def test_experts_are_neither_quantized_nor_adapted(name):
     method = {"name": "lora", "target_modules": "attention"}
     asked = {"model": name, "quantization": "nf4", "method": method, "training": {"sequence_length": 16}}
     setting = setting_from(asked)
@@ -162,7 +162,7 @@ def test_what_the_hub_stores_otherwise_is_told():
     assert "MXFP4" in preset_text(setting)
 
 
-def test_biases_of_quantised_layers_are_loaded_in_the_models_dtype(tmp_path):
+def test_biases_of_quantized_layers_are_loaded_in_the_models_dtype(tmp_path):
     import transformers
 
     config = Qwen2Config(num_hidden_layers=1, **SMALL)
@@ -171,7 +171,7 @@ def test_biases_of_quantised_layers_are_loaded_in_the_models_dtype(tmp_path):
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype=torch.bfloat16, quantization_config=stored
     )
-    built = quantised(build(config, torch.bfloat16), QuantizationSpec(name="nf4"), torch.bfloat16, torch.bfloat16)
+    built = quantized(build(config, torch.bfloat16), QuantizationSpec(name="nf4"), torch.bfloat16, torch.bfloat16)
     kinds = [{n: p.dtype for n, p in model.named_parameters()} for model in (loaded, built)]
     assert kinds[0] == kinds[1]
 

@@ -1,4 +1,4 @@
-"""Curves of every seed, each seed's validation loss by rate, the meaning of columns, and the page of quantisation's
+"""Curves of every seed, each seed's validation loss by rate, the meaning of columns, and the page of quantization's
 error."""
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def test_means_by_form_and_type_are_those_of_the_modules() -> None:
     assert [r[heads.index("relative error")] for r in rows] == ["1.5 %", "1.5 %", "15 %", "15 %"]
     assert [r[heads.index("repaired")] for r in rows] == ["\u2013", "\u2013", "0.2", "0.2"]
     titles = [s.title for s in quantization_sections(made, "mine")]
-    assert titles == ["What quantisation loses", "What the adapter repairs", "By module type", "Every module"]
+    assert titles == ["What quantization loses", "What the adapter repairs", "By module type", "Every module"]
 
 
 def test_quantization_error_writes_a_page_with_its_comparison(
@@ -117,4 +117,4 @@ def test_quantization_error_writes_a_page_with_its_comparison(
     text = page.read_text()
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', text).group(1))  # type: ignore[union-attr]
     assert [t["name"] for t in figures["error-by-type"]["data"]] == ["int8", "nf4", "nf4 dq"]
-    assert "What the columns mean" in text and "relative error: norm of what quantisation changes" in text
+    assert "What the columns mean" in text and "relative error: norm of what quantization changes" in text

@@ -216,9 +216,9 @@ def test_predicted_memory_stands_beside_the_measured_with_its_error(view: View) 
         s.label.text for s in view.analysis.summaries if s.seeds
     }  # the untouched base trains nothing
     assert by_label["full"].error == pytest.approx(1, abs=0.01)
-    quantised = [p for name, p in by_label.items() if "nf4" in name]
-    assert len(quantised) == 3
-    assert all(p.error == pytest.approx(-2, abs=0.01) for p in quantised)
+    quantized = [p for name, p in by_label.items() if "nf4" in name]
+    assert len(quantized) == 3
+    assert all(p.error == pytest.approx(-2, abs=0.01) for p in quantized)
     said = predicted_memory_text.sentence(tuple(by_label.values()))
     assert said.startswith("Over 7 conditions the prediction is off by 1.0 % in the median, by 2.0 % at most (")
 

@@ -1,4 +1,4 @@
-"""What the report says of ranks and of quantisation, over a store whose surface is known."""
+"""What the report says of ranks and of quantization, over a store whose surface is known."""
 
 from __future__ import annotations
 
@@ -216,13 +216,13 @@ def test_several_models_get_a_figure_each(tmp_path: Path) -> None:
         assert all(model in words for words in figure.alternative)
 
 
-def test_without_two_ranks_or_without_quantisation_there_is_no_section(tmp_path: Path) -> None:
+def test_without_two_ranks_or_without_quantization_there_is_no_section(tmp_path: Path) -> None:
     view = make_view(filled(tmp_path, ONLY_FULL))
     assert rank_curve.section(view) is None
     assert quantization_gap.section(view) is None
 
 
-# quantisation gap
+# quantization gap
 
 
 def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:

@@ -395,7 +395,7 @@ def test_the_map_shows_both_sides_of_the_highest_rank_symmetric(view: View) -> N
     assert values.diagonal() == pytest.approx(one.right.diagonal)
 
 
-# repair of the quantisation
+# repair of the quantization
 
 
 def test_repair_is_the_mean_over_modules_and_seeds(view: View) -> None:
@@ -418,7 +418,7 @@ def test_the_answer_follows_the_numbers(view: View, tmp_path: Path) -> None:
     said = quantization_repair_text.answer(found)
     top = max(found, key=lambda r: r.repaired.mean)
     assert said.startswith(
-        "Does the adapter repair the quantisation? No. In 3 of 3 conditions the trained weights lie no nearer"
+        "Does the adapter repair the quantization? No. In 3 of 3 conditions the trained weights lie no nearer"
     )
     assert f"with {top.label}, the nearest, the squared error grew by {-100 * top.repaired.mean:.0f} %" in said
 

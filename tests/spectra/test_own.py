@@ -68,11 +68,11 @@ def test_a_small_change_asks_for_no_vector_beyond_the_first(monkeypatch):
 
 
 def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(tmp_path, monkeypatch):
-    weight, quantise = falling(300, 200).float(), lambda w: (w, (w * 64).round() / 64)
+    weight, quantize = falling(300, 200).float(), lambda w: (w, (w * 64).round() / 64)
     delta = of_factors("m", gaussian(4, 200, 1), 0.01 * gaussian(300, 4, 2), 1.0)
 
     def look(own):
-        return beside_base(delta, decomposed(delta), weight, quantise, own=own)
+        return beside_base(delta, decomposed(delta), weight, quantize, own=own)
 
     first = Own(TensorCache(tmp_path / "base", "w"), TensorCache(tmp_path / "base", "e"))
     assert not first.is_known
@@ -92,7 +92,7 @@ def test_a_second_cell_reads_what_the_first_computed_and_gets_the_same_numbers(t
             plain.intruders,
             plain.repair,
         ), "to the last digit"
-    error = quantise(weight)[1].double() - weight.double()
+    error = quantize(weight)[1].double() - weight.double()
     assert read.repair.best_share == pytest.approx(
         float(torch.linalg.svdvals(error)[:4].square().sum() / error.square().sum()), rel=1e-9
     )
@@ -130,12 +130,12 @@ def test_a_file_is_bounded(tmp_path, monkeypatch):
 def test_a_dense_change_beside_its_base_is_that_of_its_whole_decomposition():
     weight = falling(320, 290)
     delta = of_weights("m", weight, weight + 0.01 * gaussian(320, 290, 5))
-    quantise = lambda w: (w, (w * 64).round() / 64)  # noqa: E731
-    found = beside_base(delta, decomposed(delta), weight, quantise)
+    quantize = lambda w: (w, (w * 64).round() / 64)  # noqa: E731
+    found = beside_base(delta, decomposed(delta), weight, quantize)
     whole = decompose_dense(delta.dense)
     assert found.singular_values == pytest.approx(torch.linalg.svdvals(delta.dense).numpy(), rel=1e-7)
     assert dense_singular_values(delta.dense).numpy() == pytest.approx(found.singular_values, rel=1e-12)
-    error = quantise(weight)[1] - weight
+    error = quantize(weight)[1] - weight
     dense = whole.dense()
     assert found.repair.cosine == pytest.approx(float(-(dense * error).sum() / dense.norm() / error.norm()), abs=1e-9)
     assert found.repair.repaired_share == pytest.approx(

@@ -1,4 +1,4 @@
-"""Errors of quantised weights by hand, in order of their precision, and with what a cell learned."""
+"""Errors of quantized weights by hand, in order of their precision, and with what a cell learned."""
 
 import json
 import math

@@ -154,7 +154,7 @@ def test_where_nothing_fits_the_text_says_what_would():
 
 
 def test_the_cheapest_change_is_one_that_the_method_allows():
-    """PiSSA begins from the singular vectors of unquantised weights; LoRA's base may be stored in 4 bits."""
+    """PiSSA begins from the singular vectors of unquantized weights; LoRA's base may be stored in 4 bits."""
     card = find_gpu("24GB")
 
     def needs(c):
@@ -387,7 +387,7 @@ def test_what_an_answer_leaves_out_or_assumes_is_noted():
 
 
 @pytest.mark.usefixtures("formula", "nothing_at_hand")
-def test_experts_that_are_neither_adapted_nor_quantised_are_told():
+def test_experts_that_are_neither_adapted_nor_quantized_are_told():
     for model, told in (("mixtral-8x7b", True), ("llama-3.2-1b", False)):
         found = recommend(model, "1000GB", 128).ranked
         assert {

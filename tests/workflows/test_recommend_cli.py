@@ -152,7 +152,7 @@ def test_what_is_emitted_for_peft_is_the_recommendation_and_peft_reads_it(capsys
     assert code == 0
     emitted = json.loads(out)["recommendations"]
     assert [r for r in emitted if r["quantization"] == "none"] == [r for r in told if r["quantization"] == "none"]
-    assert len(emitted) == len(told), "of quantised bases the script makes no k-bit preparation, and needs no more"
+    assert len(emitted) == len(told), "of quantized bases the script makes no k-bit preparation, and needs no more"
     assert all(r["peak_bytes"] <= t["peak_bytes"] for r, t in zip(emitted, told, strict=True))
     assert sorted(err.split()) == sorted(str(p) for p in (tmp_path / "files").iterdir())
     config = LoraConfig.from_pretrained(tmp_path / "files")

@@ -44,7 +44,7 @@ def peak(trainer, loss=None, kbit_preparation=None):
     return estimate(QLORA, None, chosen(trainer, loss, None, kbit_preparation)).estimate
 
 
-def test_k_bit_preparation_widens_what_is_not_quantised_and_the_residual_stream():
+def test_k_bit_preparation_widens_what_is_not_quantized_and_the_residual_stream():
     plain, prepared = peak("transformers", None, False), peak("transformers")
     assert prepared.bytes["weights"] - plain.bytes["weights"] == 2 * (EMBEDDINGS + NORMS), "16 bits to 32"
     checkpoints = 2 * LAYERS * TOKENS * HIDDEN

@@ -118,7 +118,7 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
 
 
 def stored_quantised(e: StudyAnalysis) -> Finding | None:
-    """Bases that were quantised before they came here."""
+    """Bases that were quantized before they came here."""
     groups = [g for g in e.groups if any(r.stored_quantised for r in _resolved(e, g))]
     if not groups:
         return None
@@ -128,18 +128,18 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
     )
     sentence = text.stored_quantised(list(bases))
     return Finding(
-        "stored_quantised", "note", "A checkpoint was quantised already", sentence, e.labels(groups), e.finished(groups)
+        "stored_quantised", "note", "A checkpoint was quantized already", sentence, e.labels(groups), e.finished(groups)
     )
 
 
 def unreached(e: StudyAnalysis) -> Finding | None:
-    """Weights that were asked to be quantised or adapted, and are neither."""
+    """Weights that were asked to be quantized or adapted, and are neither."""
     weights: dict[tuple[str, str], list[Replicates]] = {}
     for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
             words = left.words(
-                quantised=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
+                quantized=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
             )
             if words:
                 weights.setdefault((model_label(cell.model.name), words), []).append(g)

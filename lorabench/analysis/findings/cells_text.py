@@ -90,12 +90,12 @@ def mixed_environments(environments: int, differing: Mapping[str, Counter[str]],
 
 
 def stored_quantised(bases: Sequence[tuple[str, str, bool]]) -> str:
-    """`bases`: model, quantization, whether its constants are quantised, too."""
-    names = [f"{model} ({kind}{' with double quantisation' if double else ''})" for model, kind, double in bases]
+    """`bases`: model, quantization, whether its constants are quantized, too."""
+    names = [f"{model} ({kind}{' with double quantization' if double else ''})" for model, kind, double in bases]
     return (
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} stored quantised and"
-        f" {'was' if len(names) == 1 else 'were'} loaded as such: nothing was quantised here, and no number includes"
-        " what that quantisation cost. Compare with the unquantised checkpoint to see it."
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} stored quantized and"
+        f" {'was' if len(names) == 1 else 'were'} loaded as such: nothing was quantized here, and no number includes"
+        " what that quantization cost. Compare with the unquantized checkpoint to see it."
     )
 
 

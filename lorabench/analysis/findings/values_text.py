@@ -51,7 +51,7 @@ class Chance:
 
 def at_chance(accuracies: Sequence[Chance], conditions: int, total: int, *, trained: bool) -> str:
     """`conditions`: of so many in total those with such an accuracy; `trained`: whether they are trained ones."""
-    shows = "that anything was learned" if trained else "what the model can do, nor what quantisation takes from it"
+    shows = "that anything was learned" if trained else "what the model can do, nor what quantization takes from it"
     parts = [f"{metric(a.metric).label} of {a.label} {_chance(a)}" for a in accuracies]
     return (
         f"{conditions} of {total} conditions have an accuracy that does not show {shows}"

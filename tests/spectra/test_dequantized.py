@@ -1,4 +1,4 @@
-"""Quantised checkpoints are read as the weights that they stand for: transformers' and bitsandbytes' own values, and
+"""Quantized checkpoints are read as the weights that they stand for: transformers' and bitsandbytes' own values, and
 hand counts."""
 
 import shutil
@@ -14,7 +14,7 @@ from lorabench.commands.main import main
 from lorabench.spectra.files import Weights
 from lorabench.spectra.source import open_learned
 from lorabench.workflows import spectrum
-from tests.spectra.quantised_checkpoints import scaled
+from tests.spectra.quantized_checkpoints import scaled
 
 FORMS = {
     "int8": {"load_in_8bit": True},
@@ -31,7 +31,7 @@ FORMS = {
 
 
 def stored(plain, kind, form, folder, dtype=torch.float32, **more):
-    """The same model as transformers saves it quantised; and as it loads it again."""
+    """The same model as transformers saves it quantized; and as it loads it again."""
     config = t.BitsAndBytesConfig(**FORMS[form])
     t.AutoModelForCausalLM.from_pretrained(plain / kind, quantization_config=config, dtype=dtype).save_pretrained(
         folder, **more
@@ -54,7 +54,7 @@ def test_weights_are_bitsandbytes_own_of_logical_shape(form, kind, plain, tmp_pa
     assert seen
     assert weights.names() == before.names(), "constants are no weights"
     assert (
-        weights.form == {"int8 skip": "int8", "nf4 dq": "nf4 with double quantisation"}.get(form, form)
+        weights.form == {"int8 skip": "int8", "nf4 dq": "nf4 with double quantization"}.get(form, form)
         and before.form is None
     )
 
@@ -180,11 +180,11 @@ def test_scaled_integers_of_compressed_tensors(tmp_path):
     assert found.weight("m").tolist() == [[0.0, -1.5, 6.0, 8.0], [5.0, 6.0, -27.0, 18.0]]
 
 
-def test_the_change_against_a_quantised_base_is_told_and_of_its_true_weights(plain, tmp_path):
+def test_the_change_against_a_quantized_base_is_told_and_of_its_true_weights(plain, tmp_path):
     stored(plain, "llama", "int8", tmp_path)
     found = spectrum.spectrum(str(plain / "llama"), base=str(tmp_path), find=lambda name: tmp_path)
     assert dict(found.facts)["base"].endswith(
-        "stored in int8: its dequantised weights are meant; what quantisation lost is part of the difference"
+        "stored in int8: its dequantized weights are meant; what quantization lost is part of the difference"
     )
     codes = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"

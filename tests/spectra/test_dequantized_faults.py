@@ -1,4 +1,4 @@
-"""Quantised checkpoints that cannot be read, and files that are no whole checkpoint, are one sentence."""
+"""Quantized checkpoints that cannot be read, and files that are no whole checkpoint, are one sentence."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import transformers as t
 
 from lorabench.errors import ModelError
 from lorabench.spectra.files import Weights
-from tests.spectra.quantised_checkpoints import scaled
+from tests.spectra.quantized_checkpoints import scaled
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ from tests.spectra.quantised_checkpoints import scaled
         ({"m.weight_packed": torch.zeros(2, 2, dtype=torch.int32)}, {"quant_method": "compressed-tensors"}, "packed"),
     ],
 )
-def test_other_quantisations_are_refused_by_name(tensors, quantization, words, tmp_path):
+def test_other_quantizations_are_refused_by_name(tensors, quantization, words, tmp_path):
     with pytest.raises(ModelError, match=words) as caught:
         scaled(tmp_path, tensors, **quantization)
-    assert "take the unquantised checkpoint" in str(caught.value)
+    assert "take the unquantized checkpoint" in str(caught.value)
 
 
 @pytest.mark.parametrize(

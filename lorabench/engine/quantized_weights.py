@@ -15,14 +15,14 @@ def logical_numel(parameter: torch.Tensor) -> int:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the base weights as stored, quantisation constants included; adapters are not counted."""
+    """Bytes of the base weights as stored, quantization constants included; adapters are not counted."""
     base = [p for name, p in model.named_parameters() if not is_adapter(name)]
     tensors = {t.untyped_storage().data_ptr(): t for t in (*base, *quantization_tensors(model))}  # tied ones once
     return sum(t.untyped_storage().nbytes() for t in tensors.values())
 
 
 def quantization_tensors(model: nn.Module) -> list[torch.Tensor]:
-    """All constants of a model's quantised weights, wherever bitsandbytes keeps them: int8 moves its own at the first
+    """All constants of a model's quantized weights, wherever bitsandbytes keeps them: int8 moves its own at the first
     forward pass.
     """
     constants = [t for p in model.parameters() for t in quantization_state(p)]
@@ -31,7 +31,7 @@ def quantization_tensors(model: nn.Module) -> list[torch.Tensor]:
 
 
 def quantization_state(parameter: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that bitsandbytes keeps beside a quantised weight: block or row constants, and their own."""
+    """The tensors that bitsandbytes keeps beside a quantized weight: block or row constants, and their own."""
     constants = []
     state = getattr(parameter, "quant_state", None)
     while state is not None:

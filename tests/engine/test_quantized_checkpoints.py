@@ -1,4 +1,4 @@
-"""A checkpoint that is stored quantised is read with its own quantisation and called by it, or refused by name."""
+"""A checkpoint that is stored quantized is read with its own quantization and called by it, or refused by name."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import transformers
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
 from lorabench.engine.model import load_base
-from lorabench.engine.quantised_weights import logical_numel, weight_bytes
+from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.errors import ModelError, StudyError
 from tests.engine.checkpoints import (
     SMALL,
@@ -15,7 +15,7 @@ from tests.engine.checkpoints import (
     configured,
     copied,
     put,
-    quantised,
+    quantized,
     random_model,
     renamed,
     weights,
@@ -30,7 +30,7 @@ FORMS = [("int8", False), ("nf4", False), ("nf4", True), ("fp4", True)]
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     root = tmp_path_factory.mktemp("stored")
-    return {(form, double): quantised(root / f"{form}{double}", form, double) for form, double in FORMS}
+    return {(form, double): quantized(root / f"{form}{double}", form, double) for form, double in FORMS}
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def test_the_engine_reads_it_as_transformers_does(stored, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_it_is_the_same_as_quantising_the_same_weights_here(stored, form):
+def test_it_is_the_same_as_quantizing_the_same_weights_here(stored, form):
     name, double = form
     here = cell_of(
         "method=base",
@@ -63,7 +63,7 @@ def test_it_is_the_same_as_quantising_the_same_weights_here(stored, form):
     assert torch.allclose(logits(read), logits(made), atol=1e-4)
 
 
-def test_a_run_on_one_names_its_form_and_reads_what_the_quantised_original_reads(stored, folder, tmp_path):
+def test_a_run_on_one_names_its_form_and_reads_what_the_quantized_original_reads(stored, folder, tmp_path):
     other = tmp_path / "cells" / "y.partial"
     other.mkdir(parents=True)
     read = run_cell(cell_of(f"model={stored['int8', False]}"), folder)
@@ -96,12 +96,12 @@ def test_spectra_stand_beside_the_weights_that_the_codes_mean_and_claim_no_repai
         (
             ("nf4", False),
             ["quantization={name: nf4, double_quant: true}"],
-            "is stored in nf4, which cannot be turned into nf4 with double quantisation",
+            "is stored in nf4, which cannot be turned into nf4 with double quantization",
         ),
         (
             ("nf4", True),
             ["quantization=int8"],
-            "is stored in nf4 with double quantisation, which cannot be turned into int8",
+            "is stored in nf4 with double quantization, which cannot be turned into int8",
         ),
         (("int8", False), ["method=full"], "method full cannot be combined with quantization int8, in which"),
         (("int8", False), ["method=pissa"], "with quantization int8, in which .* is stored: it begins"),
@@ -112,15 +112,15 @@ def test_what_it_cannot_be_is_said_before_any_cell(stored, form, settings, words
         cell_of(f"model={stored[form]}", *settings)
 
 
-def test_the_dry_run_tells_that_nothing_is_quantised_anew(stored):
+def test_the_dry_run_tells_that_nothing_is_quantized_anew(stored):
     (notice,) = told((cell_of(f"model={stored['nf4', True]}"),))
     assert not notice.fatal
-    assert "is stored in nf4 with double quantisation and stays so" in notice.message
+    assert "is stored in nf4 with double quantization and stays so" in notice.message
 
 
 def test_a_teacher_is_not_planted_into_codes(stored):
     (problem,) = check_cells((cell_of(f"model={stored['int8', False]}", "task=planted"),))
-    assert "plants its teacher into unquantised weights" in problem.message
+    assert "plants its teacher into unquantized weights" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_teacher_is_not_planted_into_codes(stored):
 )
 def test_forms_of_other_libraries_are_refused_by_name(tmp_path, method):
     path = configured(copied(tmp_path / "m"), quantization_config={"quant_method": method})
-    with pytest.raises(StudyError, match=f"stored quantised by {method} .* allowed: float32"):
+    with pytest.raises(StudyError, match=f"stored quantized by {method} .* allowed: float32"):
         cell_of(f"model={path}")
 
 
@@ -153,7 +153,7 @@ def test_codes_without_a_word_in_the_configuration_are_no_weights(tmp_path, chan
     put(path, change(weights(path)))
     (problem,) = check_cells((cell_of(f"model={path}"),))
     assert problem.field == "model"
-    assert "are stored quantised" in problem.message
+    assert "are stored quantized" in problem.message
     assert "config.json does not say how" in problem.message
 
 
@@ -184,13 +184,13 @@ def lost(suffix):
     ],
 )
 def test_a_configuration_that_tells_another_form_than_the_files_is_refused(tmp_path, form, change, words):
-    path = quantised(tmp_path / "m", *form)
+    path = quantized(tmp_path / "m", *form)
     change(path)
     (problem,) = check_cells((cell_of(f"model={path}"),))
     assert words in problem.message
 
 
-def test_stale_words_of_quantisation_over_plain_weights_are_refused(tmp_path):
+def test_stale_words_of_quantization_over_plain_weights_are_refused(tmp_path):
     path = configured(
         copied(tmp_path / "m"), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
     )
@@ -198,8 +198,8 @@ def test_stale_words_of_quantisation_over_plain_weights_are_refused(tmp_path):
     assert "but they are not; remove quantization_config" in problem.message
 
 
-def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configuration_names(tmp_path):
-    path = quantised(tmp_path / "m", "int8", llm_int8_skip_modules=["lm_head", "down_proj"])
+def test_skipped_modules_stay_unquantized_and_must_be_the_ones_that_the_configuration_names(tmp_path):
+    path = quantized(tmp_path / "m", "int8", llm_int8_skip_modules=["lm_head", "down_proj"])
     model = load_base(cell_of(f"model={path}", "method=base"), CPU)
     assert model.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
     assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.int8
@@ -207,13 +207,13 @@ def test_skipped_modules_stay_unquantised_and_must_be_the_ones_that_the_configur
     from lorabench.engine.model import meta_model
 
     meta_model.cache_clear()  # of the configuration that was there before
-    with pytest.raises(ModelError, match=r"down_proj\.weight in .* is stored unquantised"):
+    with pytest.raises(ModelError, match=r"down_proj\.weight in .* is stored unquantized"):
         load_base(cell_of(f"model={path}", "method=base"), CPU)
 
 
 @pytest.mark.parametrize("form", [("int8", False), ("nf4", True)])
 def test_wrappers_are_undone_around_codes_too(stored, tmp_path, form):
-    path = quantised(tmp_path / "m", *form)
+    path = quantized(tmp_path / "m", *form)
     renamed(path, lambda n: "module." + n.replace(".mlp.", "._orig_mod.mlp."))
     ours, plain = (load_base(cell_of(f"model={p}", "method=base"), CPU) for p in (path, stored[form]))
     assert torch.equal(logits(ours), logits(plain))
@@ -266,7 +266,7 @@ def test_the_renamed_modules_of_a_model_with_eyes_are_found_by_their_old_names(t
 
 
 def test_packed_into_another_dtype_and_computed_in_its_own_precision(tmp_path):
-    path = quantised(tmp_path / "m", "nf4", bnb_4bit_compute_dtype="bfloat16", bnb_4bit_quant_storage="bfloat16")
+    path = quantized(tmp_path / "m", "nf4", bnb_4bit_compute_dtype="bfloat16", bnb_4bit_quant_storage="bfloat16")
     cell = cell_of(f"model={path}", "method=base")
     assert cell.quantization.compute_dtype == "bfloat16"
     model = load_base(cell, CPU)
@@ -274,13 +274,13 @@ def test_packed_into_another_dtype_and_computed_in_its_own_precision(tmp_path):
     assert sum(logical_numel(p) for p in model.parameters()) == 279_104
 
 
-def test_experts_of_a_quantised_mixture_are_told_and_recorded(tmp_path, folder):
+def test_experts_of_a_quantized_mixture_are_told_and_recorded(tmp_path, folder):
     config = transformers.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
     path = random_model(tmp_path / "m", config)
     cell = cell_of(f"model={path}", "quantization=int8", "training.sequence_length=32")
     (notice,) = told((cell,))
     assert "its experts" in notice.message
-    assert "neither quantised nor adapted" in notice.message
+    assert "neither quantized nor adapted" in notice.message
     result = run_cell(cell, folder)
     left = result.resolved.unreached
     experts = 2 * 4 * 3 * 64 * 96  # layers, experts, matrices

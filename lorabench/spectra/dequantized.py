@@ -1,10 +1,10 @@
-"""The weights that a quantised checkpoint stands for, from its codes and the constants beside them.
+"""The weights that a quantized checkpoint stands for, from its codes and the constants beside them.
 
     bitsandbytes int8     W = code * SCB / 127                    <module>.SCB: the largest value of each row (Dettmers
                                                                   et al. 2022, section 2.1)
     bitsandbytes 4 bit    W = quant_map[code] * absmax of its block, two codes a byte, the first in the high half
                           (Dettmers et al. 2023, section 3)
-      double quantised    absmax = nested_quant_map[code] * nested_absmax of its block + nested_offset
+      double quantized    absmax = nested_quant_map[code] * nested_absmax of its block + nested_offset
     scaled float8         W = code * scale                        one scale for all, a row, a column or a block
                                                                   (DeepSeek-V3: 128 x 128; the last may be cut)
     scaled int8           W = (code - zero point) * scale         compressed-tensors: one scale for all, a row, or a
@@ -57,7 +57,7 @@ Read = Callable[[str], torch.Tensor]
 
 
 class QuantState(TypedDict):
-    """bitsandbytes' state of a 4-bit weight; the nested fields where its constants are quantised, too."""
+    """bitsandbytes' state of a 4-bit weight; the nested fields where its constants are quantized, too."""
 
     shape: list[int]
     blocksize: int
@@ -78,7 +78,7 @@ class Codes:
 
     @property
     def double_quant(self) -> bool:
-        """Whether the 4-bit constants are quantised, too."""
+        """Whether the 4-bit constants are quantized, too."""
         return "nested_absmax" in self.beside
 
 
@@ -130,8 +130,8 @@ def codes(name: str, constants: Collection[str], dtype: torch.dtype, place: obje
 
 
 ADVICE = (
-    "allowed: plain weights, bitsandbytes int8, fp4 and nf4, and scaled float8; take the unquantised checkpoint, or"
-    " dequantise this one with its own library"
+    "allowed: plain weights, bitsandbytes int8, fp4 and nf4, and scaled float8; take the unquantized checkpoint, or"
+    " dequantize this one with its own library"
 )
 
 
@@ -140,8 +140,8 @@ def logical_shape(stored: Codes, shape: tuple[int, ...], read: Read) -> tuple[in
     return tuple(_state(stored, read)["shape"]) if stored.form in ("nf4", "fp4") else shape
 
 
-def dequantised(stored: Codes, read: Read, block: tuple[int, int] | None, place: object) -> torch.Tensor:
-    """The weight (out, in), float32; of 4-bit ones in the precision that they were quantised from, as bitsandbytes
+def dequantized(stored: Codes, read: Read, block: tuple[int, int] | None, place: object) -> torch.Tensor:
+    """The weight (out, in), float32; of 4-bit ones in the precision that they were quantized from, as bitsandbytes
     gives them back.
 
     `block` are the rows and columns that share a scale, where that is known. ModelError where constants are missing or

@@ -1,4 +1,4 @@
-"""Quantised checkpoints as their libraries store them."""
+"""Quantized checkpoints as their libraries store them."""
 
 import json
 
