@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         StudyResults,
         compare_trainers,
         estimate,
+        evidence,
         open_results,
         parameters,
         plan,
@@ -41,6 +42,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "estimate",
+            "evidence",
             "compare_trainers",
             "plan",
             "recommend",
@@ -63,6 +65,7 @@ __all__ = [
     "__version__",
     "compare_trainers",
     "estimate",
+    "evidence",
     "expand",
     "load_study",
     "open_results",

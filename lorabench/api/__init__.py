@@ -4,6 +4,7 @@ name."""
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
+from lorabench.evidence.listing import evidence
 
 __all__ = [
     "RunAnalysis",
@@ -11,6 +12,7 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "evidence",
     "open_results",
     "parameters",
     "plan",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import calibrate, catalogue, doctor, predict, recommend, results, run, weights
+from lorabench.commands import calibrate, catalogue, doctor, evidence, predict, recommend, results, run, weights
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -59,6 +59,12 @@ COMMANDS: tuple[
         "which rank, method and quantization to take for a model on a card, with the evidence for it",
         recommend.recommend,
         recommend.add_recommend_options,
+    ),
+    (
+        "evidence",
+        "published results and learning rates of LoRA and its relatives, with sources and what is wrong with them",
+        evidence.evidence,
+        evidence.add_evidence_options,
     ),
     (
         "parameters",
