@@ -3,8 +3,8 @@ behind full fine-tuning, which rank, which learning rate, and of what it knows n
 sentences are made here.
 
     quality   full fine-tuning's gap of the adapter and rank, plus that of the storage
-    rank      the least whose gap to the highest that fits is at most TOLERATED in four of five new sources; where memory
-              or speed is asked for, the least that is expected within the margin
+    rank      the least that costs nothing beside the highest that fits (evidence.choices); where memory or speed is asked
+              for, the least that is expected within the margin
     rate      the model of best rates
 """
 
@@ -12,24 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lorabench import formatting
 from lorabench.advice.candidates import CandidateSpec
 from lorabench.advice.evidence import FULL, Key
 from lorabench.advice.priors import MARGIN, POINTS
 from lorabench.advice.types import EvidenceItem, Priority, Quality
+from lorabench.errors import LorabenchError
 from lorabench.evidence.calibration import published_meta_analyses
+from lorabench.evidence.choices import cost_of_rank, costs_nothing
 from lorabench.evidence.gaps import Contrast
 from lorabench.evidence.learning_rate_model import RateSetting, published_rate_model
 from lorabench.evidence.library import task_kind_of
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, Setting, quantile
-from lorabench.errors import LorabenchError
 
 SOURCE = "meta-analysis of published tables: lorabench evidence"
-TOLERATED = 0.1
-"""points that a lower rank may cost: less than any of the tables can tell, so that a rank is given up only for nothing"""
-SURE = 0.8
-"""of the new sources in which it costs no more"""
 _NAMED = 4
 """sources that are named, largest weight first"""
 
@@ -99,38 +97,29 @@ def _with_rank(
     highest = next((r for r in reversed(of) if fits(of[r])), None)
     if highest is None:
         return spec
-    costs = {r: _cost(asked, r, highest) for r in of if r < highest}
+    costs = {r: cost_of_rank(asked.analyses["rank"], _setting(asked), r, highest) for r in of if r < highest}
     rank = next((r for r, p in costs.items() if _little(p, priority)), highest)
     told = [r for r in (8, 16, 64) if r in costs and r != rank][:2]
-    shown = "; ".join(f"rank {r} {_points(costs[r].mean)} {_interval(costs[r])}" for r in told)
-    is_highest = rank == highest
-    words = f"rank {rank}, {'the highest that fits' if is_highest else f'since rank {highest} is expected to bring little'}"
-    if shown:
-        words += f"; against rank {highest}, 80 % of new sources would have {shown} points"
-    named = _named(asked.analyses["rank"], _rank_setting(asked, highest, min(costs, default=highest)))
-    item = EvidenceItem("published", f"{words}; by {named}", SOURCE)
+    why = "the highest that fits" if rank == highest else f"beside which rank {highest} is expected to bring little"
+    words = f"rank {rank}, {why}"
+    if told:
+        shown = "; ".join(f"rank {r}: {_points(costs[r].mean)} {_interval(costs[r])}" for r in told)
+        words += f"; gap to rank {highest} in points, with the interval of 80 % of new sources: {shown}"
+        words += f"; by {_named(asked.analyses['rank'], _setting(asked, rank=highest, against_rank=told[0]))}"
+    item = EvidenceItem("published", words, SOURCE)
     facts = tuple(e for e in spec.evidence if e.kind == "published" and not e.text.startswith(("learning", "rank")))
     rates = tuple(e for e in spec.evidence if e.text.startswith("learning"))
     return replace(of[rank], evidence=(*facts, item, *rates), caveats=())
 
 
 def _little(cost: Prediction, priority: Priority) -> bool:
-    if priority != "accuracy":
-        return -cost.mean <= MARGIN
-    return -cost.mean + cost.sd * quantile(cost.degrees, SURE) <= TOLERATED
+    return costs_nothing(cost) if priority == "accuracy" else -cost.mean <= MARGIN
 
 
-def _rank_setting(asked: Asked, rank: int, against: int) -> Setting:
-    return Setting(
-        asked.kind or "", rank=rank, against_rank=against, parameters=asked.parameters, tokens=asked.tokens,
-        alpha_moves=False,
-    )  # fmt: skip
-
-
-def _cost(asked: Asked, rank: int, highest: int) -> Prediction:
-    """Of a lower rank: its gap to the highest, negative where it is worse."""
-    gained = asked.analyses["rank"].predict(_rank_setting(asked, highest, rank))
-    return replace(gained, mean=-gained.mean)
+def _setting(asked: Asked, **of_it: Any) -> Setting:
+    """Tuned, with alpha as it is: a tuned rate makes up for the scaling."""
+    known = Setting(asked.kind or "", parameters=asked.parameters, tokens=asked.tokens, alpha_moves=False)
+    return replace(known, **of_it)
 
 
 def _with_quality(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
@@ -139,14 +128,12 @@ def _with_quality(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     key: Key = (spec.method.name, spec.quantization.name)
     if key[0] not in ("lora", "rslora", "dora", "pissa") or key[1] not in ("none", "nf4", "fp4", "int8"):
         return spec
-    rank, alpha = spec.method.rank, spec.method.alpha
-    setting = Setting(
-        asked.kind or "", key[0], float(rank or 0) or None, parameters=asked.parameters, tokens=asked.tokens,
-        scaling=alpha / rank if alpha and rank else None,
-    )  # fmt: skip
+    rank = spec.method.rank
+    setting = _setting(asked, method=key[0], rank=rank)
     against_full = asked.analyses["full"]
     total, items = against_full.predict(setting), []
-    items.append(_gap_item(f"LoRA of rank {rank} against full fine-tuning in {asked.kind}", total, against_full, setting))
+    what = f"LoRA of rank {rank} against full fine-tuning in {asked.kind}"
+    items.append(_gap_item(what, total, against_full, setting))
     if key[1] != "none":
         stored = replace(setting, storage=key[1])
         gap = asked.analyses["storage"].predict(stored)
@@ -160,7 +147,9 @@ def _with_quality(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
 
 
 def _gap_item(what: str, gap: Prediction, analysis: MetaAnalysis, setting: Setting) -> EvidenceItem:
-    text = f"{what}: {_points(gap.mean)} points, in 80 % of new sources {_interval(gap)}; by {_named(analysis, setting)}"
+    text = (
+        f"{what}: {_points(gap.mean)} points, in 80 % of new sources {_interval(gap)}; by {_named(analysis, setting)}"
+    )
     return EvidenceItem("published", text, SOURCE)
 
 
@@ -218,7 +207,10 @@ def limits(asked: Asked) -> Iterator[str]:
         )
     elif sources == 1:
         yield f"One source alone holds LoRA against full fine-tuning in {asked.kind}: other sources may well differ."
-    for name, value, unit in (("tokens", asked.tokens, "training tokens"), ("parameters", asked.parameters, "parameters")):
+    for name, value, unit in (
+        ("tokens", asked.tokens, "training tokens"),
+        ("parameters", asked.parameters, "parameters"),
+    ):
         spanned = full.range_of(asked.kind, name)
         if value is None:
             continue

@@ -219,7 +219,9 @@ def _rank(table: Sequence[_Cell]) -> Iterable[Gap]:
             c = _mean(by_rank[r])
             moves = None if c.alpha is None or lowest.alpha is None else c.alpha != lowest.alpha
             gap = _gap("rank", c, lowest.score, lowest.noise, against_rank=lowest.rank)
-            yield replace(gap, alpha_moves=moves, setting=f"{gap.setting} {c.method} {c.storage} {c.row['target_modules']}")
+            yield replace(
+                gap, alpha_moves=moves, setting=f"{gap.setting} {c.method} {c.storage} {c.row['target_modules']}"
+            )
 
 
 def _method(table: Sequence[_Cell]) -> Iterable[Gap]:

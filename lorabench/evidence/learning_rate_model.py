@@ -89,9 +89,7 @@ class RateModel:
     def predict(self, setting: RateSetting) -> RatePrediction:
         """Of one setting in a new source."""
         x = design(setting)
-        mean, sd, degrees = self.fit.predict(
-            x[None], np.zeros(1, dtype=np.int64), np.ones(1), np.zeros(1), np.zeros(1)
-        )
+        mean, sd, degrees = self.fit.predict(x[None], np.zeros(1, dtype=np.int64), np.ones(1), np.zeros(1), np.zeros(1))
         m, s, d = float(mean[0]), float(sd[0]), float(degrees[0])
         half, step = s * quantile(d, 0.9), s * quantile(d, 5 / 6)
         shares = {k: v for k, v in self.fit.shares(x).items() if k}

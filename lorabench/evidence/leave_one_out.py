@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lorabench.evidence.gaps import Contrast, Gap
 from lorabench.evidence.calibration import calibrated
+from lorabench.evidence.gaps import Contrast, Gap
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, quantile, setting_of
 from lorabench.evidence.random_effects import Variances
 

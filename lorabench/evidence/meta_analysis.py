@@ -126,7 +126,7 @@ class MetaAnalysis:
     contrast: Contrast
     fit: Fit
     ranges: Ranges
-    calibration: Calibration = Calibration()  # noqa: RUF009
+    calibration: Calibration = Calibration()
 
     def predict(self, setting: Setting) -> Prediction:
         """Of one setting in a new source."""
@@ -138,7 +138,8 @@ class MetaAnalysis:
         mean, sd, degrees = self.fit.predict(x, kind, loading, flagged, noise)
         width, most = self.calibration.width, self.calibration.degrees
         return [
-            Prediction(float(m), width * float(s), min(most, float(d))) for m, s, d in zip(mean, sd, degrees, strict=True)
+            Prediction(float(m), width * float(s), min(most, float(d)))
+            for m, s, d in zip(mean, sd, degrees, strict=True)
         ]
 
     def weights(self, setting: Setting) -> dict[str, float]:
@@ -162,8 +163,7 @@ class MetaAnalysis:
 
     def range_of(self, kind: str, moderator: str) -> Range | None:
         """What is spanned: of tokens by the kind itself, whose slope is its own, else by all."""
-        own = self.ranges.get((kind, moderator))
-        return own if own or moderator == "tokens" else self.ranges.get(("", moderator))
+        return self.ranges.get((kind if moderator == "tokens" else "", moderator))
 
 
 def meta_analysis(
@@ -244,7 +244,7 @@ def design(contrast: Contrast, s: Setting) -> Array:
         rank = _log(s.rank, 16, 2)
         adapter = [float(s.method == m) for m in _ADAPTER_EFFECTS]
         common = [1.0, untuned, size, tokens, rank, rank**2 / 2, _log(s.scaling, 1.0, 2)]
-        return np.array([*common, *kind, *(kind * rank), *(kind * tokens), *adapter])
+        return np.array([*common, *kind, *(kind * rank), *(kind * tokens), *(kind * untuned), *adapter])
     if contrast == "rank":
         d = _distance(s)
         high, low = _log(s.rank, 16, 2), _log(s.against_rank, 16, 2)
@@ -260,7 +260,11 @@ def prior_of(contrast: Contrast) -> Prior:
     rank, whose two ends, nothing and a step of GLUE's own spread over seeds (0.6), it lies between."""
     k = len(KINDS)
     sd = {
-        "full": [3.0, 2.0, 1.0, 1.0, 0.3, 0.1, 0.5] + k * [2.0] + k * [0.5] + k * [2.0] + len(_ADAPTER_EFFECTS) * [1.0],
+        "full": [3.0, 2.0, 1.0, 1.0, 0.3, 0.1, 0.5]
+        + k * [2.0]
+        + k * [0.5]
+        + 2 * k * [2.0]
+        + len(_ADAPTER_EFFECTS) * [1.0],
         "rank": [0.3, 0.2, 0.2, 0.2, 0.3, 0.05] + k * [0.5] + k * [0.3],
         "method": [1.0] + len(METHODS) * [1.0] + k * [0.5],
         "storage": len(STORAGES) * [1.0] + [0.5] + k * [0.5],

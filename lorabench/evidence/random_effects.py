@@ -23,7 +23,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-SCALE_SPREAD = 0.7  # of log scales of kinds: half lie within a factor of 1.6 of their mean, as sd over GLUE, code and MMLU do
+SCALE_SPREAD = (
+    0.7  # of log scales of kinds: half lie within a factor of 1.6 of their mean, as sd over GLUE, code and MMLU do
+)
 SHARE_CENTER = 0.5  # of the noise of two independent scores; both are of the same items, so their errors partly cancel
 
 
