@@ -3,8 +3,8 @@ behind full fine-tuning, which rank, which learning rate, and of what it knows n
 sentences are made here.
 
     quality   full fine-tuning's gap of the adapter and rank, plus that of the storage
-    rank      the least that costs nothing beside the highest that fits (evidence.choices); where memory or speed is asked
-              for, the least that is expected within the margin
+    rank      the least that costs nothing beside the highest that fits (evidence.choices); where memory or speed is
+              asked for, the least that is expected within the margin
     rate      the model of best rates
 """
 

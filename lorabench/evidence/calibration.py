@@ -1,5 +1,5 @@
-"""How wide a prediction interval has to be: each source is left out of a fit, and the distances of its gaps from what the
-rest says of them, in the standard deviations that were predicted, are taken for draws of Student's t.
+"""How wide a prediction interval has to be: each source is left out of a fit, and the distances of its gaps from what
+the rest says of them, in the standard deviations that were predicted, are taken for draws of Student's t.
 
 The variances stay those of the whole fit, so that a fit takes seconds. A source with n gaps counts as sqrt(n) of them,
 between a vote a source and a vote a gap. Width and degrees have priors around 1 and 4 (within a factor of 1.6), which

@@ -3,8 +3,8 @@ it was not made from.
 
     regret = best score of a table's column - score of what was chosen, in points
 
-A rank is given up for a lower one only where that is expected to cost nothing that a table could tell: at most TOLERATED
-points in SURE of the new sources. A method is taken for the highest expected gap to LoRA, a storage likewise. Fixed
+A rank is given up for a lower one only where that is expected to cost nothing that a table could tell: at most
+TOLERATED points in SURE of the new sources. A method is taken for the highest expected gap to LoRA, a storage likewise. Fixed
 rules are held to the same tables: a rank that a table lacks is the nearest that it has.
 """
 
@@ -78,14 +78,15 @@ def _of_column(analysis: MetaAnalysis, column: Sequence[Gap]) -> list[Regret]:
     scores: dict[object, float]
     rules: dict[str, object]
     if analysis.contrast == "rank":
-        ranks = {first.against_rank or 0.0: 0.0} | {g.rank or 0.0: g.value for g in column}
-        scores = dict(ranks)
-        taken = chosen_rank(analysis, setting_of(column[-1]), list(ranks))
-        rules = {name: _nearest(rank, list(ranks)) for name, rank in FIXED.items()} | {CHOSEN: taken}
+        ranks = [first.against_rank or 0.0, *(g.rank or 0.0 for g in column)]
+        scores = dict(zip(ranks, [0.0, *(g.value for g in column)], strict=True))
+        taken = chosen_rank(analysis, setting_of(column[-1]), ranks)
+        rules = {CHOSEN: taken}
+        rules.update((name, _nearest(rank, ranks)) for name, rank in FIXED.items())
     else:
         names = [g.method if analysis.contrast == "method" else g.storage for g in column]
         plain = first.against_method if analysis.contrast == "method" else first.against_storage
-        scores = {plain: 0.0} | {n: g.value for n, g in zip(names, column, strict=True)}
+        scores = dict(zip([plain, *names], [0.0, *(g.value for g in column)], strict=True))
         said = analysis.predict_all([replace(setting_of(g), noise=0.0) for g in column])
         means = {plain: 0.0} | {n: p.mean for n, p in zip(names, said, strict=True)}
         rules = {f"always {plain}": plain, CHOSEN: max(means, key=lambda n: means[n])}

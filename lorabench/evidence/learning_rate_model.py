@@ -173,7 +173,7 @@ SWEEP = "tinker-cookbook"
 
 
 def rates_of(rows: Iterable[Mapping[str, str]]) -> list[PublishedRate]:
-    """Rates of rows that have the columns of schema.LEARNING_RATES as text, full fine-tuning's as rates of their own."""
+    """Rates of rows that have the columns of schema.LEARNING_RATES as text, full fine-tuning's beside them."""
     found = []
     for r in rows:
         if r["choice"] not in ("tuned", "chosen"):

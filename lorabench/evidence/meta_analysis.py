@@ -13,10 +13,10 @@ its rows carry:
     storage  kind, storage, log10 parameters
 
 Sizes are centred at 7e9 parameters, 1e8 training tokens, rank 16, scaling 1; what a row does not carry stands at the
-centre. Kinds of task are drawn around a common mean, so that a kind with one source is pulled to the others; an effect of a source is one of
-a source in one kind, since a source in which ranks matter for code need not be one in which they matter for chat. The
-priors are weakly informative: a step in any moderator is not expected to move a score by more than a few points. That
-of the rank lies above zero, since what rank r can learn, rank 2r can learn, too.
+centre. Kinds of task are drawn around a common mean, so that a kind with one source is pulled to the others; an effect
+of a source is one of a source in one kind, since a source in which ranks matter for code need not be one in which they
+matter for chat. The priors are weakly informative: a step in any moderator is not expected to move a score by more than
+a few points. That of the rank lies above zero, since what rank r can learn, rank 2r can learn, too.
 
 Width and degrees are those that the sources themselves show when each is left out (calibration.py).
 """
@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +155,7 @@ class MetaAnalysis:
 
     def within(self, setting: Setting) -> Setting:
         """The setting at the edge of what the sources span where it lies beyond; without what none of them prints."""
-        at: dict[str, float | None] = {}
+        at: dict[str, Any] = {}
         for name in MODERATORS:
             value, spanned = getattr(setting, name), self.range_of(setting.kind, name)
             if value is not None:

@@ -53,9 +53,10 @@ class Rows:
         left, source = np.unique(self.source[keep], return_inverse=True)
         setting = np.unique(self.setting[keep], return_inverse=True)[1]
         order = np.lexsort((setting, source))
-        y, x, noise, loading, flagged, kind = (
-            a[keep][order] for a in (self.y, self.x, self.noise, self.loading, self.flagged, self.kind)
+        y, x, noise, loading, flagged = (
+            a[keep][order] for a in (self.y, self.x, self.noise, self.loading, self.flagged)
         )
+        kind = self.kind[keep][order]
         names = tuple(self.sources[i] for i in left)
         return Rows(y, x, noise, loading, flagged, kind, setting[order], source[order], names, self.kinds)
 
@@ -137,8 +138,8 @@ def fit(rows: Rows, prior: Prior, variances: Variances | None = None, start: Var
     precision, weighted = _by_source(rows, v)
     p = len(prior.mean)
     total = precision.sum(0) + np.diag(prior.sd**-2.0)
-    covariance = np.linalg.inv(total)
-    mean = covariance @ (weighted.sum(0) + prior.mean / prior.sd**2)
+    covariance: Array = np.linalg.inv(total)
+    mean: Array = covariance @ (weighted.sum(0) + prior.mean / prior.sd**2)
     of = np.unique(np.column_stack([rows.source, rows.setting]), axis=0)[:, 0]
     information = tuple(
         Information(name, precision[i], weighted[i], int((rows.source == i).sum()), int((of == i).sum()))
