@@ -1,10 +1,10 @@
 """How far published evidence predicts sources that it has not seen: `python -m benchmarks.evidence`.
 
 Each source is left out, everything is fitted anew without it (variances and the width of intervals, too), and held
-against what the source printed: coverage of prediction intervals, regret of the rank, method and storage that would have
-been chosen, errors of learning rates. Writes reports/evidence.json.
+against what the source printed: coverage of prediction intervals, regret of the rank, method and storage that would
+have been chosen, errors of learning rates. Writes reports/evidence.json.
 
-    --refit             fits to the whole library and writes what `recommend` reads (lorabench/evidence/data/fitted*.json)
+    --refit             fits to the whole library and writes what `recommend` reads (evidence/data/fitted*.json)
     --held-out FILE     results of other sources, as results.csv has them: predicted by the whole library
     --held-out-rates FILE   their learning rates, as learning_rates.csv has them
 """

@@ -4,8 +4,8 @@ it was not made from.
     regret = best score of a table's column - score of what was chosen, in points
 
 A rank is given up for a lower one only where that is expected to cost nothing that a table could tell: at most
-TOLERATED points in SURE of the new sources. A method is taken for the highest expected gap to LoRA, a storage likewise. Fixed
-rules are held to the same tables: a rank that a table lacks is the nearest that it has.
+TOLERATED points in SURE of the new sources. A method is taken for the highest expected gap to LoRA, a storage
+likewise. Fixed rules are held to the same tables: a rank that a table lacks is the nearest that it has.
 """
 
 from __future__ import annotations

@@ -199,6 +199,8 @@ def with_own(known: MetaAnalysis, own: Iterable[Gap]) -> MetaAnalysis:
     mine = [g for g in own if g.contrast == known.contrast and g.unit == "points"]
     if not mine:
         return known
+    share = known.fit.variances.noise_share  # a study's own variance is of the paired gap, and counts in full
+    mine = [replace(g, noise=g.noise / share) for g in mine]
     extra = fit(rows_of(known.contrast, mine), known.fit.prior, known.fit.variances)
     return replace(known, fit=added(known.fit, extra))
 

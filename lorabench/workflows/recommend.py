@@ -101,7 +101,7 @@ def recommend(
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
     here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, _task(task), tolerated_loss)
-    groups = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
+    groups, own = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     chosen = nearest(groups, bool(folders))
     specs, notes = _possible(
         for_trainer(
@@ -116,6 +116,10 @@ def recommend(
     )
     specs = _for_this_model(specs, base, card)
     asked = asked_of(task, parameters, _hidden_size(base), here.architecture, train_tokens, batch_size)
+    if own:
+        from lorabench.advice.own_gaps import with_studies  # analysis is loaded by then
+
+        asked = with_studies(asked, own)
     with traced_memory(card, workload, base, timings) as memory:
 
         def fits(spec: CandidateSpec) -> bool:
