@@ -161,7 +161,7 @@ def _with_rate(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     )  # fmt: skip
     found = published_rate_model().predict(setting)
     tried = ", ".join(f"{r:g}" for r in found.grid)
-    named = ", ".join(f"{name} {100 * w:.0f} %" for name, w in found.weights[:_NAMED])
+    named = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in found.weights[:_NAMED])
     text = (
         f"learning rate {found.grid[1]:g}: in 80 % of new sources the best lies within {found.low:.1e} to"
         f" {found.high:.1e}; try {tried}; by {named}"
@@ -189,7 +189,7 @@ def _interval(p: Prediction) -> str:
 def _named(analysis: MetaAnalysis, setting: Setting) -> str:
     weights = [(name, w) for name, w in analysis.weights(setting).items() if w >= 0.005]
     rest = len(weights) - _NAMED
-    words = ", ".join(f"{name} {100 * w:.0f} %" for name, w in weights[:_NAMED])
+    words = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in weights[:_NAMED])
     return f"{words} and {formatting.plural(rest, 'source')} more" if rest > 0 else words
 
 
