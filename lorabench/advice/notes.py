@@ -56,7 +56,7 @@ def notes_on_the_data(workload: Workload) -> Iterator[str]:
 
 def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking: Ranking) -> Iterator[str]:
     """Why what the study's own report calls best does not stand first."""
-    if group is None or not ranking.ranked:
+    if group is None or not ranking.ranked or not group.decides:
         return
     first = ranking.ranked[0]
     keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in ranking.ranked]
@@ -88,7 +88,13 @@ def notes_on_the_studies(
     tolerated_loss: float | None,
 ) -> Iterator[str]:
     """Why no study speaks, where none does."""
+    if chosen is not None and chosen.decides:
+        return
     if chosen is not None:
+        yield (
+            f"{chosen.study} had one seed, which decides nothing: what is recommended rests on the literature and on"
+            " rules, and its numbers stand beside it. Run more seeds of it to let it decide."
+        )
         return
     if studies:
         yield (
