@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorabench.analysis.rank_curve import RankDifference, SmallestSufficientRank
-from lorabench.analysis.saturation import Fit, ParameterEstimate
+from lorabench.analysis.saturation import Fit, NoFit, ParameterEstimate
 from lorabench.report import quantization_gap_text, rank_curve_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
@@ -169,15 +169,13 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
     curves = tuple(
-        replace(c, fit=None, unfitted="it rained", family=f)
+        replace(c, fit=None, unfitted=NoFit("not monotone", (32, 4), beyond_noise=True), family=f)
         for c in rank_curve.curves(view, "eval_loss")[:1]
         for f in ("a", "b", "c")
     )
-    assert rank_curve_text.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
-    assert (
-        rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
-        == "a; b: no curve is fitted, since it rained."
-    )
+    why = "no curve is fitted, since rank 32 is worse than rank 4 beyond noise."
+    assert rank_curve_text.sentences(curves)[-1] == f"All curves: {why}"
+    assert rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted=None)))[-1] == f"a; b: {why}"
 
 
 def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
