@@ -133,7 +133,7 @@ def plural(n: int, word: str) -> str:
 
 def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """ "a, b and 3 more": the first `most` of them by name."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 
