@@ -127,8 +127,8 @@ def error_line(error: BaseException, most: int | None = None) -> str:
 
 
 def plural(n: int, word: str) -> str:
-    """1 seed; 2 seeds."""
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+    """1 seed; 2 seeds; 12,000 seeds."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
 def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -141,8 +141,8 @@ def _without_weights(folder: Path) -> str:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
         return (
-            f"{folder} holds weights as GGUF ({first_names(gguf, _NAMED)}), which cannot be trained on; give a transformers folder"
-            " with config.json and safetensors"
+            f"{folder} holds weights as GGUF ({first_names(gguf, _NAMED)}), which cannot be trained on; give a"
+            " transformers folder with config.json and safetensors"
         )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
         return (
@@ -151,8 +151,8 @@ def _without_weights(folder: Path) -> str:
         )
     if other := of(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"):
         return (
-            f"{folder} holds {first_names(other, _NAMED)}, but no weights as transformers names them (model.safetensors,"
-            " pytorch_model.bin or their shards); convert it to a transformers folder"
+            f"{folder} holds {first_names(other, _NAMED)}, but no weights as transformers names them"
+            " (model.safetensors, pytorch_model.bin or their shards); convert it to a transformers folder"
         )
     return f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
 
