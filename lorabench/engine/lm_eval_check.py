@@ -12,7 +12,7 @@ _SHOWN = 12  # of 14,000 names in a sentence
 
 
 def near_names(name: str, installed: Sequence[str]) -> list[str]:
-    """The names of installed tasks that are most like a misspelt one, the nearest first; then those that begin alike."""
+    """The names of installed tasks most like a misspelt one, the nearest first, then those that begin alike."""
     like = difflib.get_close_matches(name, installed, n=_SHOWN, cutoff=0.7)
     return list(dict.fromkeys((*like, *(t for t in installed if t.startswith(name[:3])))))[:_SHOWN]
 

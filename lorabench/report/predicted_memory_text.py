@@ -42,7 +42,7 @@ def sentence(pairs: Sequence[PeakPair]) -> str:
     if errors.conditions == 1:
         return f"The prediction for {errors.worst} is off by {largest}; of no other condition was a peak measured."
     amounts = (
-        f"{median} in the median and at most" if median == largest else f"{median} in the median, {largest} at most"
+        f"{median} in the median and at most" if median == largest else f"{median} in the median, by {largest} at most"
     )
     return (
         f"Over {formatting.plural(errors.conditions, 'condition')} the prediction is off by {amounts} ({errors.worst})."
