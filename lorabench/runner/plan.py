@@ -246,26 +246,3 @@ def _last_over(field: str, places: dict[str, Route]) -> Route:
         if field == axis or field.startswith(axis + ".") or axis.startswith(field + "."):
             return (*route, *(part for part in field[len(axis) :].strip(".").split(".") if part))
     return tuple(field.split("."))
-
-
-def _leaves(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _setting_words(key: str, value: object) -> str:
-    if key.endswith(".name"):
-        return _short(value)
-    name = key.rpartition(".")[2].replace("_", " ")
-    return name if value is True else f"{name} {_short(value)}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return "+".join(str(v) for v in value)
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else str(value)
