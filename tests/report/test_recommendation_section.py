@@ -228,7 +228,8 @@ def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
         " a reason for a lower rank."
     )
     assert used(4, 4, cut=2).sentence.endswith(
-        "all but used up, a reason for a higher rank. Cut to rank 2 without further training it stays within the tolerated loss on average."
+        "all but used up, a reason for a higher rank. Cut to rank 2"
+        " without further training it stays within the tolerated loss on average."
     )
     assert used(16, 9, cut=3, short=2).sentence.endswith(
         "Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more."
