@@ -146,7 +146,7 @@ def _verdict(memory: Estimate, card: Gpu) -> str:
     smaller = [f"micro-batch size {memory.largest_batch_size:,} at this length"] if memory.largest_batch_size else []
     if memory.largest_sequence_length:
         smaller.append(f"{memory.largest_sequence_length:,} tokens at this micro-batch size")
-    would = f"; {', or '.join(smaller)}, would fit" if smaller else ""
+    would = f"; {' or '.join(smaller)} would fit" if smaller else ""
     return f"does not fit on {card_text}{would}"
 
 
