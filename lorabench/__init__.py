@@ -1,4 +1,4 @@
-"""lorabench: what rank, method and quantization cost and bring when a language model is fine-tuned.
+"""lorabench: which LoRA rank, method and quantization to take, by what each gains and what it needs.
 
     import lorabench as lb
     results = lb.run(lb.load_study("studies/quickstart.yaml"))

@@ -127,13 +127,13 @@ def error_line(error: BaseException, most: int | None = None) -> str:
 
 
 def plural(n: int, word: str) -> str:
-    """1 seed; 2 seeds."""
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+    """1 seed; 2 seeds; 12,000 seeds."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
 def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """ "a, b and 3 more": the first `most` of them by name."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 

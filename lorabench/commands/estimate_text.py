@@ -143,13 +143,11 @@ def _verdict(memory: Estimate, card: Gpu) -> str:
         return f"fits on {card_text}; {most}"
     if memory.peak_bytes <= card.memory_bytes:
         return f"may not fit on {card_text}: the high end is above it"
-    other = f"; micro-batch size {memory.largest_batch_size:,} would" if memory.largest_batch_size else ""
-    shorter = (
-        f"{' or' if other else ';'} {memory.largest_sequence_length:,} tokens at this micro-batch size would"
-        if memory.largest_sequence_length
-        else ""
-    )
-    return f"does not fit on {card_text}{other}{shorter}"
+    smaller = [f"micro-batch size {memory.largest_batch_size:,} at this length"] if memory.largest_batch_size else []
+    if memory.largest_sequence_length:
+        smaller.append(f"{memory.largest_sequence_length:,} tokens at this micro-batch size")
+    would = f"; {' or '.join(smaller)} would fit" if smaller else ""
+    return f"does not fit on {card_text}{would}"
 
 
 def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:

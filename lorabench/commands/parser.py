@@ -177,7 +177,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="lorabench",
         allow_abbrev=False,
-        description="What rank, method and quantization cost and bring when a language model is fine-tuned.",
+        description="Which LoRA rank, method and quantization to take: what each gains, and what it needs in memory and"
+        " time.",
     )
     parser.add_argument("--version", action="version", version=f"lorabench {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")

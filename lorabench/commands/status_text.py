@@ -58,7 +58,7 @@ def status(store: Store, every: bool = False) -> str:
     if every:
         rows = cell_rows(store, cells, words)
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(outcomes).most_common())
-    lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
+    lines = [f"{store.folder}: {plural(len(cells), 'cell')}: {counts}", *rows]
     lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
     if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")

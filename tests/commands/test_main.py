@@ -92,8 +92,8 @@ def test_run_writes_everything_and_a_second_run_runs_nothing(ran, capsys):
 def test_plain_lines_say_when_each_cell_starts_and_ends(tmp_path, capsys):
     assert cli.main(["run", str(STUDY), "--out", str(tmp_path / "q"), *SETTINGS]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    assert lines[0].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: started (")
-    assert lines[1].startswith("[ 1/15] lora rank 1, learning rate 0.003, seed 0: finished in ")
+    assert lines[0].startswith("[ 1/15] LoRA r=1, seed 0: started (")
+    assert lines[1].startswith("[ 1/15] LoRA r=1, seed 0: finished in ")
     assert "held-out loss" in lines[1]
     assert lines[-1].startswith("[15/15] base: finished")
 
@@ -112,7 +112,7 @@ def test_cells_that_do_not_finish_are_told_with_exit_code_1(tmp_path, capsys):
     assert cli.main(["run", str(STUDY), "--out", str(out), *settings]) == 1
     text = capsys.readouterr().out
     assert "2 of 4 cells did not finish:" in text
-    assert "diverged: lora rank 8, learning rate 2, seed 0" in text
+    assert "diverged: LoRA r=8, lr=2, seed 0" in text
     assert "DIVERGED after" in text
     assert cli.main(["status", str(out)]) == 0
     text = capsys.readouterr().out

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorabench.analysis.rank_curve import RankDifference, SmallestSufficientRank
-from lorabench.analysis.saturation import Fit, ParameterEstimate
+from lorabench.analysis.saturation import Fit, NoFit, ParameterEstimate
 from lorabench.report import quantization_gap_text, rank_curve_text
 from lorabench.report.blocks import Block, Figure, Grid, Points, Section
 from lorabench.report.figures import draw
@@ -169,15 +169,13 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
     curves = tuple(
-        replace(c, fit=None, unfitted="it rained", family=f)
+        replace(c, fit=None, unfitted=NoFit("not monotone", (32, 4), beyond_noise=True), family=f)
         for c in rank_curve.curves(view, "eval_loss")[:1]
         for f in ("a", "b", "c")
     )
-    assert rank_curve_text.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
-    assert (
-        rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
-        == "a; b: no curve is fitted, since it rained."
-    )
+    why = "no curve is fitted, since rank 32 is worse than rank 4 beyond noise."
+    assert rank_curve_text.sentences(curves)[-1] == f"All curves: {why}"
+    assert rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted=None)))[-1] == f"a; b: {why}"
 
 
 def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
@@ -196,7 +194,7 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
         "(4 pairs of conditions, 1 seed, so no interval: the noise between seeds is unknown): not decisive."
     )
     assert re.fullmatch(
-        r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
+        r"nf4 without training raises held-out loss by 0\.050 nats \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
         r" items\)\.",
         base,
     )
@@ -231,11 +229,11 @@ def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
     trained, base = quantization_gap_text.type_sentences(view, gap, "eval_loss")
     assert (
         trained.replace("\N{NO-BREAK SPACE}", " ")
-        == f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
+        == f"nf4 stores the weights in 14 % of the bytes and raises held-out loss by {gap.pooled.difference:.3f} nats "
         f"[{gap.pooled.low:.3f}, {gap.pooled.high:.3f}] (4 pairs of conditions, 3 seeds): equivalent within 0.15 nats."
     )
     assert gap.pooled.low < synthetic.QUANTIZED["nf4"] < gap.pooled.high
-    assert base.startswith("nf4 without training costs 0.050 nats")
+    assert base.startswith("nf4 without training raises held-out loss by 0.050 nats")
     better = replace(
         gap,
         pooled=replace(
@@ -246,7 +244,7 @@ def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
     (said,) = quantization_gap_text.type_sentences(view, better, "eval_loss", stored=False)
     assert (
         said.replace("\N{NO-BREAK SPACE}", " ")
-        == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
+        == "nf4 lowers held-out loss by 0.050 nats [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
     )
 
 
@@ -256,7 +254,7 @@ def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
     cost = -gap.pooled.difference
     trained, _ = quantization_gap_text.type_sentences(view, gap, "python-docs-cloze/acc", stored=False)
     assert trained.startswith(
-        f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy ["
+        f"nf4 {'lowers' if cost > 0 else 'raises'} python-docs-cloze accuracy by {100 * abs(cost):.1f} points ["
     )
     assert "3 seeds and items" in trained
     info = quantization_gap.drawing(view, (gap,), "python-docs-cloze/acc")
@@ -301,9 +299,9 @@ def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
     assert (info.x.names, info.lines[0].x) == (("tiny-300k", "tiny-1m"), (0.0, 1.0))
     (said,) = quantization_gap_text.type_sentences(bases, gap, "eval_loss")
     assert said.startswith(
-        "nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss ["
+        "nf4 stores the weights in 14 % of the bytes and without training raises held-out loss by 0.050 nats ["
     )
-    assert "(tiny-300k); costs 0.050 nats" in said
+    assert "(tiny-300k); raises held-out loss by 0.050 nats" in said
     assert rank_curve.section(bases) is None
     section = quantization_gap.section(bases)
     assert blocks(section, Figure) and blocks(section, Grid)

@@ -215,7 +215,7 @@ def test_spectra_agree_with_a_choice_or_speak_for_less_or_more(
     found = SpectralCheck(own, top, lower=True)
     assert found.lean == lean
     said = found.sentence
-    assert ("Agrees with" in said, "Disagrees with" in said, "neither for nor against" in said) == (
+    assert ("spectra agree with" in said, "spectra disagree with" in said, "neither for nor against" in said) == (
         lean == "agrees",
         lean in ("less", "more"),
         lean == "open",
@@ -226,10 +226,11 @@ def test_a_used_ranks_sentence_is_built_from_its_values() -> None:
     assert (
         used(16, 4.1).sentence
         == "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (4.1 to 5.1 over modules):"
-        " a reason for less."
+        " a reason for a lower rank."
     )
     assert used(4, 4, cut=2).sentence.endswith(
-        "full, a reason for more. Cut to rank 2 without further training it stays within the tolerated loss on average."
+        "all but used up, a reason for a higher rank. Cut to rank 2"
+        " without further training it stays within the tolerated loss on average."
     )
     assert used(16, 9, cut=3, short=2).sentence.endswith(
         "Cut to rank 3 without further training it stays within the tolerated loss on average; cut to 2 it loses more."
