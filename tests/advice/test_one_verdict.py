@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lorabench.advice import text as advice_words
+from lorabench.advice.candidates import candidate_specs
 from lorabench.advice.evidence import FULL, Here
 from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.selection import enough
@@ -190,6 +191,23 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
             if kind == "one seed":
                 assert said.endswith("one seed: not decisive)")
                 assert way.option.condition == way_best(contest, view, way.key)
+
+
+def test_one_seed_decides_nothing_anywhere(views: dict[tuple[str, int], View]) -> None:
+    for (kind, _), view in views.items():
+        seeds = kind != "one seed"
+        (r,) = recommendation.compute(view)
+        assert (r.chosen is not None, bool(r.enough)) == (seeds, seeds)
+        (contest,) = comparison_groups_in(view.analysis, Here(MODEL, 327_680), view.analysis.folder)
+        assert contest.decides == seeds
+        specs = candidate_specs(327_680, None, {8: 40_960}, contest)
+        assert any(s.quality.basis == "measured" for s in specs) == seeds
+        if not seeds:
+            assert {d.kind for d in answer.compute(view, view.analysis.metric)} == {"open"}
+            assert {c.verdict for c in view.analysis.comparisons} == {"not decisive"}
+            assert all(s.method.rank in (8, None) for s in specs), "by the rules, not of the study"
+            shown = [s for s in specs if contest.result(s.key)]
+            assert shown and all(s.evidence[-1].kind == "cells" for s in shown), "its numbers stand beside"
 
 
 def way_best(contest, view, key):  # type: ignore[no-untyped-def]
