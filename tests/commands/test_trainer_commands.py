@@ -9,7 +9,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.commands import main as cli
-from tests.commands.test_main import probe
+from tests.commands.shell import probe
 
 TINY = ("--model", "lorabench/tiny-300k", "--rank", "4", "--micro-batch-size", "2", "--sequence-length", "32")
 
