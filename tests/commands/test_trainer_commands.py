@@ -66,6 +66,7 @@ def test_an_estimate_names_the_trainer_its_versions_and_what_touches_this_settin
     assert told["versions"]["trl"]
 
 
+@pytest.mark.slow
 def test_all_trainers_stand_in_rows_by_their_peak(capsys):
     told = json.loads(call(capsys, "estimate", *TINY, "--gpu", "24GB", "--trainer", "all", "--json")[1])
     rows = told["trainers"]

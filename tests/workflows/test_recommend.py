@@ -29,7 +29,7 @@ CASES = [
     ("llama-2-7b", "t4", 512, "lora", "none", False, "LLaMA-Factory: 16 GB, and a T4 leaves 14.6 GiB of its 16"),
     ("llama-2-7b", "rtx4090", 1304, "lora", "none", True, "litgpt: 21.30 GB"),
     ("llama-2-7b", "a100-40gb", 512, "full", "none", False, "LLaMA-Factory: 60 GB even in pure bfloat16"),
-    ("llama-2-13b", "rtx4080", 512, "lora", "nf4", True, "QLoRA figure 6: 11.3 GB"),
+    pytest.param("llama-2-13b", "rtx4080", 512, "lora", "nf4", True, "QLoRA figure 6: 11.3 GB", marks=pytest.mark.slow),
     ("llama-2-13b", "rtx4090", 512, "lora", "none", False, "litgpt: 38.12 GB; the weights alone are 26 GB"),
     (
         "llama-2-13b",
@@ -50,8 +50,17 @@ CASES = [
         "QLoRA abstract and section 5: Guanaco 33B trained on one 24 GB card",
     ),
     ("llama-30b", "rtx4080", 512, "lora", "nf4", False, "QLoRA figure 6: the model alone is 19.3 GB"),
-    ("llama-65b", "rtx-a6000", 512, "lora", "nf4", True, "QLoRA abstract: 65B on one 48 GB card; figure 6: 45.0 GB"),
-    ("llama-2-70b", "a100-80gb", 512, "lora", "nf4", True, "Qwen: 61.4 GB"),
+    pytest.param(
+        "llama-65b",
+        "rtx-a6000",
+        512,
+        "lora",
+        "nf4",
+        True,
+        "QLoRA abstract: 65B on one 48 GB card; figure 6: 45.0 GB",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param("llama-2-70b", "a100-80gb", 512, "lora", "nf4", True, "Qwen: 61.4 GB", marks=pytest.mark.slow),
     ("llama-2-70b", "a100-80gb", 512, "lora", "none", False, "Qwen: 217.7 GB"),
     pytest.param(
         "llama-2-70b",
