@@ -119,6 +119,7 @@ def test_the_largest_length_is_found_in_few_looks_however_memory_bends(square, l
     assert len(looks) <= 30
 
 
+@pytest.mark.slow
 def test_memory_on_a_card_without_bfloat16_is_that_of_no_mixed_precision():
     t4 = find_gpu("t4")
     small = {"name": "lorabench/tiny-300k", "dtype": "bfloat16"}
