@@ -161,15 +161,14 @@ def probe(
     """
     if batches < 2 or batches % 2:
         raise LorabenchError(f"batches: {batches}; allowed: an even number from 2, since two halves are compared")
-    loaded = {name: plugins.load("probes", name) for name in names or plugins.names("probes")}
-    chosen = {name: p for name, p in loaded.items() if steps or "short-training" not in p.READS}
+    chosen = plugins_of(names, steps)
     cells = list(_settings(study))
     if not cells:
         raise LorabenchError(f"study {study.name} trains no adapter, so there is no rank to find")
     found = []
     for label, cell in cells:
         progress(f"{label}: {batches} passes{f', {steps} steps' if steps else ''}")
-        found.append(ProbedSetting(cell, label, _probed(cell, chosen, batches, steps, mean_rank)))
+        found.append(ProbedSetting(cell, label, probe_cell(cell, chosen, batches, steps, mean_rank)))
     return Probes(tuple(found))
 
 
@@ -201,9 +200,16 @@ def _label(cell: Cell, others: Sequence[Cell]) -> str:
     return ", ".join(words)
 
 
-def _probed(
+def plugins_of(names: Sequence[str] | None, steps: int) -> dict[str, ModuleType]:
+    """The probes of these names, or all; without those that need steps where there are none."""
+    loaded = {name: plugins.load("probes", name) for name in names or plugins.names("probes")}
+    return {name: p for name, p in loaded.items() if steps or "short-training" not in p.READS}
+
+
+def probe_cell(
     cell: Cell, chosen: Mapping[str, ModuleType], batches: int, steps: int, mean_rank: int
 ) -> tuple[ProbedRanks, ...]:
+    """One cell's base, data and batches under probes, which share what they read."""
     from lorabench.engine.cell_context import CellContext
     from lorabench.engine.cell_load import load_untrained
     from lorabench.engine.module_statistics import gather
