@@ -64,7 +64,7 @@ def test_fisher_follows_the_squared_gradients():
 
 
 def test_eva_takes_the_components_that_explain_most():
-    """Inputs that vary in one direction need one rank; those that vary in all take the rest, up to rho times the mean."""
+    """Inputs that vary in one direction need one rank; those that vary in all take the rest, at most twice the mean."""
     one, many = module(1), module(1)
     for m, values in ((one, [1.0] + [0.0] * (IN - 1)), (many, [1.0] * IN)):
         m.activations, m.activation_sum, m.tokens = torch.diag(torch.tensor(values)), torch.zeros(IN), 100
