@@ -26,6 +26,7 @@ ALLOWED = {  # layer: the layers that it may import
     "methods": LIGHT | {"spectra", "engine"},
     "quantizations": LIGHT | {"engine"},
     "tasks": LIGHT | {"engine"},
+    "probes": LIGHT | {"spectra", "engine"},
     "runner": LIGHT | {"startup", "engine", "executors"},
     "executors": LIGHT | {"engine", "runner"},
     "analysis": LIGHT,
@@ -103,6 +104,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("exporters", {"EXTENSION", "export"}),
         ("emitters", {"emit"}),
         ("trainers", {"TRAINER"}),
+        ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),
     ],
 )
 def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, needs):
