@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
+from lorabench.commands.output import columns
 from lorabench.config.architectures import find_architecture
 from lorabench.config.trainer import OWN, find_trainer
-from lorabench.formatting import aligned, count, plural, size
+from lorabench.formatting import count, plural, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
@@ -155,15 +156,10 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
     if mended.fitting:
         several = len(mended.fitting) > 1
         lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
-        lines += [
-            f"  {line}"
-            for line in aligned(
-                [
-                    (r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare")
-                    for r in mended.fitting
-                ]
-            )
-        ]
+        lines += columns(
+            [(r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare") for r in mended.fitting],
+            indent=2,
+        )
         if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
             total = setting.training.batch_size * setting.training.gradient_accumulation
             lines.append(

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from lorabench.commands.output import columns
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
-from lorabench.formatting import aligned, plural
+from lorabench.formatting import plural
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -94,7 +95,7 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
                 words[cell.id],
             )
         )
-    return aligned(rows, left=(0, 1, 4))
+    return columns(rows, left=(0, 1, 4))
 
 
 def main_metric(store: Store) -> str:
