@@ -4,7 +4,6 @@ same of the same pair, on many stores."""
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,26 +283,3 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
         told = [n for n in asked.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
         assert bool(told) != same
     assert told and told[0].endswith("the order here is by memory.")
-
-
-def test_a_tie_between_lost_cells_is_settled_on_the_side_of_silence() -> None:
-    c = Comparison("eval_loss", "a", "b", 3, 0.5, 0.4, 0.6, "seeds", 0.001, 0.001, 0.02, 1.0, True, 0, 0, 0.58, -0.42)
-    assert (c.verdict, c.beyond(0.02)) == ("worse", True)
-    lost = replace(c, reference_broken=1)
-    assert (lost.verdict, lost.beyond(0.02), lost.mirrored().verdict) == ("not decisive", False, "not decisive")
-    same = replace(
-        c,
-        difference=0.0,
-        low=-0.01,
-        high=0.01,
-        p_adjusted=0.9,
-        p_equivalent=0.001,
-        worse_at_most=0.008,
-        better_at_most=0.008,
-    )
-    assert [replace(same, broken=a, reference_broken=b).verdict for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))] == [
-        "equivalent",
-        "not decisive",
-        "non-inferior",
-        "not decisive",
-    ]
