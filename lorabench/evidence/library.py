@@ -93,7 +93,7 @@ def rank_rate_sweep() -> pd.DataFrame:
 def _results() -> pd.DataFrame:
     frame = _read("results.csv", RESULTS)
     sign = frame.higher_is_better.map({True: 1.0, False: -1.0})
-    frame["gap"] = (sign * (frame.value - frame.full_value)).where(frame.method != "full")
+    frame["gap"] = (sign * (frame.value - frame.full_value)).round(6).where(frame.method != "full")
     rank = frame["rank"].astype("float64")
     frame["scaling"] = frame.alpha / rank.where(frame.method != "rslora", rank**0.5)
     return frame

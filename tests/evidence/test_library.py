@@ -265,3 +265,9 @@ def test_what_no_row_has_is_one_sentence_with_what_is_allowed(results, asked, wo
     with pytest.raises(LorabenchError) as error:
         library.select(results, **asked)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_ranks_and_storages_of_one_replication_stand_in_one_table(results):
+    rows = results[(results.source == "raschka-rerun") & results.task.str.endswith("truthfulqa_mc2")]
+    assert rows.table.nunique() == 1
+    assert set(rows["rank"]) == {8, 16, 128, 256} and set(rows.quantization) == {"none", "nf4", "fp4"}
