@@ -46,7 +46,11 @@ def _of_group(study: StudyAnalysis, members: Sequence[Replicates]) -> Iterator[G
         same_rank = [o for o in alike if o.setting.method.rank == own.rank and o.setting.quantization.name == "none"]
         if storage in STORAGES and same_rank:
             yield from _gap(study, "storage", kind, m, same_rank[0])
-        lower = [o for o in alike if o.setting.quantization.name == storage and (o.setting.method.rank or 0) < own.rank]
+        lower = [
+            o
+            for o in alike
+            if o.setting.quantization.name == storage and (o.setting.method.rank or 0) < (own.rank or 0)
+        ]
         if lower:
             yield from _gap(study, "rank", kind, m, min(lower, key=lambda o: o.setting.method.rank or 0))
 

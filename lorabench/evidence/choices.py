@@ -3,9 +3,10 @@ it was not made from.
 
     regret = best score of a table's column - score of what was chosen, in points
 
-A rank is given up for a lower one only where that is expected to cost nothing that a table could tell: at most
-TOLERATED points in SURE of the new sources. A method is taken for the highest expected gap to LoRA, a storage
-likewise. Fixed rules are held to the same tables: a rank that a table lacks is the nearest that it has.
+A rank is given up for a lower one only where the higher one is expected to do no better in SURE of the new sources;
+what is learned at rank r can be learned at 2r. A quantized base is taken for its quality only where it is expected to
+do better in SURE of them, since rounding alone adds error. A method is taken for the highest expected gap to LoRA.
+Fixed rules are held to the same tables: a rank that a table lacks is the nearest that it has.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from dataclasses import dataclass, replace
 from lorabench.evidence.gaps import Contrast, Gap
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, Setting, quantile, setting_of
 
-TOLERATED = 0.1
-"""points that a lower rank may cost: less than any of the tables can tell"""
 SURE = 0.8
-"""of the new sources in which it costs no more"""
+"""share of new sources"""
 FIXED = {"always 8": 8.0, "always 16": 16.0, "largest that fits": math.inf}
 CHOSEN = "meta-analysis"
 
@@ -42,9 +41,14 @@ def cost_of_rank(analysis: MetaAnalysis, setting: Setting, rank: float, highest:
     return replace(gained, mean=-gained.mean)
 
 
+def least(gap: Prediction) -> float:
+    """What a gap is at least in SURE of the new sources."""
+    return gap.mean - gap.sd * quantile(gap.degrees, SURE)
+
+
 def costs_nothing(cost: Prediction) -> bool:
     """Whether a lower rank may be taken."""
-    return -cost.mean + cost.sd * quantile(cost.degrees, SURE) <= TOLERATED
+    return least(cost) >= 0
 
 
 def chosen_rank(analysis: MetaAnalysis, setting: Setting, ranks: Sequence[float]) -> float:
@@ -88,12 +92,17 @@ def _of_column(analysis: MetaAnalysis, column: Sequence[Gap]) -> list[Regret]:
         plain = first.against_method if analysis.contrast == "method" else first.against_storage
         scores = dict(zip([plain, *names], [0.0, *(g.value for g in column)], strict=True))
         said = analysis.predict_all([replace(setting_of(g), noise=0.0) for g in column])
-        means = {plain: 0.0} | {n: p.mean for n, p in zip(names, said, strict=True)}
+        value = least if analysis.contrast == "storage" else _mean
+        means = {plain: 0.0} | {n: value(p) for n, p in zip(names, said, strict=True)}
         rules = {f"always {plain}": plain, CHOSEN: max(means, key=lambda n: means[n])}
         if "nf4" in names:
             rules["nf4 always"] = "nf4"
     best = max(scores.values())
     return [Regret(first.source, first.kind, name, best - scores[took]) for name, took in rules.items()]
+
+
+def _mean(gap: Prediction) -> float:
+    return gap.mean
 
 
 def _nearest(rank: float, ranks: Sequence[float]) -> float:

@@ -138,8 +138,8 @@ def fit(rows: Rows, prior: Prior, variances: Variances | None = None, start: Var
     precision, weighted = _by_source(rows, v)
     p = len(prior.mean)
     total = precision.sum(0) + np.diag(prior.sd**-2.0)
-    covariance: Array = np.linalg.inv(total)
-    mean: Array = covariance @ (weighted.sum(0) + prior.mean / prior.sd**2)
+    covariance = np.asarray(np.linalg.inv(total), dtype=np.float64)
+    mean = np.asarray(covariance @ (weighted.sum(0) + prior.mean / prior.sd**2), dtype=np.float64)
     of = np.unique(np.column_stack([rows.source, rows.setting]), axis=0)[:, 0]
     information = tuple(
         Information(name, precision[i], weighted[i], int((rows.source == i).sum()), int((of == i).sum()))

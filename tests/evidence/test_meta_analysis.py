@@ -106,4 +106,8 @@ def test_prediction_intervals_cover_sources_that_were_left_out_and_choices_cost_
         assert coverage(found, 0.95)[share] >= 0.9
     for kind, rules in mean_regrets(regrets(without["rank"], gaps)).items():
         best = min(rules[name] for name in FIXED)
-        assert rules[CHOSEN] <= best + (0.1 if kind == "generation" else 1e-9), kind
+        behind = 0.1 if kind == "generation" else 1e-9  # two sources, in which rank 16 happened to do 0.06 better
+        assert rules[CHOSEN] <= best + behind, kind
+    for contrast in ("storage", "method"):
+        for kind, rules in mean_regrets(regrets(without[contrast], gaps)).items():
+            assert rules[CHOSEN] <= min(rules.values()) + 1e-9, kind

@@ -65,8 +65,8 @@ def test_with_one_gap_a_source_it_is_dersimonian_and_laird():
 
 
 def test_with_a_moderator_it_is_statsmodels_mixed_model():
-    """statsmodels 0.15, MixedLM(...).fit(reml=True): parameters at its variances, and standard errors, which it takes from a
-    Hessian."""
+    """statsmodels 0.15, MixedLM(...).fit(reml=True): parameters at its variances, and standard errors, which it takes
+    from a Hessian."""
     source = np.repeat(np.arange(6), [2, 3, 4, 5, 6, 4])
     x = [2.04, -2.56, 0.42, -0.57, -0.45, -0.22, -2.02, -0.23, -0.87, 3.32, 0.23, -0.35, -0.28, -0.67, -1.06, -0.39,
          0.48, -0.24, 0.96, -0.2, 0.02, 1.55, 0.55, -0.51]  # fmt: skip
