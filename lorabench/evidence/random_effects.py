@@ -153,8 +153,9 @@ def fit(rows: Rows, prior: Prior, variances: Variances | None = None, start: Var
 def added(known: Fit, new: Fit) -> Fit:
     """What is known with the sources of `new` added, whose rows were weighed at the same variances."""
     total = known.information + new.information
-    covariance = np.linalg.inv(sum(i.precision for i in total) + np.diag(known.prior.sd**-2.0))
-    mean = covariance @ (sum(i.weighted for i in total) + known.prior.mean / known.prior.sd**2)
+    precision = np.sum([i.precision for i in total], axis=0) + np.diag(known.prior.sd**-2.0)
+    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    mean = covariance @ (np.sum([i.weighted for i in total], axis=0) + known.prior.mean / known.prior.sd**2)
     counts = tuple(a + b for a, b in zip(known.sources_of_kind, new.sources_of_kind, strict=True))
     return Fit(mean, covariance, known.variances, known.prior, total, known.kinds, counts)
 
