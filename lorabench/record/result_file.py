@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lorabench.config.paths import IMPORTED
 from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.result import CellResult
@@ -22,7 +23,9 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
                 f"{path} has schema {plain.get('schema')!r}; this version of lorabench reads 1: install the version"
                 " that wrote it, or run the cell again"
             )
-        return CellResult.model_validate(plain if cell is None or "cell" not in plain else {**plain, "cell": cell})
+        if cell is not None and "cell" in plain:
+            return CellResult.model_validate({**plain, "cell": cell})
+        return CellResult.model_validate(plain, context=IMPORTED if plain.get("cell", {}).get("imported") else None)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, AttributeError, RecursionError) as e:
