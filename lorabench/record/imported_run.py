@@ -110,6 +110,11 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
     return store
 
 
+def check_run(run: ImportedRun, importer: str) -> None:
+    """pydantic's ValidationError where a setting's value cannot be one."""
+    _cell(run, importer, 0)
+
+
 def _refuse_used(store: Store) -> None:
     try:
         inside = sorted(p.name for p in store.folder.iterdir()) if store.folder.exists() else []
