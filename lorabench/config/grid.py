@@ -165,8 +165,7 @@ def _make(base: dict[str, object], changes: _Changes, origin: dict[str, Route], 
         at = "model" if declared.quantization.name == "none" else "quantization"
         raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
-        last = next(iter(reversed(origin.values())), ("method",))
-        raise StudyError(f"{place.at(last)}: {e}") from None
+        raise StudyError(f"{place.at(next(iter(reversed(origin.values())), ('method',)))}: {e}") from None
 
 
 def _origin(route: Route, origin: dict[str, Route]) -> Route:

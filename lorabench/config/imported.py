@@ -1,10 +1,11 @@
 """Conditions that were measured elsewhere and read in by `lorabench import`: how they are told from those that run.
 
-A study that runs names methods, quantizations and tasks that are plug-ins, and every setting has a value. A result from
-elsewhere may have any method, and its source tells some settings only. So an imported condition has an `Imported` beside
-its settings: `known` are the settings that its source tells; all others hold a default that means nothing, and count
-and are shown as None (`declared`). Foreign names pass validation only with the context IMPORTED (config.paths), which
-the store gives for a plan that says it was imported; a study file cannot say so, and an imported study cannot run.
+A study that runs names methods, quantizations and tasks that are plug-ins, and every setting has a value. A result
+from elsewhere may have any method, and its source tells some settings only. So an imported condition has an `Imported`
+beside its settings: `known` are the settings that its source tells; all others hold a default that means nothing, and
+count and are shown as None (`declared`). Foreign names pass validation only with the context IMPORTED (config.paths),
+which the store gives for a plan that says it was imported; a study file cannot say so, and an imported study cannot
+run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lorabench.config.frozen import Frozen
+from lorabench.config.plain_settings import SETTINGS
 from lorabench.errors import StudyError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 NOT_STATED = "not stated"
 """name of a model or task that the source does not tell"""
-PARTS = ("model", "quantization", "method", "task", "training", "evaluation", "analysis", "save")
 
 
 class Imported(Frozen):
@@ -54,7 +55,7 @@ def knows(condition: Condition, name: str) -> bool:
 def declared(condition: Condition) -> dict[str, dict[str, Any]]:
     """A condition's settings as plain data; of an imported one those that are unknown are None, and what its settings
     cannot say stands under "imported"."""
-    names = set(PARTS) & set(type(condition).model_fields)
+    names = set(SETTINGS) & set(type(condition).model_fields)
     plain: dict[str, dict[str, Any]] = condition.model_dump(mode="json", include=names)
     if condition.imported is None:
         return plain
@@ -69,6 +70,6 @@ def declared(condition: Condition) -> dict[str, dict[str, Any]]:
 def refuse_imported(place: str, importer: object) -> StudyError:
     """The error for an imported study that is to run."""
     return StudyError(
-        f"{place}: this study was imported ({importer}) and has nothing to run; its results are shown by lorabench table"
-        " and report DIR, and a study that runs has a file of its own (see: lorabench schema)"
+        f"{place}: this study was imported ({importer}) and has nothing to run; its results are shown by lorabench"
+        " table DIR and report DIR, and a study that runs has a file of its own (see: lorabench schema)"
     )

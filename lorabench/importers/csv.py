@@ -3,8 +3,8 @@
 Columns are mapped to fields (--map COLUMN=FIELD); a column that is called as a field needs no map. Fields are
 
     settings   method (needed, or variant), variant, model, task, quantization, rank, alpha, target_modules, ..., seed
-    metrics    every metric of lorabench by its name (accuracy, eval_loss, ...), lm-eval's as task/acc, and any other name
-               with --higher-is-better or --lower-is-better; at least one
+    metrics    every metric of lorabench by its name (accuracy, eval_loss, ...), lm-eval's as task/acc, and any other
+               name with --higher-is-better or --lower-is-better; at least one
     beside     METRIC_stderr: its standard error; items: test items of the accuracies
 
 Shares (accuracy) are between 0 and 1 inside: a column with a % sign or a value above 1 is taken for percent, which the
@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def _read(path: Path) -> _Table:
 
 
 def _columns(table: _Table, request: Request) -> _Columns:
-    directions = {n: "score" for n in request.higher_is_better} | {n: "error" for n in request.lower_is_better}
+    directions = dict.fromkeys(request.higher_is_better, "score") | dict.fromkeys(request.lower_is_better, "error")
     asked = dict(request.columns or {})
     for column in asked:
         if column not in table.header:

@@ -228,8 +228,8 @@ def _deciding(request: Request, names: tuple[str, ...]) -> str:
 
 def _notes(runs: tuple[ImportedRun, ...]) -> tuple[str, ...]:
     notes = [
-        "± is lm-eval's error over the items where a condition was evaluated once; lm-eval does not tell how a model was"
-        " trained, nor with which seed."
+        "± is lm-eval's error over the items where a condition was evaluated once; lm-eval does not tell how a model"
+        " was trained, nor with which seed."
     ]
     if any(run.settings["method.name"] == _CHECKPOINT for run in runs):
         notes.append("A checkpoint is a model that was evaluated without an adapter: how it was trained is not told.")

@@ -1,8 +1,8 @@
 """Results of PEFT's method comparison (method_comparison/MetaMathQA/results): one JSON file a run
 
     run_info    created_at, experiment_name, train_config, peft_config (null: full fine-tuning), error_msg
-    train_info  status, accelerator_memory_* (cuda_memory_* until 2025), train_time, file_size, num_*_params, metrics: an
-                entry every eval_steps, then one with the test accuracy and forgetting
+    train_info  status, accelerator_memory_* (cuda_memory_* until 2025), train_time, file_size, num_*_params, metrics:
+                an entry every eval_steps, then one with the test accuracy and forgetting
     meta_info   package_info, system_info, commits of model and data
 
 What its numbers are, by its run.py: accuracy over the test split of GSM8K; memory reserved, of the whole run and after
@@ -150,9 +150,14 @@ def _method(adapter: Mapping[str, object] | None, optimizer: str) -> str:
 def _variant(experiment: str, config: Mapping[str, object], settings: Mapping[str, object]) -> str | None:
     """What an experiment's name says that method, rank and learning rate do not: "a2-b2-s2.0"."""
     name, method = experiment.rpartition("/")[2], str(settings["method.name"])
-    model = re.escape(str(config["model_id"]).rpartition("/")[2])
-    said = (model, rf"rank{settings.get('method.rank')}(?!\d)", r"lr_?\d[\d.]*(e-?\d+)?", "default", rf"{re.escape(method)}(?!\w)")
-    said = (*said, re.escape(method.replace("-", "")))
+    said = (
+        re.escape(str(config["model_id"]).rpartition("/")[2]),
+        rf"rank{settings.get('method.rank')}",
+        r"lr_?\d[\d.]*(e-?\d+)?",
+        "default",
+        re.escape(method),
+        re.escape(method.replace("-", "")),
+    )
     for pattern in said:
         name = re.sub(rf"(^|[-_]){pattern}(?=[-_]|$)", "", name, flags=re.IGNORECASE)
     optimizer = str(config["optimizer_type"])
@@ -239,7 +244,7 @@ def _notes(runs: list[ImportedRun]) -> tuple[str, ...]:
     dates = [r.started_at for r in runs]
     if unclear := sum(_UNSHIFTED_UNTIL <= d < _MENDED_FROM for d in dates):
         notes.append(
-            f"Forgetting is left out of {unclear} of the runs, begun between {_UNSHIFTED_UNTIL} and {_MENDED_FROM}: which"
-            " of its two meanings they have cannot be told."
+            f"Forgetting is left out of {unclear} of the runs, begun between {_UNSHIFTED_UNTIL} and {_MENDED_FROM}:"
+            " which of its two meanings they have cannot be told."
         )
     return tuple(notes)

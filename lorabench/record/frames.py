@@ -36,10 +36,7 @@ METRICS = (
 
 _OF_SETTING = {
     **{name: f"method.{name}" for name in ("rank", "alpha", "target_modules")},
-    **{
-        name: f"training.{name}"
-        for name in ("learning_rate", "steps", "epochs", "batch_size", "sequence_length")
-    },
+    **{name: f"training.{name}" for name in ("learning_rate", "steps", "epochs", "batch_size", "sequence_length")},
     "double_quant": "quantization.double_quant",
 }  # columns that are empty where an imported result's source does not tell them
 
@@ -49,7 +46,7 @@ def settings(cell: Cell, steps: int | None) -> dict[str, object]:
     to."""
     targets = cell.method.target_modules
     trains = cell.training.steps > 0
-    row = {
+    row: dict[str, object] = {
         "cell": cell.id,
         "condition": cell.condition_id,
         "model": model_label(cell.model.name),

@@ -93,7 +93,7 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
     if copies := len(readout.runs) - len(runs):
         notes += (f"{plural(copies, 'file')} {'is a copy' if copies == 1 else 'are copies'} of others and left out.",)
     study = Study(
-        schema=1,
+        schema_version=1,
         name=_study_name(name or store.folder.resolve().name),
         question=f"Results imported from {len(sources)} of {readout.importer}." if len(sources) > 1 else "",
         seeds=tuple(sorted({c.seed for c, _ in numbered})),
@@ -106,7 +106,9 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
             (store.emptied(cell.id) / COPY).write_text(run.copy, encoding="utf-8")
             store.put(_result(cell, run))
     except OSError as e:
-        raise StoreError(f"{store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR") from None
+        raise StoreError(
+            f"{store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR"
+        ) from None
     return store
 
 
@@ -185,9 +187,9 @@ def _rerun_notes(runs: Sequence[tuple[Cell, ImportedRun]], renumbered: bool) -> 
     named = {run.seed for _, run in runs}
     seed = f"all name seed {named.pop()}" if len(named) == 1 and None not in named else "name no seeds of their own"
     return (
-        f"{plural(several, 'condition')} {'has' if several == 1 else 'have'} more than one run; these are re-runs, which"
-        f" {seed}, and stand as replicates numbered by their software and date: their spread is what repeating showed,"
-        " changes of the software included, and not the noise of a seed.",
+        f"{plural(several, 'condition')} {'has' if several == 1 else 'have'} more than one run; these are re-runs,"
+        f" which {seed}, and stand as replicates numbered by their software and date: their spread is what repeating"
+        " showed, changes of the software included, and not the noise of a seed.",
     )
 
 

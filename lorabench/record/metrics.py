@@ -92,7 +92,12 @@ _TABLE = (
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
     Metric(
-        "accuracy", "accuracy", "share", "higher", "share of the test rows whose right label the model finds likeliest"
+        "accuracy",
+        "accuracy",
+        "share",
+        "higher",
+        "share of the test rows whose right label the model finds likeliest; of imported results, of right answers as"
+        " their source counts them",
     ),
     Metric("macro_f1", "macro F1", "share", "higher", "F1 of each label, averaged over the labels"),
     Metric(

@@ -34,6 +34,12 @@ def read_result(path: Path, cell: Cell | None = None) -> CellResult:
         ) from None
 
 
+def plain_cell(cell: Cell) -> dict[str, object]:
+    """A cell as plan.json and result.json have it. There None is a value: full fine-tuning has rank None, not the
+    default; a cell that lorabench runs says nothing of an import, as it did before there was any."""
+    return cell.model_dump(mode="json", exclude={"imported"} if cell.imported is None else None)
+
+
 def first_line(error: Exception) -> str:
     """An error's first line, or the name of its class where it says nothing."""
     return str(error).partition("\n")[0] or type(error).__name__

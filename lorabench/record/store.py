@@ -30,7 +30,7 @@ from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
-from lorabench.record.result_file import first_line, read_result
+from lorabench.record.result_file import first_line, plain_cell, read_result
 from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
@@ -291,12 +291,6 @@ class Store:
             return False
         with self.claim(cell_id) as free:
             return not free
-
-
-def plain_cell(cell: Cell) -> dict[str, object]:
-    """A cell as plan.json and result.json have it. There None is a value: full fine-tuning has rank None, not the
-    default; a cell that lorabench runs says nothing of an import, as it did before there was any."""
-    return cell.model_dump(mode="json", exclude={"imported"} if cell.imported is None else None)
 
 
 def _dump(plain: object) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench.config.grid import conditions, expand
+from lorabench.config.imported import declared
 from lorabench.config.inputs import inputs_of
 from lorabench.config.paths import model_label
-from lorabench.config.plain_settings import SETTINGS
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
@@ -148,6 +148,11 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         other, before = store.study(), store.plan()
     except StoreError:  # a damaged plan is written anew, its results are kept
         return ()
+    if other.imported is not None:
+        raise StoreError(
+            f"{store.folder} holds an imported study, {other.name}, which nothing is run into; choose another folder"
+            " with --out DIR"
+        )
     if other.name == study.name:
         return ()
     same = {c.id for c in before} & {c.id for c in cells}
@@ -180,9 +185,9 @@ def is_pending(result: CellResult | None, retry: Iterable[Outcome]) -> bool:
 def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
     """Cell id to words: method, rank and quantization always, whatever else differs between the cells, the seed
     last."""
-    flat = {c.id: dict(_leaves(c.model_dump(mode="json", include=set(SETTINGS)))) for c in cells}
+    flat = {c.id: dict(_leaves(declared(c))) for c in cells}
     trained = [flat[c.id] for c in cells if c.training.steps]  # the untouched base has no steps, which is no news
-    always_shown = {"method.name", "method.rank", "quantization.name", "model.name"}
+    always_shown = {"method.name", "method.rank", "quantization.name", "model.name", "imported.experiment"}
     keys = [k for k in dict.fromkeys(k for leaves in trained for k in leaves) if k not in always_shown]
     varied = [k for k in keys if len({repr(leaves[k]) for leaves in trained if leaves.get(k) is not None}) > 1]
     models = len({c.model.name for c in cells}) > 1
