@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
 from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
 from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.config.imported import knows
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
 
@@ -192,7 +193,7 @@ def _measured(
         quantization,
         value,
         training.schedule,
-        training.warmup,
+        training.warmup if knows(setting, "training.warmup") else rules().learning_rate.schedule_warmup,
         training.weight_decay,
         training.max_grad_norm,
         result.quality,

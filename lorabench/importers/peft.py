@@ -28,6 +28,7 @@ TEST_ITEMS = 1319  # of openai/gsm8k's test split, which is evaluated whole
 _NOT_MEASURED = 99999999  # run.py's file_size where saving failed
 _UNSHIFTED_UNTIL = "2026-07-10"  # huggingface/peft#3419, which mends forgetting, was opened that day
 _MENDED_FROM = "2026-07-14"  # the first published runs with it
+_WARMUP = 0.1  # utils.py, WARMUP_STEP_RATIO
 _PARTS = ("run_info", "train_info", "meta_info")
 _OPTIMIZERS = {"AdamW": "adamw", "SGD": "sgd"}
 _BY_OPTIMIZER = ("lora-fa", "lora+")
@@ -111,6 +112,8 @@ def _settings(config: Mapping[str, object], adapter: Mapping[str, object] | None
         "task.name": "metamathqa-gsm8k",
         "training.steps": config["max_steps"],
         "training.batch_size": config["batch_size"],
+        "training.gradient_accumulation": 1,  # run.py has none
+        "training.warmup": _WARMUP if config["lr_scheduler"] == "cosine" else 0.0,
         "training.sequence_length": config["max_seq_length"],
         "training.learning_rate": options["lr"],
         "training.weight_decay": options.get("weight_decay"),
