@@ -50,9 +50,8 @@ def import_results(
         >>> [round(r.value("accuracy"), 3) for r in results.results]
         [0.615, 0.63]
     """
-    from lorabench.importers._request import Request
     from lorabench.record.frames import write_csv
-    from lorabench.record.imported_run import write_import
+    from lorabench.record.imported_run import Request, write_import
 
     if importer not in plugins.names("importers"):
         raise LorabenchError(unknown("importer", importer, plugins.names("importers")))

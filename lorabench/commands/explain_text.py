@@ -84,9 +84,10 @@ def explain(store: Store, result: CellResult) -> str:
     folder = store.cells_folder / cell.id
     words = describe_cells(store.plan()).get(cell.id, "")
     outcome = result.outcome.replace("_", " ")
+    begun = f", begun {result.started_at}" if result.started_at else ""  # an imported one may not tell
     parts = [
         f"cell {cell.id} of {store.folder}: {words}",
-        f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}",
+        f"condition {cell.condition_id}, outcome {outcome}{begun}",
     ]
     if result.error:
         parts.append(

@@ -25,8 +25,7 @@ from pydantic import ValidationError
 from lorabench import plugins
 from lorabench.errors import DataError, unknown
 from lorabench.formatting import plural
-from lorabench.importers._request import Request
-from lorabench.record.imported_run import ImportedRun, Readout, check_run
+from lorabench.record.imported_run import ImportedRun, Readout, Request, check_run
 from lorabench.record.metrics import TABLE, is_accuracy, metric
 from lorabench.record.result import Reading
 

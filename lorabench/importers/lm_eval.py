@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lorabench.errors import DataError, unknown
-from lorabench.importers._request import Request, files_in, read_json
-from lorabench.record.imported_run import ImportedRun, Readout
+from lorabench.importers._files import files_in, read_json
+from lorabench.record.imported_run import ImportedRun, Readout, Request
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import Environment, Reading
 

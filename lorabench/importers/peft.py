@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lorabench.errors import DataError
-from lorabench.importers._request import Request, files_in, read_json
-from lorabench.record.imported_run import ImportedRun, Readout
+from lorabench.importers._files import files_in, read_json
+from lorabench.record.imported_run import ImportedRun, Readout, Request
 from lorabench.record.result import Environment, Fault, Reading
 
 TEST_ITEMS = 1319  # of openai/gsm8k's test split, which is evaluated whole

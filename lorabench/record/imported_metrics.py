@@ -61,7 +61,7 @@ IMPORTED_METRICS = (
     ),
     Metric(
         "wikipedia_forgetting_before_2026_07",
-        "forgetting before 2026-07 (not a prediction's)",
+        "forgetting until 2026-07",
         "nats",
         "none",
         "PEFT's forgetting of runs until 2026-07: logits were held against the tokens that they had read, not the next"

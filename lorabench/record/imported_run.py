@@ -1,4 +1,4 @@
-"""Results that were measured elsewhere: what an importer reads, and the store that is made of it.
+"""Results that were measured elsewhere: what an importer is asked for and reads, and the store that is made of it.
 
 Runs of one condition are replicates. Where the source tells a seed for each, that is the replicate's; runs of a
 condition that name the same seed are re-runs, and are numbered instead. Runs of one series (the same software) share
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.imported import NOT_STATED, Imported, ImportedStudy
@@ -27,6 +28,25 @@ from lorabench.record.store import Store
 
 COPY = "source.json"
 """beside a cell's result: what it was read from"""
+
+
+Unit = Literal["auto", "percent", "fraction"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Files to read, and how; the options after `paths` are of tables that anybody made (csv)."""
+
+    paths: tuple[Path, ...]
+    columns: Mapping[str, str] | None = None
+    """column of the table to lorabench's field"""
+    metric: str | None = None
+    """that decides the study; the importer's own, or the first, where absent"""
+    unit: Unit = "auto"
+    """of shares such as accuracy"""
+    higher_is_better: Sequence[str] = ()
+    """metrics that lorabench does not know, of which more is better"""
+    lower_is_better: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomicall
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
+_OF_IMPORTED = ("schema", "name", "question", "seeds", "reference", "comparison", "imported")  # it has no base setting
 Block = TypeVar("Block")
 
 
@@ -92,7 +93,7 @@ class Store:
         plain = {
             k: v
             for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items()
-            if v not in ({}, [])
+            if v not in ({}, []) and (study.imported is None or k in _OF_IMPORTED)
         }
         write_atomically(
             self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)

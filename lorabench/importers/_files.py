@@ -1,32 +1,12 @@
-"""What an importer is asked to read, and how files are read for it."""
+"""Files that importers are given, and the JSON in them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from lorabench.errors import DataError
-
-Unit = Literal["auto", "percent", "fraction"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """Files to read, and how; the options after `paths` are of tables that anybody made (csv)."""
-
-    paths: tuple[Path, ...]
-    columns: Mapping[str, str] | None = None
-    """column of the table to lorabench's field"""
-    metric: str | None = None
-    """that decides the study; the importer's own, or the first, where absent"""
-    unit: Unit = "auto"
-    """of shares such as accuracy"""
-    higher_is_better: Sequence[str] = ()
-    """metrics that lorabench does not know, of which more is better"""
-    lower_is_better: Sequence[str] = ()
 
 
 def files_in(paths: Sequence[Path], pattern: str) -> tuple[Path, ...]:
