@@ -172,6 +172,8 @@ def _readings(train: Mapping[str, object], config: Mapping[str, object], created
     entries = train["metrics"]
     if not isinstance(entries, list) or not entries:
         raise ValueError("train_info.metrics is empty")
+    if not isinstance(entries[-1], dict) or "test accuracy" not in entries[-1]:
+        raise ValueError("its last entry has no test accuracy; of the comparisons MetaMathQA's is read")
     last, between = _mapping(entries[-1], "metrics"), [_mapping(e, "metrics") for e in entries[:-1]]
     accuracy = float(str(last["test accuracy"]))
     if not 0 <= accuracy <= 1:

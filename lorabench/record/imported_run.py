@@ -179,8 +179,7 @@ def _numbered(runs: Sequence[tuple[Cell, ImportedRun]]) -> tuple[list[tuple[Cell
     by_condition: dict[str, list[ImportedRun]] = defaultdict(list)
     for cell, run in runs:
         by_condition[cell.condition_id].append(run)
-    told = all(len({r.seed for r in members} - {None}) == len(members) for members in by_condition.values())
-    if told or all(len(members) == 1 for members in by_condition.values()):
+    if all(len(m) == 1 or len({r.seed for r in m} - {None}) == len(m) for m in by_condition.values()):
         return [(_seeded(cell, run.seed or 0), run) for cell, run in runs], False
     began: dict[str, str] = {}
     for _, run in runs:

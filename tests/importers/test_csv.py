@@ -61,6 +61,17 @@ def test_columns_called_as_fields_need_no_map_and_standard_errors_share_the_unit
     assert store.study().imported.notes == ("accuracy was read as percent.",)  # seeds are seeds, no re-runs
 
 
+def test_a_base_without_a_seed_makes_no_re_runs_of_seeds(tmp_path):
+    text = "method,rank,seed,accuracy\nbase,,,0.1\nlora,8,1,0.5\nlora,8,2,0.6\nfull,,1,0.5\nfull,,2,0.7\n"
+    store = write_import(read(tmp_path / "t.csv", text), tmp_path / "out", ["t.csv"])
+    assert [(c.method.name, c.seed) for c in store.plan()][1:] == [("lora", 1), ("lora", 2), ("full", 1), ("full", 2)]
+    assert store.study().imported.notes == ()
+    analysis = analyse(store)
+    assert not analysis.summaries[0].seeds  # the untrained base has none
+    (lora,) = (c for c in analysis.comparisons if analysis.summary(c.condition).method == "lora")
+    assert (lora.pairs, lora.difference) == (2, pytest.approx(-0.05))
+
+
 def test_a_metric_of_ones_own_has_the_direction_that_is_said(tmp_path):
     text = "method,rank,judge,toxicity\nlora,4,6.1,0.2\nlora,8,6.9,0.4\nfull,,6.5,0.3\n"
     readout = read(tmp_path / "t.csv", text, higher_is_better=("judge",), lower_is_better=("toxicity",))

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 import lorabench as lb
+from lorabench.advice.candidates import candidate_specs
 from lorabench.advice.evidence import Here
 from lorabench.advice.from_study import comparison_groups_in
+from lorabench.advice.priors import rules
 from lorabench.analysis.findings.registry import check
 from lorabench.analysis.study import analyse
 from lorabench.commands.main import main
@@ -105,6 +107,21 @@ def test_advice_takes_what_lorabench_can_run(imported):
     (group,) = comparison_groups_in(analyse(imported.store), Here("m", 3_200_000_000), imported.store.folder)
     assert {r.key for r in group.results} == {("lora", "none"), ("full", "none")}
     assert (group.left_out, group.made_up) == (1, False)
+
+
+def test_advice_fills_what_is_not_told_with_its_rules(tmp_path):
+    """A table that tells rank, alpha, modules and rate: schedule, warm-up and decay are the rules', and no batch of its
+    own is named."""
+    rows = "lora,8,16,all-linear,3e-4,0.5,1000\nfull,,,,1e-5,0.6,100000\n"
+    (tmp_path / "t.csv").write_text(
+        f"method,rank,alpha,target_modules,learning_rate,accuracy,trainable_parameters\n{rows}"
+    )
+    results = lb.import_results("csv", tmp_path / "t.csv", tmp_path / "out")
+    (group,) = comparison_groups_in(analyse(results.store), Here("m", 1_000_000_000), tmp_path)
+    (spec,) = (s for s in candidate_specs(10**9, 10**6, {8: 1000}, group, (), 16) if s.key == ("lora", "none"))
+    rate = rules().learning_rate
+    assert (spec.method.rank, spec.schedule, spec.warmup) == (8, rate.schedule, rate.schedule_warmup)
+    assert not any("sequences a step" in caveat for caveat in spec.caveats)
 
 
 def test_some_files_that_cannot_be_read_end_with_code_2_and_the_rest_is_there(tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_a_copy_of_a_file_counts_once(tmp_path):
     [
         (lambda t: t[: len(t) // 2], "truncated or damaged (it ends in the middle)"),
         (lambda t: "", "is empty"),
-        (lambda t: t.replace('"test accuracy"', '"best accuracy"'), "is damaged (it has no 'test accuracy')"),
+        (lambda t: t.replace('"test accuracy"', '"best accuracy"'), "is damaged (its last entry has no test accuracy;"),
         (lambda t: t.replace('"created_at": "2026', '"created_at": "yesterday'), "is damaged"),
         (lambda t: t.replace('"train_time": 942.0', '"train_time": "long"'), "is damaged ('long' is no number)"),
         (lambda t: json.dumps({"results": {}}), "is no result of PEFT's method comparison (it has no run_info"),
