@@ -20,6 +20,7 @@ def import_results(
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
     metric: str | None = None,
+    reference: Mapping[str, str] | None = None,
     unit: Literal["auto", "percent", "fraction"] = "auto",
     higher_is_better: Sequence[str] = (),
     lower_is_better: Sequence[str] = (),
@@ -34,6 +35,8 @@ def import_results(
         name: of the study; the directory's, where absent.
         columns: csv only: column of the table to lorabench's field, where they are not called the same.
         metric: that answers the study; accuracy of peft, else the first that has a better and worse.
+        reference: settings of the condition that others are compared with, as {"method": "lora", "method.rank": "8"};
+            full fine-tuning where absent.
         unit: csv only: of shares such as accuracy; auto takes values above 1 for percent.
         higher_is_better, lower_is_better: csv only: metrics that lorabench does not know.
         refused: called with a sentence for each file or row that cannot be read; the others are imported.
@@ -70,7 +73,7 @@ def import_results(
     for sentence in readout.refused:
         assert refused is not None
         refused(sentence)
-    store = write_import(readout, out, sources, name)
+    store = write_import(readout, out, sources, name, reference)
     analysis = RunAnalysis().of(store)
     write_csv(analysis.cells, store.folder / "cells.csv")
     write_outputs(store, analysis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from lorabench import plugins, startup
 from lorabench.commands.output import note, say
@@ -20,6 +21,14 @@ def add_import_options(c: argparse.ArgumentParser) -> None:
         "--metric",
         metavar="NAME",
         help="that answers the study (default: accuracy, or the first that has a better and worse)",
+    )
+    c.add_argument(
+        "--reference",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="the condition that others are compared with: --reference method=lora --reference method.rank=8 (default:"
+        " full fine-tuning)",
     )
     c.add_argument(
         "--map",
@@ -49,9 +58,8 @@ def import_results(options: argparse.Namespace) -> int:
     refused."""
     from lorabench.api.imports import import_results as read
 
-    pairs = [text.rpartition("=") for text in options.map]
-    if odd := next((text for text in options.map if "=" not in text.strip("=")), None):
-        raise LorabenchError(f"--map {odd} is no COLUMN=FIELD; write --map score=accuracy")
+    columns = _pairs("--map", options.map, "score=accuracy")
+    reference = _pairs("--reference", options.reference, "method=lora")
     refused: list[str] = []
     with startup.uncollected():
         results = read(
@@ -59,7 +67,8 @@ def import_results(options: argparse.Namespace) -> int:
             options.paths,
             options.out,
             name=options.name,
-            columns={column.strip(): field.strip() for column, _, field in pairs} or None,
+            columns=columns or None,
+            reference=reference or None,
             metric=options.metric,
             unit=options.unit,
             higher_is_better=options.higher_is_better,
@@ -75,3 +84,10 @@ def import_results(options: argparse.Namespace) -> int:
         note(sentence)
     print(f"table:  lorabench table {options.out}\nreport: {results.store.folder / 'report.html'}")
     return 2 if refused else 0
+
+
+def _pairs(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
+    """ "a=b" of each text, split at its last sign: a column's name may hold one."""
+    if odd := next((text for text in texts if "=" not in text.strip("=")), None):
+        raise LorabenchError(f"{option} {odd} has no value; write {option} {example}")
+    return {name.strip(): value.strip() for name, _, value in (text.rpartition("=") for text in texts)}

@@ -13,12 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lorabench.config.fingerprint import canonical_json
-from lorabench.config.imported import NOT_STATED, Imported, ImportedStudy
+from lorabench.config.imported import NOT_STATED, Imported, ImportedStudy, declared
 from lorabench.config.paths import IMPORTED
-from lorabench.config.plain_settings import lay
+from lorabench.config.plain_settings import agrees, get, lay, near_values
 from lorabench.config.settings import ComparisonSpec
 from lorabench.config.study import Cell, Fingerprints, Study
 from lorabench.errors import StoreError
@@ -92,7 +92,13 @@ class Readout:
     """what to know of the numbers, below the table"""
 
 
-def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path], name: str | None = None) -> Store:
+def write_import(
+    readout: Readout,
+    out: str | Path,
+    sources: Sequence[str | Path],
+    name: str | None = None,
+    reference: Mapping[str, str] | None = None,
+) -> Store:
     """Writes an imported study with its results as a results directory.
 
     Args:
@@ -100,15 +106,18 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
         out: a folder that is new or empty.
         sources: files and folders that were given, for the record.
         name: of the study; the folder's, where absent.
+        reference: settings of the condition that others are compared with; full fine-tuning, where absent.
     Returns:
         Store.
     Raises:
-        StoreError: the folder holds something, or cannot be written.
+        StoreError: the folder holds something, or cannot be written; no condition is the reference.
     """
     store = Store(out)
     _refuse_used(store)
     runs = _once(readout.runs)
     numbered, renumbered = _numbered([(_cell(r, readout.importer, 0), r) for r in runs])
+    if reference:
+        _check_reference([declared(c) for c, _ in numbered], reference)
     notes = (*readout.notes, *_rerun_notes(numbered, renumbered))
     if copies := len(readout.runs) - len(runs):
         notes += (f"{plural(copies, 'file')} {'is a copy' if copies == 1 else 'are copies'} of others and left out.",)
@@ -117,6 +126,7 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
         name=_study_name(name or store.folder.resolve().name),
         question=f"Results imported from {len(sources)} of {readout.importer}." if len(sources) > 1 else "",
         seeds=tuple(sorted({c.seed for c, _ in numbered})),
+        reference=dict(reference) if reference else None,
         comparison=ComparisonSpec(metric=readout.metric),
         imported=ImportedStudy(importer=readout.importer, sources=tuple(map(str, sources)), notes=notes),
     )
@@ -130,6 +140,20 @@ def write_import(readout: Readout, out: str | Path, sources: Sequence[str | Path
             f"{store.folder} cannot be written ({e.strerror}); choose another folder with --out DIR"
         ) from None
     return store
+
+
+def _check_reference(plain: Sequence[dict[str, dict[str, Any]]], reference: Mapping[str, str]) -> None:
+    if any(agrees(p, reference) for p in plain):
+        return
+    written = ", ".join(f"{k}={v}" for k, v in reference.items())
+    values = []
+    for key in reference:
+        own = [get(p, key) for p in plain]
+        names = sorted({str(v.get("name") if isinstance(v, dict) else v) for v in own if v is not None})
+        values.append(f"{key}: {', '.join(names) or 'not told'}")
+    near = ", ".join(f"{k}={v}" for k, v in near_values(reference, plain).items())
+    hint = f" did you mean {near}?" if near else ""
+    raise StoreError(f"no imported condition is the reference {written};{hint} there are {'; '.join(values)}")
 
 
 def check_run(run: ImportedRun, importer: str) -> None:

@@ -135,6 +135,18 @@ def test_some_files_that_cannot_be_read_end_with_code_2_and_the_rest_is_there(tm
     assert len(Store.open(tmp_path / "out").results()) == 1
 
 
+def test_another_reference_can_be_named(tmp_path):
+    for name, changes in (("lora", {}), ("full", FULL), ("loha", LOHA)):
+        write(tmp_path / f"{name}.json", changes)
+    files = [tmp_path / f"{name}.json" for name in ("lora", "full", "loha")]
+    results = lb.import_results("peft", files, tmp_path / "out", reference={"method": "lora", "method.rank": "32"})
+    against = {c.reference for c in analyse(results.store).comparisons}
+    assert [analyse(results.store).label(c) for c in against] == ["LoRA r=32"]
+    with pytest.raises(lb.LorabenchError, match=r"did you mean method=loha\? there are method: full, loha, lora"):
+        lb.import_results("peft", files, tmp_path / "other", reference={"method": "lhoa"})
+    assert not (tmp_path / "other").exists()
+
+
 def test_nothing_is_written_where_nothing_can_be_read_or_the_folder_is_used(tmp_path, capsys):
     (tmp_path / "b.json").write_text("{}")
     assert main(["import", "peft", str(tmp_path / "b.json"), "--out", str(tmp_path / "out")]) == 2
@@ -151,7 +163,7 @@ def test_nothing_is_written_where_nothing_can_be_read_or_the_folder_is_used(tmp_
     [
         (["cvs", "x"], "unknown importer 'cvs'; did you mean 'csv'?"),
         (["peft", "x", "--map", "a=rank"], "columns is for csv; peft needs none"),
-        (["csv", "x", "--map", "rank"], "--map rank is no COLUMN=FIELD"),
+        (["csv", "x", "--map", "rank"], "--map rank has no value; write --map score=accuracy"),
         (["csv", "nowhere.csv"], "nowhere.csv cannot be read (No such file or directory)"),
     ],
 )

@@ -76,12 +76,10 @@ def only_condition(label: str) -> str:
     )
 
 
-def without_reference(labels: Sequence[str], conditions: int) -> str:
-    """`labels`: of the conditions that have no reference."""
-    return (
-        f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). Name one"
-        " condition under `reference`."
-    )
+def without_reference(labels: Sequence[str], conditions: int, *, imported: bool = False) -> str:
+    """`labels`: of the conditions that have no reference; `imported`: the study has no file to name one in."""
+    remedy = "Name one when importing (--reference)." if imported else "Name one condition under `reference`."
+    return f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). {remedy}"
 
 
 def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> str:
