@@ -16,6 +16,7 @@ from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.config.imported import knows
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
 """without any measurement"""
@@ -185,7 +186,7 @@ def _measured(
     else:
         sequences = training.batch_size * training.gradient_accumulation
         other = batch_size not in (None, sequences) and knows(setting, "training.batch_size")
-        beside = f"for {sequences} sequences a step (here {batch_size})" if other else ""
+        beside = f"for {plural(sequences, 'sequence')} a step (here {batch_size})" if other else ""
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
             caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])

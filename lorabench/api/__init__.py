@@ -3,6 +3,7 @@ name."""
 
 from lorabench.api.imports import import_results
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
+from lorabench.api.probes import probe
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
 
@@ -16,6 +17,7 @@ __all__ = [
     "open_results",
     "parameters",
     "plan",
+    "probe",
     "quantization_error",
     "recommend",
     "run",

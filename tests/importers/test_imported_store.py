@@ -142,7 +142,7 @@ def test_another_reference_can_be_named(tmp_path):
     results = lb.import_results("peft", files, tmp_path / "out", reference={"method": "lora", "method.rank": "32"})
     against = {c.reference for c in analyse(results.store).comparisons}
     assert [analyse(results.store).label(c) for c in against] == ["LoRA r=32"]
-    with pytest.raises(lb.LorabenchError, match=r"did you mean method=loha\? there are method: full, loha, lora"):
+    with pytest.raises(lb.LorabenchError, match="there are method: full, loha, lora"):
         lb.import_results("peft", files, tmp_path / "other", reference={"method": "lhoa"})
     assert not (tmp_path / "other").exists()
 
