@@ -124,7 +124,6 @@ def write_import(
     study = Study(
         schema_version=1,
         name=_study_name(name or store.folder.resolve().name),
-        question=f"Results imported from {len(sources)} of {readout.importer}." if len(sources) > 1 else "",
         seeds=tuple(sorted({c.seed for c, _ in numbered})),
         reference=dict(reference) if reference else None,
         comparison=ComparisonSpec(metric=readout.metric),
