@@ -12,7 +12,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
+from lorabench.config import gguf
 from lorabench.config.checkpoint_files import adapter_sentence
+from lorabench.errors import ModelError
 
 SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
@@ -26,10 +28,12 @@ def shipped_models() -> dict[str, Path]:
 
 
 def model_directory(name: str) -> Path | None:
-    """The directory of a shipped or local model, None for a hub id."""
+    """The directory of a shipped or local model, None for a hub id; of a GGUF file the one that describes it."""
     shipped = shipped_models().get(name)
     if shipped:
         return shipped
+    if name.endswith(gguf.SUFFIX) and Path(name).is_file():
+        return gguf.described(name)
     return Path(name) if Path(name).is_absolute() else None
 
 
@@ -76,6 +80,12 @@ def find_model(name: str, context: Context | None) -> str:
     if SHIPPED + name in shipped_models():
         raise ValueError(f"the shipped model is called {SHIPPED}{name}")
     path = _resolve(name, context)
+    if path and path.is_file() and path.suffix == gguf.SUFFIX:
+        try:
+            gguf.described(path)
+        except ModelError as e:
+            raise ValueError(str(e)) from None
+        return str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path and path.is_dir() and (path / "config.json").exists():
         return str(path)
@@ -84,8 +94,8 @@ def find_model(name: str, context: Context | None) -> str:
     if path and looks_local:
         reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
-            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors"
-            " (not GGUF, nor a weight file alone)"
+            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors,"
+            " or a GGUF file (not another weight file alone)"
         )
     if looks_local:
         raise ValueError(
