@@ -15,6 +15,7 @@ import torch
 from lorabench.config import hub
 from lorabench.config.checkpoint import declared_quantization, local_folder, read_config
 from lorabench.config.checkpoint_files import weight_files
+from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
 from lorabench.spectra.dequantized import (
@@ -29,6 +30,7 @@ from lorabench.spectra.dequantized import (
     foreign,
     logical_shape,
 )
+from lorabench.spectra.gguf_weights import GgufTensors
 from lorabench.spectra.names import plain
 from lorabench.spectra.tensor_file import TensorFile
 
@@ -45,7 +47,12 @@ class Weights:
         folder = self.place if self.place.is_dir() else self.place.parent
         config = read_config(folder) if (folder / "config.json").is_file() else {}
         self.transposed = config.get("model_type") in _TRANSPOSED_TYPES
-        files = [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
+        gguf = gguf_of(self.place)
+        files: Sequence[TensorFile | GgufTensors] = (
+            [GgufTensors(gguf)]
+            if gguf
+            else [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
+        )
         self._stored = _by_plain_name(files)
         declared = declared_quantization(config)
         self._method = declared.method if declared else None
@@ -155,9 +162,9 @@ class Weights:
         return file.dtype(own)
 
 
-def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, str]]:
+def _by_plain_name(files: Sequence[TensorFile | GgufTensors]) -> dict[str, tuple[TensorFile | GgufTensors, str]]:
     """Each tensor by the name that the model itself has for it: its file, and its name there."""
-    tensors: dict[str, tuple[TensorFile, str]] = {}
+    tensors: dict[str, tuple[TensorFile | GgufTensors, str]] = {}
     for file in files:
         for own in file.names():
             name = plain(own)

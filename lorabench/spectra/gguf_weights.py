@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,6 +12,36 @@ import torch
 from lorabench.config.gguf_file import GgufFile
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
+
+
+class GgufTensors:
+    """The tensors of a GGUF file, as `TensorFile` gives those of other files; all are dequantized when one is first
+    asked for.
+    """
+
+    def __init__(self, gguf: GgufFile) -> None:
+        self.path = Path(gguf.file)
+        self._gguf = gguf
+
+    def names(self) -> tuple[str, ...]:
+        """transformers' names, sorted."""
+        return tuple(sorted(self._tensors))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """float32, as dequantized."""
+        return self._tensors[name].dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor by name, on the CPU."""
+        return self._tensors[name]
+
+    @cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return dequantized(self._gguf)
 
 
 def dequantized(gguf: GgufFile) -> dict[str, torch.Tensor]:
