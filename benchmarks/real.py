@@ -89,8 +89,9 @@ def collect(study: str) -> int:
     store, target = results(study), ROOT / "reports" / "real" / study
     if not Store(store).exists() or not any((store / "cells").glob("*/result.json")):
         return 0
-    subprocess.run([*LORABENCH, "table", "--in", str(store)], check=False, stdout=subprocess.DEVNULL)
-    subprocess.run([*LORABENCH, "report", "--in", str(store)], check=False, stdout=subprocess.DEVNULL)
+    table = ["table", str(store), "--format", "md", "--output", str(store / "table.md")]
+    for command in (table, ["report", str(store)]):
+        subprocess.run([*LORABENCH, *command], check=False, stdout=subprocess.DEVNULL)
     archive.pack(Store.open(store), target)
     for name in WRITTEN:
         if (store / name).is_file():
