@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,9 +80,10 @@ def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: floa
     try:
         return process.wait(seconds) == 0
     except subprocess.TimeoutExpired:
+        return False
+    finally:  # also where this process is told to end
         process.terminate()
         process.wait(60)
-        return False
 
 
 def collect(study: str) -> int:
@@ -103,12 +105,13 @@ def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", nargs="*", choices=[*STUDIES, []], help="names below studies/real (default: all)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long (default: when done)")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop after so long (default: when done)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a pass for each (default: 0 1 2)")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default: 1)")
     parser.add_argument("--collect", action="store_true", help="run nothing, write what there is")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     studies, end = options.study or list(STUDIES), time.monotonic() + 60 * options.minutes
     if not options.collect:
         fetch()
@@ -118,7 +121,7 @@ def main() -> int:
             for study in studies:
                 left = end - time.monotonic()
                 if left > 0:
-                    run(study, options, options.seeds[:n], min(left, 1e6))
+                    run(study, options, options.seeds[:n], left)
                     print(f"{study}: {collect(study)} cells collected", flush=True)
     else:
         for study in studies:
