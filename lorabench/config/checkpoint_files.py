@@ -160,8 +160,8 @@ def _without_weights(folder: Path) -> str:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
         return (
-            f"{folder} holds weights as GGUF ({_listed(gguf)}), which cannot be trained on; give a transformers folder"
-            " with config.json and safetensors"
+            f"{folder} holds weights as GGUF ({_listed(gguf)}) beside its config.json; name the file itself as the"
+            f" model: {folder / gguf[0]}, which brings its own configuration and tokenizer"
         )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
         return (

@@ -63,6 +63,31 @@ def _described(path: str, size: int, changed: int) -> Path:
     return folder
 
 
+def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
+    """A GGUF file of a hub repository, from the local cache, else downloaded whole; ModelError where it is in
+    neither.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from lorabench.config import hub
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        pass
+    named = f"{repository}/{file}{f' at revision {revision}' if revision else ''}"
+    if not hub.answers():
+        raise ModelError(
+            f"{named} is not on this machine, and {hub.why_not()}; give the path of a local copy as the model"
+        )
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except Exception as e:  # the client's own classes, which differ between its versions
+        reason = " ".join(str(e).split())[:_LARGE_WORDS]
+        raise ModelError(f"{named} cannot be downloaded ({reason}); look up the repository's files") from None
+
+
 def _cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "lorabench" / "gguf"

@@ -6,9 +6,10 @@ as an absolute path, so that a stored study runs from anywhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
@@ -67,10 +68,13 @@ def _resolve(name: str, context: Context | None) -> Path | None:
     return None
 
 
-def find_model(name: str, context: Context | None) -> str:
-    """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
+def find_model(name: str, context: Context | None, revision: str | None = None) -> str:
+    """A shipped name or hub id as it is, a local directory or GGUF file (of the hub: owner/repository/file.gguf) as its
+    absolute path; ValueError where it is none of them."""
     if context is None:  # a stored cell: what was found then may be elsewhere by now
         return name
+    if name.endswith(gguf.SUFFIX):
+        return _find_gguf(name, context, revision)
     if name.startswith(SHIPPED):
         if name not in shipped_models():
             from lorabench.errors import unknown
@@ -80,17 +84,16 @@ def find_model(name: str, context: Context | None) -> str:
     if SHIPPED + name in shipped_models():
         raise ValueError(f"the shipped model is called {SHIPPED}{name}")
     path = _resolve(name, context)
-    if path and path.is_file() and path.suffix == gguf.SUFFIX:
-        try:
-            gguf.described(path)
-        except ModelError as e:
-            raise ValueError(str(e)) from None
-        return str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path and path.is_dir() and (path / "config.json").exists():
         return str(path)
     if path and path.is_dir() and (path / "adapter_config.json").exists():
         raise ValueError(adapter_sentence(path))
+    if path and path.is_dir() and (files := sorted(f.name for f in path.glob(f"*{gguf.SUFFIX}"))):
+        raise ValueError(
+            f"{name} holds GGUF files and no config.json; name the one that is meant: model: {{name: {name},"
+            f" gguf_file: {files[0]}}}{f' (or one of {len(files) - 1} others)' if len(files) > 1 else ''}"
+        )
     if path and looks_local:
         reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
@@ -103,6 +106,33 @@ def find_model(name: str, context: Context | None) -> str:
             " hub id"
         )
     return name
+
+
+def _find_gguf(name: str, context: Context, revision: str | None) -> str:
+    """The absolute path of a GGUF file that can be a model; a link of the hub's cache stays one, since what it leads to
+    has no ending."""
+    folders = (Path.cwd(), *context.get("folders", ()))
+    places = (Path(os.path.abspath(folder / Path(name).expanduser())) for folder in folders)
+    path = next((place for place in places if place.is_file()), None)
+    repository, _, file = name.rpartition("/")
+    try:
+        if path is None and repository.count("/") == 1 and not name.startswith((".", "/", "~")):
+            path = gguf.hub_file(repository, file, revision)
+        if path is not None:
+            gguf.described(path)
+            return str(path)
+    except ModelError as e:
+        raise ValueError(str(e)) from None
+    raise ValueError(
+        f"there is no GGUF file {name}; give the path of a file, or owner/repository/file.gguf for one of the hub"
+    )
+
+
+def with_gguf_file(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings with gguf_file joined to its name: folder/file.gguf, or owner/repository/file.gguf."""
+    if not isinstance(model.get("gguf_file"), str) or not isinstance(model.get("name"), str):
+        return dict(model)
+    return {**model, "name": f"{model['name'].rstrip('/')}/{model['gguf_file']}", "gguf_file": None}
 
 
 def _find_file(name: str, info: ValidationInfo) -> str:

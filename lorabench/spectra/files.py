@@ -15,6 +15,7 @@ import torch
 from lorabench.config import hub
 from lorabench.config.checkpoint import declared_quantization, local_folder, read_config
 from lorabench.config.checkpoint_files import weight_files
+from lorabench.config.gguf import described
 from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
@@ -44,10 +45,15 @@ class Weights:
 
     def __init__(self, place: str | Path) -> None:
         self.place = Path(place)
-        folder = self.place if self.place.is_dir() else self.place.parent
+        folder = described(self.place) if self.place.suffix == ".gguf" else self.place
+        gguf = gguf_of(folder)
+        self._gguf = gguf
+        if gguf is not None:
+            self.place = Path(gguf.file)
+        elif not folder.is_dir():
+            folder = folder.parent
         config = read_config(folder) if (folder / "config.json").is_file() else {}
         self.transposed = config.get("model_type") in _TRANSPOSED_TYPES
-        gguf = gguf_of(self.place)
         files: Sequence[TensorFile | GgufTensors] = (
             [GgufTensors(gguf)]
             if gguf
@@ -130,6 +136,8 @@ class Weights:
     def form(self) -> str | None:
         """How its matrices are stored where that is as codes: "int8", "nf4 with double quantization", "fp8"; None where
         they are plain numbers."""
+        if self._gguf is not None:
+            return None if self._gguf.is_exact else self._gguf.type
         forms = {
             c.form + (" with double quantization" if c.double_quant else "")
             for n in self._constants
