@@ -7,6 +7,7 @@ refuses is one line on stdout and exit code 1.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -24,11 +25,21 @@ def main(file: Path, folder: Path) -> int:
         config._name_or_path = ""
         config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+        _drop_invented(folder / "tokenizer.json", config.get_text_config().vocab_size)
     except Exception as e:  # no kind of its own: ValueError, KeyError, NotImplementedError, Exception of tokenizers
         words = f"{e.args[0]} is missing" if isinstance(e, KeyError) and e.args else str(e)
         print(" ".join(words.split()).rstrip(".") or type(e).__name__)
         return 1
     return 0
+
+
+def _drop_invented(file: Path, tokens: int) -> None:
+    """Takes off the tokens that transformers' conversion adds to those of the file (GPT-2's <|endoftext|>), for which
+    the model has no embedding.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < tokens]
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":
