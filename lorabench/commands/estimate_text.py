@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
 from lorabench.config.architectures import find_architecture
+from lorabench.config.paths import gguf_sentence
 from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import aligned, count, plural, size
 
@@ -94,7 +95,12 @@ def as_text(result: MemoryEstimate) -> str:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
     lines += trainer_text.trainer_lines(setting.trainer, result.differences)
-    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
+    sentences = (
+        gguf_sentence(setting.model.name),
+        unreached_text(result.unreached, setting),
+        tower_text(setting),
+        preset_text(setting),
+    )
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)

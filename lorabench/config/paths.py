@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ValidationInfo
 
 from lorabench.config import gguf
 from lorabench.config.checkpoint_files import adapter_sentence
+from lorabench.config.gguf_file import gguf_of
 from lorabench.errors import ModelError
 
 SHIPPED = "lorabench/"
@@ -46,6 +47,13 @@ def model_source(name: str) -> str:
 def model_label(name: str) -> str:
     """What tables call a model: the last part of a directory's path, a hub id or shipped name as it is."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def gguf_sentence(name: str) -> str | None:
+    """How a model that is a GGUF file is stored and what becomes of that; None of every other model."""
+    folder = model_directory(name) if name.endswith(gguf.SUFFIX) else None
+    file = gguf_of(folder) if folder else None
+    return f"{model_label(name)} {file.words}" if file else None
 
 
 def short_model(name: str) -> str:

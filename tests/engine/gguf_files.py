@@ -29,11 +29,15 @@ HEADS = 2
 
 def permuted(weight):
     """Rows of q and k in the order of llama.cpp's rotary embedding (convert_hf_to_gguf.py, LlamaModel.permute)."""
-    return weight.reshape(HEADS, 2, weight.shape[0] // HEADS // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(HEADS, 2, weight.shape[0] // HEADS // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def unpermuted(weight):
-    return weight.reshape(HEADS, weight.shape[0] // HEADS // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(HEADS, weight.shape[0] // HEADS // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def written(path, kind="F32", leave_out="", architecture="llama", **more):
