@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(file: Path, folder: Path) -> int:
@@ -19,7 +20,11 @@ def main(file: Path, folder: Path) -> int:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+        "local_files_only": True,
+    }
     try:
         config = AutoConfig.from_pretrained(**source)
         config._name_or_path = ""

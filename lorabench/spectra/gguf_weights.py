@@ -6,6 +6,7 @@ import contextlib
 import io
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,12 +52,13 @@ def dequantized(gguf: GgufFile) -> dict[str, torch.Tensor]:
     """
     import transformers
 
+    loader: Any = transformers.AutoModelForCausalLM  # its hints forget output_loading_info
     file = Path(gguf.file)
     whole = getattr(transformers, "GgufConfig", None)  # before it came, every GGUF was dequantized
     wanted = {"quantization_config": whole(dequantize=True)} if whole else {}
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
         try:
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = loader.from_pretrained(
                 str(file.parent),
                 gguf_file=file.name,
                 dtype=torch.float32,

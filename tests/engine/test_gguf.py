@@ -1,5 +1,5 @@
-"""A GGUF file is a model: its weights are what the gguf package dequantizes, in the places that transformers gives them,
-and what is no such file is one sentence.
+"""A GGUF file is a model: its weights are what the gguf package dequantizes, where transformers has them, and what is
+no such file is one sentence.
 """
 
 import shutil
@@ -128,7 +128,7 @@ def test_a_missing_tensor_is_named(tmp_path):
 @pytest.mark.slow
 def test_an_architecture_that_transformers_does_not_read_is_one_sentence(tmp_path):
     written(tmp_path / "tiny.gguf", architecture="rwkv7")
-    with pytest.raises(LorabenchError, match="is no model that transformers reads: .*rwkv7") as caught:
+    with pytest.raises(LorabenchError, match=r"is no model that transformers reads: .*rwkv7") as caught:
         cell_of(f"model={tmp_path / 'tiny.gguf'}")
     assert "\n" not in str(caught.value)
 
