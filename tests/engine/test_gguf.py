@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorabench.commands.main import main
 from lorabench.config.fingerprint import fingerprint_model
 from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory
@@ -141,3 +142,35 @@ def test_a_real_file_answers():
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()).strip() == "Paris"
     assert sum(p.numel() for p in model.parameters()) == 134_515_008  # as the model's card says
+
+
+@pytest.mark.slow
+def test_a_file_of_the_hub_is_taken_from_its_cache(tmp_path, q4_1, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    snapshot = tmp_path / "models--org--tiny-GGUF" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "blob").write_bytes(q4_1[0].read_bytes())  # as in the cache: a link to a file without an ending
+    (snapshot / "tiny.Q4_1.gguf").symlink_to(tmp_path / "blob")
+    (tmp_path / "models--org--tiny-GGUF" / "refs").mkdir()
+    (tmp_path / "models--org--tiny-GGUF" / "refs" / "main").write_text("c0ffee")
+    by_field = cell_of("model={name: org/tiny-GGUF, gguf_file: tiny.Q4_1.gguf}")
+    assert by_field.model.name == str(snapshot / "tiny.Q4_1.gguf")
+    assert by_field.id == cell_of("model=org/tiny-GGUF/tiny.Q4_1.gguf").id == cell_of(f"model={q4_1[0]}").id
+    with pytest.raises(LorabenchError, match=r"org/other/x\.gguf is not on this machine, and HF_HUB_OFFLINE is set"):
+        cell_of("model=org/other/x.gguf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["parameters", "--rank", "8"],
+        ["estimate", "--rank", "8"],
+        ["recommend", "--gpu", "rtx4090", "--sequence-length", "128"],
+    ],
+)
+def test_predictions_take_the_file_and_say_what_it_is(q4_1, command, capsys):
+    assert main([*command, "--model", str(q4_1[0])]) == 0
+    told_there = capsys.readouterr().out
+    assert "tiny.gguf is a GGUF file in Q4_1: its weights are dequantized as they load" in " ".join(told_there.split())
