@@ -105,9 +105,8 @@ def main() -> int:
     made = rows(store)
     for one in made:
         interval = "[{:+.3f}, {:+.3f}]".format(*one["interval"]) if one["interval"] else "one seed"
-        print(
-            f"{one['of']:<30} {one['against']:<22} {one['rate']:<7} {one['difference']:+.4f} {interval:<18} {one['seeds']}"
-        )
+        words = f"{one['of']:<30} {one['against']:<22} {one['rate']:<7}"
+        print(f"{words} {one['difference']:+.4f} {interval:<18} {one['seeds']}")
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else store.folder / "claim.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
