@@ -15,6 +15,7 @@ Seeds are passes: all studies with the first seed, then with the next, so that e
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -61,7 +62,9 @@ def restore(study: str) -> int:
     if not packed.is_file():
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        archive.unpack(packed, Path(scratch))
+        copied = Path(scratch) / archive.FILE
+        copied.write_bytes(gzip.compress(_moved(gzip.decompress(packed.read_bytes()), back=True)))
+        archive.unpack(copied, Path(scratch))
         missing = [f for f in (Path(scratch) / "cells").iterdir() if not (target / "cells" / f.name).exists()]
         for folder in missing:
             shutil.copytree(folder, target / "cells" / folder.name)
@@ -100,15 +103,26 @@ def collect(study: str) -> int:
         subprocess.run([*LORABENCH, *command], check=False, stdout=subprocess.DEVNULL)
     opened = Store.open(store)
     write_csv(analyse(opened).cells, store / "cells.csv")  # a run that was stopped hard wrote none
-    archive.pack(opened, target)
+    packed = archive.pack(opened, target)
+    packed.write_bytes(gzip.compress(_moved(gzip.decompress(packed.read_bytes())), mtime=0))
     if study == TRUNCATION:
         subprocess.run(
             [sys.executable, "-m", "benchmarks.truncation", str(store), str(target / "claim.json")], check=False
         )
     for name in (*WRITTEN, "report.html") if study == REPORTED else WRITTEN:
         if (store / name).is_file():
-            shutil.copy(store / name, target / name)
+            (target / name).write_bytes(_moved((store / name).read_bytes()))
     return sum(1 for _ in (store / "cells").glob("*/result.json"))
+
+
+def _moved(content: bytes, back: bool = False) -> bytes:
+    """What is kept names no machine's folders: the project is /project, what lies beside it /shared."""
+    for here, kept in ((f"{ROOT.parent}/shared/", "/shared/"), (f"{ROOT}/", "/project/")):
+        old, new = (kept, here) if back else (here, kept)
+        content = content.replace(b'"' + old.encode(), b'"' + new.encode()).replace(
+            b" " + old.encode(), b" " + new.encode()
+        )
+    return content
 
 
 def main() -> int:
