@@ -21,7 +21,7 @@ from pydantic import (
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
-from lorabench.config.paths import IMPORTED, DataFile, find_model
+from lorabench.config.paths import IMPORTED, DataFile, find_model, with_gguf_file
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -30,19 +30,27 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class ModelSpec(NamedSetting):
     """Which pretrained model is adapted."""
 
-    name: str = Field(min_length=1)
-    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id"""
+    name: str = Field(min_length=1)
+    """shipped name (lorabench/tiny-1m), local directory, hub id, or a GGUF file: its path, or
+    owner/repository/file.gguf; its weights are dequantized as they load"""
+    gguf_file: str | None = None
+    """a GGUF file in a directory or hub repository that the name gives; joined to it"""
     dtype: Dtype = "auto"
     """precision of unquantized weights; auto is float32 below 100M parameters, else bfloat16"""
     trust_remote_code: bool = False
     """run code that the model's repository brings: only on the user's explicit word"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, data: object) -> object:
+        return with_gguf_file(data) if isinstance(data, dict) else data
+
     @field_validator("name")
     @classmethod
     def _find(cls, name: str, info: ValidationInfo) -> str:
-        return find_model(name, info.context)
+        return find_model(name, info.context, info.data.get("revision"))
 
 
 class QuantizationSpec(NamedSetting):

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
-from lorabench.config.paths import model_directory, model_source
+from lorabench.config.gguf_file import gguf_of
+from lorabench.config.paths import model_directory, model_label, model_source
 from lorabench.config.precision import DtypeName, is_large, trainer_autocast, weights_dtype
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.validity import dtype_fault, quantized_base_fault
@@ -112,6 +113,13 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
         )
+    if workload.model.name.endswith(".gguf"):
+        raise refuse(
+            tool,
+            f"a training of the GGUF file {model_label(workload.model.name)}",
+            "a transformers folder or a hub id: the model that the file was made from",
+            "none of them reads GGUF",
+        )
     preset = find_architecture(workload.model.name)
     if preset and "vision_config" in preset.config:
         raise LorabenchError(
@@ -186,7 +194,8 @@ def _parameters(model: ModelSpec) -> int | None:
     if directory is None:
         preset = find_architecture(model.name)
         return preset.published_parameters if preset else None
-    return sum(map(_entries, directory.glob("*.safetensors"))) or None
+    gguf = gguf_of(directory)
+    return gguf.numbers if gguf else sum(map(_entries, directory.glob("*.safetensors"))) or None
 
 
 def _entries(file: Path) -> int:

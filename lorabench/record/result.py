@@ -86,6 +86,8 @@ class Resolved(Frozen):
     model_class: str | None = None
     stored_quantised: bool | None = None
     """true where the checkpoint brought the quantization, which was then not made here"""
+    stored_type: str | None = None
+    """of a base that came as a GGUF file: Q4_1, Q8_0, F16; its weights were dequantized on loading"""
     unreached: Unreached | None = None
     """what was asked to be quantized or adapted and is neither"""
 

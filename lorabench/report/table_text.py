@@ -44,9 +44,10 @@ def published_value(column: PublishedSpec, declared: Mapping[str, object]) -> Pu
 
 
 def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str, ...]:
-    """The sentences below the table, in order: the intervals, the references, the metric, the learning rates, the
-    published columns."""
+    """The sentences below the table, in order: a base that was a GGUF file, the intervals, the references, the metric,
+    the learning rates, the published columns."""
     return (
+        *_base_notes(analysis),
         *_interval_notes(analysis, columns),
         *_reference_notes(analysis, columns),
         *_metric_notes(analysis),
@@ -54,6 +55,11 @@ def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str
         *_import_notes(analysis),
         *(_published_note(analysis, column) for column in analysis.study.published),
     )
+
+
+def _base_notes(analysis: StudyAnalysis) -> Iterable[str]:
+    for model, kind in analysis.gguf_types.items():
+        yield f"The base is {model}, a GGUF file in {kind}, dequantized: every row carries the error of that form."
 
 
 def _interval_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> Iterable[str]:

@@ -132,6 +132,15 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
     )
 
 
+def gguf(e: StudyAnalysis) -> Finding | None:
+    """Bases that came as GGUF files, whose weights were dequantized on loading."""
+    groups = [g for g in e.groups if any(r.stored_type for r in _resolved(e, g))]
+    if not groups:
+        return None
+    files = e.gguf_types
+    return Finding("gguf", "note", "The base is a GGUF file", text.gguf(files), e.labels(groups), e.finished(groups))
+
+
 def unreached(e: StudyAnalysis) -> Finding | None:
     """Weights that were asked to be quantized or adapted, and are neither."""
     weights: dict[tuple[str, str], list[Replicates]] = {}

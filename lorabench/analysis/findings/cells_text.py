@@ -103,6 +103,18 @@ def stored_quantised(bases: Sequence[tuple[str, str, bool]]) -> str:
     )
 
 
+def gguf(files: Mapping[str, str]) -> str:
+    """`files`: model, and how its weights are stored: Q4_1."""
+    names = [f"{model} ({kind})" for model, kind in files.items()]
+    one = len(names) == 1
+    return (
+        f"{listed(names)} {'is a GGUF file, whose weights were' if one else 'are GGUF files, whose weights were'}"
+        " dequantized as they loaded. A base in fewer than 16 bits carries the error of that form in every condition,"
+        " full fine-tuning too, and a quantization asked for here comes on top of it; differences between conditions"
+        " are of this base, not of the model that the file was made from."
+    )
+
+
 def unreached(weights: Sequence[tuple[str, str]]) -> str:
     """`weights`: model, and which of its weights are not reached."""
     sentences = [f"{model}: {words}." for model, words in weights]
