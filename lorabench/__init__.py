@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         StudyResults,
         compare_trainers,
         estimate,
+        evidence,
         import_results,
         open_results,
         parameters,
@@ -43,6 +44,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "estimate",
+            "evidence",
             "compare_trainers",
             "plan",
             "probe",
@@ -67,6 +69,7 @@ __all__ = [
     "__version__",
     "compare_trainers",
     "estimate",
+    "evidence",
     "expand",
     "import_results",
     "load_study",

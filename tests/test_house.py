@@ -12,7 +12,7 @@ from lorabench import plugins
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lorabench"
 LIGHT = {"errors", "plugins", "formatting", "config", "record"}
-ARMS = {"spectra", "engine", "memory", "runner", "analysis", "report", "advice"}
+ARMS = {"spectra", "engine", "memory", "runner", "analysis", "evidence", "report", "advice"}
 ALLOWED = {  # layer: the layers that it may import
     "errors": set(),
     "plugins": {"errors"},
@@ -30,9 +30,10 @@ ALLOWED = {  # layer: the layers that it may import
     "runner": LIGHT | {"startup", "engine", "executors"},
     "executors": LIGHT | {"engine", "runner"},
     "analysis": LIGHT,
-    "report": LIGHT | {"analysis", "advice"},
-    "advice": LIGHT | {"analysis"},
-    "sections": LIGHT | {"analysis", "report", "advice"},
+    "evidence": LIGHT | {"analysis"},
+    "report": LIGHT | {"analysis", "evidence", "advice"},
+    "advice": LIGHT | {"analysis", "evidence"},
+    "sections": LIGHT | {"analysis", "evidence", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
     "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
@@ -71,7 +72,8 @@ def test_imports_run_one_way(layer):
 
 @pytest.mark.parametrize(
     "layer",
-    ["config", "record", "analysis", "advice", "report", "sections", "exporters", "importers", "emitters", "trainers"],
+    ["config", "record", "analysis", "evidence", "advice", "report", "sections", "exporters", "importers", "emitters"]
+    + ["trainers"],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -85,6 +87,7 @@ def test_the_light_arm_names_no_heavy_library(layer):
         "lorabench.commands.main",
         "lorabench.config",
         "lorabench.record.frames",
+        "lorabench.evidence.library",
         "lorabench.report.page",
         "lorabench.runner.run",
     ],

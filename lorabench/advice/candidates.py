@@ -2,7 +2,8 @@
 published, else by the capacity rule.
 
 A quantization that the comparison group did not measure takes rank, alpha and learning rate of the same method in the
-quantization that it did measure, and is not called better than that one.
+quantization that it did measure, and is not called better than that one. What was measured with one seed is shown and
+decides nothing: settings and quality are then published ones, or follow from rules.
 """
 
 from __future__ import annotations
@@ -134,10 +135,17 @@ def _candidate_spec(
     if group is None:
         return by_rules(key, parameters, tokens, trainable)
     own = group.result(key)
-    if own is not None:
+    if own is not None and own.decides:
         return _measured(group, own, key, parameters, batch_size)
+    if own is not None:
+        spec = by_rules(key, parameters, tokens, trainable)
+        caveat = (
+            f"{group.study} had one seed: its numbers are shown and decide nothing, a repetition may land elsewhere"
+        )
+        shown = own.evidence[:1]  # its numbers; the second witness speaks of a choice, which there is none of
+        return replace(spec, evidence=(*spec.evidence, *shown), caveats=(caveat, *spec.caveats))
     parent = group.result((key[0], "none")) or next((w for w in group.results if w.key[0] == key[0]), None)
-    if parent is None:
+    if parent is None or not parent.decides:
         return by_rules(key, parameters, tokens, trainable)
     family = _measured(group, parent, key, parameters, batch_size)
     facts = published(key[0], key[1], tokens)[1]
@@ -166,8 +174,6 @@ def _measured(
             f"rank {setting.method.rank} is {standing} that {group.study} tried"
             + (", and the highest: a higher one may do better" if result.at_the_edge else "")
         )
-    if result.option.seeds == 1:
-        caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
     if result.quality.against != FULL:
         caveats.append(f"{group.study} has no full fine-tuning to hold it against")
     if group.made_up:

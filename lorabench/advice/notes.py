@@ -63,7 +63,7 @@ def notes_on_the_data(workload: Workload, *, assumed_length: bool = False) -> It
 
 def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking: Ranking) -> Iterator[str]:
     """Why what the study's own report calls best does not stand first."""
-    if group is None or not ranking.ranked:
+    if group is None or not ranking.ranked or not group.decides:
         return
     first = ranking.ranked[0]
     keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in ranking.ranked]
@@ -102,6 +102,12 @@ def notes_on_the_studies(
                 f" {'takes' if chosen.left_out == 1 else 'take'} no part: of methods that lorabench does not have, or"
                 " without rank, alpha, target modules or learning rate."
             )
+        if chosen.decides:
+            return
+        yield (
+            f"{chosen.study} had one seed, which decides nothing: what is recommended rests on the literature and on"
+            " rules, and its numbers stand beside it. Run more seeds of it to let it decide."
+        )
         return
     if studies:
         yield (

@@ -6,6 +6,7 @@ from lorabench.api.predictions import compare_trainers, estimate, parameters, pl
 from lorabench.api.probes import probe
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
+from lorabench.evidence.listing import evidence
 
 __all__ = [
     "RunAnalysis",
@@ -13,6 +14,7 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "evidence",
     "import_results",
     "open_results",
     "parameters",

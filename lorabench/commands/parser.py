@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import calibrate, catalogue, doctor, imports, predict, probe, recommend, results, run, weights
+from lorabench.commands import (
+    calibrate,
+    catalogue,
+    doctor,
+    evidence,
+    imports,
+    predict,
+    probe,
+    recommend,
+    results,
+    run,
+    weights,
+)
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -65,6 +77,12 @@ COMMANDS: tuple[
         "which rank, method and quantization to take for a model on a card, with the evidence for it",
         recommend.recommend,
         recommend.add_recommend_options,
+    ),
+    (
+        "evidence",
+        "published results and learning rates of LoRA and its relatives, with sources and what is wrong with them",
+        evidence.evidence,
+        evidence.add_evidence_options,
     ),
     (
         "probe",
