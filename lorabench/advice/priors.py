@@ -197,7 +197,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     capacity = count(round(rule.bits_per_parameter * trainable[rank]))
     text = (
         f"rank {rank}: {count(trainable[rank])} parameters hold {capacity} bits at most, up to {count(tokens)} tokens"
-        f" bring about {count(round(bits_needed))}"
+        f" carry about {count(round(bits_needed))}"
     )
     evidence = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is None:

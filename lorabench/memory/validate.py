@@ -96,7 +96,7 @@ def check(setting: TrainConfig) -> None:
     if preset is not None and preset.parameters_only:
         raise UnpredictableError(
             f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot"
-            " be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+            " be predicted: it is not a causal language model that transformers builds, or only its sizes are known"
         )
     if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):
         raise LorabenchError(fault)

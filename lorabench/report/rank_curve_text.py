@@ -162,8 +162,8 @@ def caption(name: str, curves: tuple[RankCurve, ...], info: Drawing) -> str:
     """Of the figure of one metric."""
     m = metric(name)
     sentences = [
-        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more"
-        " rank buys nothing there."
+        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look for where a curve"
+        " flattens: more rank buys nothing there."
     ]
     if info.rings:
         sentences.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")

@@ -15,15 +15,14 @@ def seed_caption(conditions: int, shown: int) -> str:
     words = (
         "How much of the first k right singular vectors (what the change reads) two seeds of a condition have in"
         " common: φ(k, k) = ‖U₁ᵀU₂‖² / k (Hu et al. 2021, equation 4), mean over pairs of seeds and modules; 1 is the"
-        " same subspace. Look how far a curve lies above the dashed line of random subspaces, and where it falls to it:"
-        " beyond that index a change is noise of its seed. The left side (what the change writes) stands below in"
+        " same subspace. Compare each curve with the dashed line of random subspaces, and see where it falls to it:"
+        " beyond that index a change is noise of its seed. The left side (what the change writes) is given below in"
         " words."
     )
     if shown < conditions:
         words += (
             f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others are listed"
-            " below"
-            " in words."
+            " below in words."
         )
     return words
 

@@ -14,7 +14,7 @@ def caption(most_points: int, *, diverged: bool) -> str:
         " that still fall at the end (more steps would help) and for jumps (the learning rate is too high). Click a"
         " name in the legend to hide its curve."
     )
-    return words + (" Diverged conditions leave at the top." if diverged else "")
+    return words + (" Curves of diverged conditions leave the plot at the top." if diverged else "")
 
 
 def loss_words(line: Line) -> str:
