@@ -78,7 +78,7 @@ def check(setting: TrainConfig) -> None:
     for kind, value in (("method", setting.method.name), ("quantization", setting.quantization.name)):
         if value in trainer.unavailable:
             allowed = [n for n in plugins.names(f"{kind}s") if n not in (*trainer.unavailable, "base")]
-            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed for it: {', '.join(allowed)}")
+            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed: {', '.join(allowed)}")
     if not method.TRAINS:
         raise LorabenchError(
             f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
