@@ -38,7 +38,7 @@ def seed_caption(*, several: bool) -> str:
     return (
         "Validation loss of every seed at every learning rate of one condition, measured once at the end of training;"
         f" the star is the learning rate that was chosen, at the mean of its seeds.{choice} Check whether all seeds"
-        " have their lowest point at the same learning rate: where they part, the choice is partly luck."
+        " have their lowest point at the same learning rate: where they differ, the choice is partly luck."
     )
 
 
