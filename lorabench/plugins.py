@@ -61,5 +61,5 @@ def _source(kind: str, name: str) -> Path:
     if (kind, name) not in _registered:
         return _files(kind)[name]
     spec = importlib.util.find_spec(_registered[kind, name])
-    assert spec is not None and spec.origin is not None, f"{_registered[kind, name]} is no file"
+    assert spec is not None and spec.origin is not None, f"{_registered[kind, name]} is not a file"
     return Path(spec.origin)

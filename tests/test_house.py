@@ -72,8 +72,10 @@ def test_imports_run_one_way(layer):
 
 @pytest.mark.parametrize(
     "layer",
-    ["config", "record", "analysis", "evidence", "advice", "report", "sections", "exporters", "importers", "emitters"]
-    + ["trainers"],
+    [
+        *("config", "record", "analysis", "evidence", "advice", "report", "sections"),
+        *("exporters", "importers", "emitters", "trainers"),
+    ],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):

@@ -175,11 +175,11 @@ def _measured(
             + (", and the highest: a higher one may do better" if result.at_the_edge else "")
         )
     if result.quality.against != FULL:
-        caveats.append(f"{group.study} has no full fine-tuning to hold it against")
+        caveats.append(f"{group.study} has no full fine-tuning to compare it with")
     if group.made_up:
-        caveats.append(f"{group.study}'s task is made up: its answer says nothing of another task")
+        caveats.append(f"{group.study}'s task is made up: its answer says nothing about other tasks")
     if group.distance > REACH:
-        caveats.append(f"{group.study} lies far from this model ({group.far}): what holds there need not hold here")
+        caveats.append(f"{group.study} is far from this model ({group.far}): what holds there need not hold here")
     elif group.far:
         caveats.append(f"{group.study} had {group.far}")
     if group.distance > REACH or training.optimizer != "adamw":

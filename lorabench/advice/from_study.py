@@ -197,14 +197,14 @@ def _evidence_item(
     bound = f"bound {formatting.number(took.bound or 0.0, m.unit)}, {seeds}"
     if took.condition == field.best.condition:
         text += (
-            f" the best mean of all; nothing less of its kind is shown to be as good ({seeds})"
+            f" the best mean of all; nothing smaller of its kind is shown to be as good ({seeds})"
             if several
             else f" the best mean of all ({seeds})"
         )
     elif level:
         text += (
-            f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all"
-            f" ({bound})"
+            f" is {'the smallest of its kind that is ' if several else ''}{within} of {field.best.label}, the best"
+            f" of all ({bound})"
         )
     elif not several:
         text += (
@@ -212,11 +212,11 @@ def _evidence_item(
             f" ({seeds})"
         )
     elif took.condition == best.condition:
-        text += f" has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
+        text += f" has the best mean of its kind, and nothing smaller is shown to be as good ({seeds})"
     else:
         text += (
-            f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so"
-            f" near to {field.best.label}, the best of all ({bound})"
+            f" is the smallest that is {within} of {best.label}, the best of its kind, of which none is shown to be"
+            f" that close to {field.best.label}, the best of all ({bound})"
         )
     if behind is not None and (field.full or not level):
         interval = (

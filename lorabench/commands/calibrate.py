@@ -19,7 +19,9 @@ def add_calibrate_options(c: argparse.ArgumentParser) -> None:
         "--gpu", metavar="N", required=True, help="a card of this machine by its number (see: lorabench doctor), or cpu"
     )
     c.add_argument(
-        "--out", metavar="FILE", help="where it is written (default: ~/.cache/lorabench/calibrations, where it is read)"
+        "--out",
+        metavar="FILE",
+        help="where it is written (default: ~/.cache/lorabench/calibrations, where predictions find it)",
     )
     c.add_argument("--json", action="store_true", help=JSON)
 

@@ -113,10 +113,10 @@ def tower_text(setting: TrainConfig) -> str:
     if not tower:
         return ""
     full = setting.method.target_modules is None
-    trained = "counts as trained, its gradients come with images alone" if full else "is held and has no adapters"
+    trained = "counts as trained, though only images give it gradients" if full else "is in memory and has no adapters"
     stored = "" if kind == "none" else f", its linear layers in {kind},"
     left = f"the image tower ({count(tower)} parameters){stored} {trained}"
-    return f"the step is of the language model on text alone; {left}"
+    return f"the step is that of the language model on text alone; {left}"
 
 
 def preset_text(setting: TrainConfig) -> str:
@@ -176,7 +176,7 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
         return lines
     assert mended.least is not None
     lines = [
-        f"nothing that was tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
+        f"nothing that was tried makes it fit; the smallest needs {size(mended.least.high_bytes)} at most, with:"
         f" {mended.least.flags or 'the setting as it is'}"
     ]
     lines.append(

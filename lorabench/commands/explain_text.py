@@ -37,8 +37,8 @@ def explain_condition(named: NamedCells) -> str:
     store, view = named.store, make_view(named.store)
     summary = view.analysis.summary(named.cells[0].condition_id)
     parts = [
-        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
-        f" {summary.outcomes.total} of those it is reported by finished"
+        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}; it is reported from"
+        f" {summary.outcomes.total} of them, of which {summary.outcomes.finished} finished"
     ]
     tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:

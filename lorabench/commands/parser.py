@@ -86,7 +86,7 @@ COMMANDS: tuple[
     ),
     (
         "probe",
-        "the ranks that rules name before training, from a few passes over the data",
+        "the ranks that several rules suggest before training, from a few passes over the data",
         probe.probe,
         probe.add_probe_options,
     ),

@@ -59,7 +59,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
     n = planned.seeds
     total = (
         _total(n, timed, [r.seconds for r in counted if r.seconds], card)
-        + (", without what does not fit" if any(r.fits(card) is False for r in rows) else "")
+        + (", leaving out what does not fit" if any(r.fits(card) is False for r in rows) else "")
         if timed
         else ""
     )
@@ -94,7 +94,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
 def _own_words(trainer: Trainer) -> list[str]:
     """What another trainer's prediction is worth, and which part of a seed's time is not its own."""
     worth = [] if trainer.measured else [trainer_text.NOT_MEASURED]
-    rest = "beside the training, a seed's time is that of lorabench run: loading, evaluation, decomposition"
+    rest = "a seed's time beyond training is that of lorabench run: loading, evaluation, decomposition"
     return [*worth, *trainer_text.installed(trainer), rest]
 
 
@@ -125,7 +125,7 @@ def _plan_remedies(
             card_name = remedies.card
             larger = f"the smallest known card for that is {card_name}" if card_name else "no known card holds that"
             lines.append(
-                f"  {word}: nothing that was tried; it needs {size(remedies.least.high_bytes)} with"
+                f"  {word}: nothing that was tried makes it fit; it needs {size(remedies.least.high_bytes)} with"
                 f" {remedies.least.keys or 'the setting as it is'};"
                 f" {larger}"
             )

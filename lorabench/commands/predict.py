@@ -62,7 +62,7 @@ def _add_setting_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--target-modules",
         metavar="NAMES",
-        help="all-linear, attention, mlp, or names with commas (default: all-linear)",
+        help="all-linear, attention, mlp, or names separated by commas (default: all-linear)",
     )
     c.add_argument("--quantization", metavar="NAME", help="none, int8, fp4, nf4 (default: none)")
     c.add_argument("--double-quant", action="store_true", help="quantize the block constants, too")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorabench.record.store import Store
     from lorabench.runner.plan import Plan
 
-LONGER = "; how long it takes and what it needs: lorabench plan STUDY --gpu cpu, or a card"
+LONGER = "; to see how long it takes and what it needs: lorabench plan STUDY --gpu cpu (or a card)"
 
 
 def dry_run(plan: Plan) -> str:

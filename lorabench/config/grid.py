@@ -252,7 +252,7 @@ def _check_clashes(route: Route, names: list[str], values: _Axes, place: Source)
             inside = long.removeprefix(short + ".")
             if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
                 raise StudyError(
-                    f"{place.at((*route, long))}: {long} is also set by {short}; name it in one of the two"
+                    f"{place.at((*route, long))}: {long} is also set by {short}; set it in only one of the two"
                 )
 
 

@@ -158,7 +158,7 @@ class TrainingSpec(Frozen):
     learning_rate: Annotated[
         Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_learning_rate_kind)
     ] = 2e-4
-    """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
+    """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one with the lowest validation loss"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """course of the learning rate after warm-up; cosine and linear end at zero"""
     warmup: Number = Field(0.05, ge=0, lt=1)

@@ -222,7 +222,6 @@ class Study(Frozen):
     def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
             raise ValueError(
-                f"seed {twice[0]} is there {seeds.count(twice[0])} times, which is one replicate and no more; write"
-                " each seed once"
+                f"seed {twice[0]} appears {seeds.count(twice[0])} times, but each seed is one replicate; write it once"
             )
         return seeds

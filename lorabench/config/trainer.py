@@ -109,7 +109,7 @@ class Trainer:
         """The same with another loss, attention or preparation; LorabenchError where it does not offer the loss."""
         if loss is not None and loss not in dict(self.losses):
             raise LorabenchError(
-                f"{self.title} has no {loss} loss; allowed for it: {', '.join(name for name, _ in self.losses)}"
+                f"{self.title} has no {loss} loss; allowed: {', '.join(name for name, _ in self.losses)}"
             )
         prepared = self.kbit_preparation if kbit_preparation is None else kbit_preparation
         return replace(self, loss=loss, attention=attention, kbit_preparation=prepared)

@@ -44,16 +44,16 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     notes = [
         "Run: axolotl train axolotl.yaml",
         (
-            f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned.'
-            ' For lines {"text": ...}: type: completion, field: text.'
+            f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the'
+            ' response is learned. For lines {"text": ...}: type: completion, field: text.'
         ),
     ]
     if dtype == "float16":
         notes += _setting.precision_notes(workload, candidate)
     if dtype == "float32":
         notes.append(
-            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory"
-            " and time than was predicted."
+            "Weights are float32, as in lorabench; axolotl then computes products in float32 too, which needs more"
+            " memory and time than was predicted."
         )
     if candidate.method.name == "pissa":
         notes.append(

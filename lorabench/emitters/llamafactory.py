@@ -68,8 +68,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
             if not full
             else "Weights are trained in float32 under mixed precision."
         ),
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A'
-        " chat model has a template of its own in place of empty.",
+        f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the response'
+        " is learned. A chat model needs its own template in place of empty.",
         *pissa,
         *_setting.precision_notes(workload, candidate),
     )

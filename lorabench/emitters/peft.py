@@ -215,8 +215,8 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         workload,
         candidate,
         f"Needs {needs}. Run: python train.py --data {_setting.DATA}",
-        f'{_setting.DATA} is yours: a line is {{"text": ...}}, or {{"prompt": ..., "response": ...}}, whose response'
-        " alone is learned.",
+        f'{_setting.DATA} is yours to supply: each line is {{"text": ...}}, or {{"prompt": ..., "response": ...}},'
+        " of which only the response is learned.",
     )
     body = _BODY.replace("@ADAPT@", "" if full else _ADAPT + (_START if pissa else ""))
     body = body.replace("@SAVE@", _CONVERT if pissa else "    model.save_pretrained(asked.output)")

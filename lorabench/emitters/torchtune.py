@@ -151,9 +151,9 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         workload,
         candidate,
         f"Run: tune run {recipe} --config torchtune.yaml",
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned;'
-        " torchtune puts them into the tokenizer's form of a chat.",
-        f"torchtune has no mixed precision: all of the model, {'' if full else 'the adapter too, '}is {dtype}.",
+        f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the response'
+        " is learned; torchtune puts them into the tokenizer's chat format.",
+        f"torchtune has no mixed precision: the whole model{'' if full else ', the adapter too,'} is {dtype}.",
         *notes,
     )
     return {"torchtune.yaml": _setting.as_yaml(opening, settings)}

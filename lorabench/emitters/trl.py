@@ -48,8 +48,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         candidate,
         "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantized bases and 8-bit"
         " optimizers, bitsandbytes.",
-        f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion":'
-        " ...}, whose completion alone is learned.",
+        f'{_FOLDER} is yours to supply: a folder with train.jsonl, each line {{"text": ...}}, or {{"prompt": ...,'
+        ' "completion": ...}, of which only the completion is learned.',
         *_setting.precision_notes(workload, candidate),
     )
     command = " \\\n  ".join(["trl sft", *(_argument(name, value) for name, value in options.items())])

@@ -62,11 +62,11 @@ def meta_model(model: ModelSpec) -> PreTrainedModel:
             )
         except ValueError as e:
             reason = (
-                f"it has none of type {config.model_type}"
+                f"it has none for type {config.model_type}"
                 if "Unrecognized configuration class" in str(e)
                 else one_line(e)
             )
-            raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
+            raise ModelError(f"{model.name} is not a causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
             raise ModelError(
                 f"{model.name}: transformers cannot build a {config.model_type} model from its config.json "

@@ -73,10 +73,10 @@ class Faults:
             if names
         ]
         parts += [
-            f"{name} has shape {_shape(stored)}, and {_shape(expected)} by config.json"
+            f"{name} has shape {_shape(stored)}, but config.json implies {_shape(expected)}"
             for name, stored, expected in self.mismatched[:3]
         ]
-        parts += [f"{len(self.mismatched) - 3} more have another shape"] if len(self.mismatched) > 3 else []
+        parts += [f"{len(self.mismatched) - 3} more have a different shape"] if len(self.mismatched) > 3 else []
         return "; ".join(parts or self.broken)
 
 

@@ -58,7 +58,7 @@ class LocalWorker:
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
-                    raise RuntimeError(f"the check of the cells is broken:\n{reply['broken']}")
+                    raise RuntimeError(f"the check of the cells crashed:\n{reply['broken']}")
         except BrokenPipeError:
             pass
         raise errors.LorabenchError(

@@ -78,7 +78,7 @@ def check(setting: TrainConfig) -> None:
     for kind, value in (("method", setting.method.name), ("quantization", setting.quantization.name)):
         if value in trainer.unavailable:
             allowed = [n for n in plugins.names(f"{kind}s") if n not in (*trainer.unavailable, "base")]
-            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed for it: {', '.join(allowed)}")
+            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed: {', '.join(allowed)}")
     if not method.TRAINS:
         raise LorabenchError(
             f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
@@ -96,7 +96,7 @@ def check(setting: TrainConfig) -> None:
     if preset is not None and preset.parameters_only:
         raise UnpredictableError(
             f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot"
-            " be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+            " be predicted: it is not a causal language model that transformers builds, or only its sizes are known"
         )
     if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):
         raise LorabenchError(fault)

@@ -259,11 +259,8 @@ class Store:
         """The result whose cell id starts with a prefix; StoreError where none or several do."""
         near = [c.id for c in self.plan() if c.id.startswith(prefix)]
         if len(near) != 1:
-            which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(
-                f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status"
-                f" {self.folder} --cells` lists them"
-            )
+            which = f"{len(near)} cells in {self.folder} have ids" if near else f"no cell in {self.folder} has an id"
+            raise StoreError(f"{which} starting with '{prefix}'; `lorabench status {self.folder} --cells` lists them")
         result = self.get(near[0])
         if result is None:
             raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")

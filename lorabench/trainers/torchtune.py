@@ -7,10 +7,11 @@ TRAINER = Trainer(
     title="torchtune",
     versions=(("torchtune", "0.6"),),
     differences=(
-        "Everything is bfloat16, without autocast: base, adapters, gradients, optimizer states, full fine-tuning, too.",
-        "The loss goes through eight chunks of logits, all of them kept in bfloat16; a chunk is float32 for a moment.",
+        "Everything is bfloat16, without autocast: base, adapters, gradients and optimizer states, in full"
+        " fine-tuning too.",
+        "The loss takes logits in eight chunks, all of them kept in bfloat16; one at a time is cast to float32.",
         "Gradients are not clipped by default.",
-        "Quantized bases are nf4 of torchao, without int8 and fp4; methods are LoRA and DoRA.",
+        "Quantized bases are torchao's nf4, not int8 or fp4; methods are LoRA and DoRA.",
         "torchtune is being wound down: no new models and features are added to it.",
     ),
     measured="Two published peaks, compiled: 1.5 and 5.4 % above them.",

@@ -7,13 +7,13 @@ TRAINER = Trainer(
     title="TRL SFTTrainer",
     versions=(("trl", "1.16"), ("transformers", "5.24"), ("peft", "0.21"), ("accelerate", "1.15")),
     differences=(
-        "Base weights keep the checkpoint's dtype, bfloat16 of most, in full fine-tuning too.",
+        "Base weights keep the checkpoint's dtype, mostly bfloat16, in full fine-tuning too.",
         "A quantized base is not prepared for k-bit training: hidden states stay in bfloat16.",
-        "Adapters on a quantized base are bfloat16 (but for DoRA's magnitudes), on others float32.",
-        "The loss takes the head in tiles of 4,096 tokens by 32,768 words, which the backward pass makes again, so that"
-        " no logits are kept; all logits (as before 1.11) or Liger's fused loss on request.",
+        "Adapters on a quantized base are bfloat16 (except DoRA's magnitudes), on others float32.",
+        "The loss computes the head in tiles of 4,096 tokens by 32,768 words, which the backward pass recomputes, so"
+        " that no logits are kept; all logits (as before 1.11) or Liger's fused loss on request.",
         "Mixed precision and gradient checkpointing (non-reentrant) are on by default.",
-        "bitsandbytes' 8-bit optimizers keep the state of embeddings in 32 bit.",
+        "bitsandbytes' 8-bit optimizers keep the state of embeddings in 32 bits.",
         "Gradients are clipped; the optimizer is torch's fused AdamW.",
     ),
     measured="Step's bytes on an H200, 16 settings: 0.2 % median, 1.2 % worst; live tensors on a CPU, 11: 0.02 %.",

@@ -167,7 +167,7 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (
-            "" if card.kind == "cpu" else ", and a size alone has no rates"
+            "" if card.kind == "cpu" else ", and a memory size alone says nothing of speed"
         )
     return f"time: a roofline of {card.name}'s data sheet; {none} one"
 

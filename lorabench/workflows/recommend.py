@@ -166,7 +166,7 @@ def _check_request(
         raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(
-            f"a tolerated loss of {tolerated_loss:g} is no number above 0; "
+            f"a tolerated loss of {tolerated_loss:g} is not a number above 0; "
             "give it in the unit of the study's metric, such as 0.02"
         )
 
@@ -186,9 +186,7 @@ def _refuse_quantized(model: ModelSpec) -> None:
     stored = stored_quantization(model.name, model.revision)
     if stored is None:
         return
-    other = (
-        "or ask estimate for a setting of this one" if stored.readable else "since this form cannot be trained on here"
-    )
+    other = "or use lorabench estimate for this one" if stored.readable else "since lorabench cannot train on this form"
     raise LorabenchError(
         f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of quantization, "
         f"and that is what recommend weighs; name the unquantized checkpoint, {other}"

@@ -85,7 +85,7 @@ def rates_broke(e: StudyAnalysis) -> Finding | None:
     learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in broken}
     sentence = text.rates_broke(Counter(broken.values()), sum(len(g.ids) for g in e.planned), learning_rates)
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
-    return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
+    return Finding("rates_broke", "note", "Some learning rates did not work", sentence, e.labels(groups), tuple(broken))
 
 
 def mixed_environments(e: StudyAnalysis) -> Finding | None:

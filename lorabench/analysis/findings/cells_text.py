@@ -49,7 +49,7 @@ def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
 def skipped(number: int, total: int) -> str:
     """`number`: cells that were not run, of so many in total."""
     return (
-        f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, since predicted not to fit into memory."
+        f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, being predicted not to fit into memory."
         " Run the study without --skip-infeasible to try anyway."
     )
 
@@ -57,7 +57,7 @@ def skipped(number: int, total: int) -> str:
 def missing(number: int, total: int, not_chosen: int) -> str:
     """`not_chosen`: of these cells those at learning rates that are not the chosen ones."""
     choice = (
-        f", {not_chosen} of them at rates that are not the chosen ones so far, so that the choice may change"
+        f", {not_chosen} of them at rates that are not chosen so far, so that the choice may change"
         if not_chosen
         else ""
     )
@@ -72,7 +72,7 @@ def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[f
     how = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in outcomes.most_common())
     again = " Run the study again to retry those that failed: their rates may be better." if outcomes["failed"] else ""
     return (
-        f"{cells_of(outcomes.total(), total)} broke at learning rates that were not chosen ({how}; rates"
+        f"{cells_of(outcomes.total(), total)} ended early at learning rates that were not chosen ({how}; rates"
         f" {listed([f'{x:g}' for x in sorted(learning_rates)])}). No reported number comes from them.{again}"
     )
 

@@ -193,8 +193,8 @@ def prediction_off(errors: Sequence[tuple[str, float]], conditions: int, tolerat
     each = listed([f"{label} {'+' if error > 0 else '−'}{100 * abs(error):.1f} %" for label, error in errors])
     return (
         f"The predicted training peak is off by more than {100 * tolerated:g} % in {len(errors)} of {conditions}"
-        f" conditions ({each}). Leave that much headroom when planning similar runs; the measured peaks are none the"
-        " worse."
+        f" conditions ({each}). Leave that much headroom when planning similar runs; the measured peaks are"
+        " not affected."
     )
 
 
