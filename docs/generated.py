@@ -18,7 +18,7 @@ from lorabench.record.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports"
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers")
+KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers", "probes", "importers")
 
 
 def on_files(files: Files, config: Any) -> Files:
