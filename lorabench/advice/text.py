@@ -9,7 +9,7 @@ from lorabench import formatting
 from lorabench.advice.priors import POINTS
 from lorabench.advice.types import Candidate, Excluded, Needs, Quality, RankedCandidate, Recommendation, Workload
 from lorabench.analysis.labels import method_label
-from lorabench.config.trainer import OWN
+from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric
 
@@ -28,11 +28,7 @@ def as_text(recommendation: Recommendation) -> str:
             f" {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; priority:"
             f" {recommendation.priority}"
         ),
-        *(
-            []
-            if recommendation.trainer.name == OWN
-            else [f"trained by {recommendation.trainer.title} ({recommendation.trainer.released})"]
-        ),
+        *([] if recommendation.trainer == find_trainer(OWN) else [f"trained by {recommendation.trainer.words()}"]),
         "",
     ]
     for i, r in enumerate(recommendation.ranked, 1):
@@ -178,7 +174,7 @@ def as_plain(recommendation: Recommendation) -> dict[str, object]:
         "sequence_length": w.sequence_length,
         "batch_size": w.batch_size,
         "priority": recommendation.priority,
-        **({} if recommendation.trainer.name == OWN else {"trainer": recommendation.trainer.to_dict()}),
+        **({} if recommendation.trainer == find_trainer(OWN) else {"trainer": recommendation.trainer.to_dict()}),
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in recommendation.ranked],
         "excluded": [

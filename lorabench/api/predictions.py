@@ -165,7 +165,14 @@ def _settings(
 
 
 def plan(
-    study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = (), trainer: str = "lorabench"
+    study: Study | str | Path,
+    gpu: str,
+    *,
+    studies: Sequence[str | Path] = (),
+    trainer: str = "lorabench",
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
 ) -> StudyPlan:
     """What every condition of a study needs on a card: parameters, memory, time.
 
@@ -175,6 +182,9 @@ def plan(
         studies: results directories, or folders that hold some, whose cells tell how fast the card is; without one that
             ran there its data sheet does (a roofline).
         trainer: as for estimate.
+        loss: as for estimate.
+        attention: as for estimate.
+        kbit_preparation: as for estimate.
     Returns:
         StudyPlan: a row per condition; bytes, and seconds as a range.
     Raises:
@@ -191,7 +201,7 @@ def plan(
     from lorabench.workflows.trainers import chosen
 
     read = study if isinstance(study, Study) else load_study(study)
-    return workflow.plan(read, gpu, studies, trainer=chosen(trainer))
+    return workflow.plan(read, gpu, studies, trainer=chosen(trainer, loss, attention, kbit_preparation))
 
 
 def recommend(
@@ -207,6 +217,9 @@ def recommend(
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     trainer: str = "lorabench",
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
 ) -> Recommendation:
     """Which rank, method and quantization to take for a model on a card, with the evidence for it.
 
@@ -222,6 +235,9 @@ def recommend(
         priority: accuracy, memory or speed.
         tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
         trainer: as for estimate.
+        loss: as for estimate.
+        attention: as for estimate.
+        kbit_preparation: as for estimate.
     Returns:
         Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
     Raises:
@@ -247,7 +263,7 @@ def recommend(
         tolerated_loss=tolerated_loss,
         task=task,
         timings=studies,
-        trainer=chosen(trainer),
+        trainer=chosen(trainer, loss, attention, kbit_preparation),
     )
 
 

@@ -13,6 +13,7 @@ from lorabench.commands.trainer_options import (
     add_trainer_option,
     add_variant_options,
     trainer_of,
+    variant_of,
 )
 from lorabench.errors import LorabenchError
 
@@ -92,8 +93,7 @@ def estimate(options: argparse.Namespace) -> int:
         if options.trainer == ALL:
             if sharding:
                 raise LorabenchError("--trainer all compares trainers on one GPU; name one trainer beside --gpus")
-            variant = (options.loss, options.attention, options.kbit_preparation)
-            compared = compare_trainers(settings_of(options), card_if_named(options), *variant)
+            compared = compare_trainers(settings_of(options), card_if_named(options), *variant_of(options))
             print(trainer_text.comparison(compared, options.json))
         else:
             trainer = trainer_of(options)
@@ -146,6 +146,7 @@ def add_plan_options(c: argparse.ArgumentParser) -> None:
     add_calibration_option(c)
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
     add_trainer_option(c)
+    add_variant_options(c)
     c.add_argument("--json", action="store_true", help=JSON)
 
 

@@ -8,7 +8,7 @@ import sys
 from lorabench import plugins, startup
 from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, amount, whole_number
 from lorabench.commands.calibrate import add_calibration_option, card_of
-from lorabench.commands.trainer_options import add_trainer_option, trainer_of
+from lorabench.commands.trainer_options import add_trainer_option, add_variant_options, trainer_of
 from lorabench.errors import LorabenchError
 
 
@@ -60,6 +60,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
     add_trainer_option(c, "; with --emit the one that the files are for")
+    add_variant_options(c)
     c.add_argument("--json", action="store_true", help=JSON)
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
     c.add_argument(
@@ -88,14 +89,15 @@ def recommend(options: argparse.Namespace) -> int:
             f" {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
-    trainer = trainer_of(options)
-    if emitter is not None:
+    if emitter is None:
+        trainer = trainer_of(options)
+    else:
         if options.trainer and options.trainer != emitter.TRAINER.name:
             raise LorabenchError(
                 f"--emit {options.emit} writes files for {emitter.TRAINER.title}, but --trainer {options.trainer} is"
                 f" asked for; leave --trainer out or give --trainer {emitter.TRAINER.name}"
             )
-        trainer = emitter.TRAINER
+        trainer = trainer_of(options, emitter.TRAINER)
     with startup.predicting():
         answer = advisor.recommend(
             options.model,

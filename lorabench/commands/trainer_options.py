@@ -43,10 +43,15 @@ def add_sharding_options(c: argparse.ArgumentParser) -> None:
     )
 
 
-def trainer_of(options: argparse.Namespace) -> Trainer:
-    """The trainer that a command line names, with its variant; LorabenchError where there is no such one."""
+def variant_of(options: argparse.Namespace) -> tuple[str | None, str | None, bool | None]:
+    """Loss, attention and preparation that a command line asks for; None where it leaves them to the trainer."""
+    return options.loss, options.attention, options.kbit_preparation
+
+
+def trainer_of(options: argparse.Namespace, of: Trainer | None = None) -> Trainer:
+    """The trainer that a command line names, else `of`, else lorabench's own loop, with its variant; LorabenchError
+    where there is no such one."""
     from lorabench.config.trainer import OWN
     from lorabench.workflows.trainers import chosen
 
-    variant = (getattr(options, name, None) for name in ("loss", "attention", "kbit_preparation"))
-    return chosen(options.trainer or OWN, *variant)
+    return chosen(of or options.trainer or OWN, *variant_of(options))

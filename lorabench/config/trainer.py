@@ -78,6 +78,16 @@ class Trainer:
         """Its packages and versions on one line."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
 
+    def words(self, quantized: bool = True) -> str:
+        """ "TRL SFTTrainer (trl 1.16, ...), with chunked loss"; `quantized` tells whether the base is."""
+        released = f" ({self.released})" if self.released else ""
+        chosen = [f"{self.loss_in_force} loss"]
+        if self.attention:
+            chosen.append(f"{self.attention} attention")
+        if self.kbit_preparation and quantized:
+            chosen.append("k-bit preparation of quantized bases")
+        return f"{self.title}{released}, with {', '.join(chosen)}"
+
     def to_dict(self) -> dict[str, object]:
         """What `--json` says of it; absent values left out."""
         plain = {

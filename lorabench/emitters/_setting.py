@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from safetensors import safe_open
@@ -16,10 +18,14 @@ from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.paths import model_directory, model_source
 from lorabench.config.precision import DtypeName, is_large, trainer_autocast, weights_dtype
 from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.trainer import Attention, Loss, Trainer
 from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
+T = TypeVar("T")
 DATA = "data.jsonl"
+ATTENTIONS: dict[Attention, str] = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+"""transformers' names"""
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
@@ -134,6 +140,23 @@ def check_literal(tool: str, model: ModelSpec) -> None:
             "names without ${",
             "peft, trl, axolotl",
         )
+
+
+def attention(workload: Workload, names: Mapping[Attention, T]) -> T | None:
+    """A tool's word for the attention that is asked for; None where it is left to the model."""
+    asked = workload.trainer.attention if workload.trainer else None
+    return names[asked] if asked else None
+
+
+def loss(workload: Workload, own: Trainer) -> Loss:
+    """The loss that is asked for, else a tool's own."""
+    return (workload.trainer or own).loss_in_force
+
+
+def kbit_preparation(workload: Workload, candidate: Candidate) -> bool:
+    """Whether PEFT's preparation of a quantized base is asked for."""
+    asked = workload.trainer is not None and workload.trainer.kbit_preparation
+    return asked and candidate.quantization.name != "none"
 
 
 def trains_base(candidate: Candidate) -> bool:

@@ -11,16 +11,24 @@ from lorabench.emitters import _setting
 TRAINER = find_trainer("axolotl")
 """the program whose memory and time the files are predicted by"""
 
+_CUT: dict[str, object] = {
+    "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+    "cut_cross_entropy": True,
+}
+
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """axolotl.yaml."""
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
     dtype = _dtype(workload, candidate)
+    attention = _setting.attention(workload, _setting.ATTENTIONS)
     settings: dict[str, object] = {
         "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
+        **({"attn_implementation": attention} if attention else {}),
+        **_loss(workload, dtype),
         **({"bf16": "auto"} if dtype == "bfloat16" else {"bf16": False, "fp16": dtype == "float16"}),
         **_quantization(candidate),
         **({} if full else _adapter(workload, candidate)),
@@ -69,6 +77,15 @@ _COLUMNS = {
     "format": "{instruction}",
     "no_input_format": "{instruction}",
 }
+
+
+def _loss(workload: Workload, dtype: DtypeName) -> dict[str, object]:
+    """Cut cross entropy is a plug-in, which takes no float32 (integrations/cut_cross_entropy/args.py)."""
+    if _setting.loss(workload, TRAINER) != "fused":
+        return {}
+    if dtype == "float32":
+        raise _setting.refuse("axolotl", "the loss fused in float32", "bfloat16 and float16", "peft, trl")
+    return _CUT
 
 
 def _dtype(workload: Workload, candidate: Candidate) -> DtypeName:

@@ -18,12 +18,13 @@ _FOLDER = "./data"
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """sft.sh."""
     _setting.check("trl", workload, candidate)
-    model = workload.model
+    model, attention = workload.model, _setting.attention(workload, _setting.ATTENTIONS)
     options: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
         "dtype": _dtype(workload, candidate),
+        **({"attn_implementation": attention} if attention else {}),
         **_quantization(candidate),
         **({} if _setting.trains_base(candidate) else _adapter(workload, candidate)),
         "dataset_name": _FOLDER,
@@ -39,6 +40,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "weight_decay": candidate.weight_decay,
         "max_grad_norm": candidate.max_grad_norm,
         **_mixed_precision(workload, candidate),
+        **_loss(workload, candidate),
         "num_train_epochs": 1,
         "report_to": "none",
         "output_dir": "./model" if _setting.trains_base(candidate) else "./adapter",
@@ -61,6 +63,15 @@ def _argument(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return " ".join([f"--{name}", *map(shlex.quote, value)])
     return f"--{name}={shlex.quote(str(value))}"
+
+
+def _loss(workload: Workload, candidate: Candidate) -> dict[str, object]:
+    loss = _setting.loss(workload, TRAINER)
+    if loss == "full":
+        raise _setting.refuse("trl", "the loss full", "chunked and fused since 1.15", "peft, axolotl, llamafactory")
+    if _setting.kbit_preparation(workload, candidate):
+        raise _setting.refuse("trl", "prepare_model_for_kbit_training", "a quantized base as it is", "peft")
+    return {"use_liger_kernel": True} if loss == "fused" else {}
 
 
 def _mixed_precision(workload: Workload, candidate: Candidate) -> dict[str, object]:

@@ -95,6 +95,7 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
     "own": own,
     "transformers": transformers,
     "trl": trl,
+    "trl and liger": trl,  # Liger's layers under TRL's head
     "torchtune": torchtune,
     "liger": liger,
     "unsloth": unsloth,
@@ -105,7 +106,7 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
 def linear_in_batch(program: str, tokens: int) -> bool:
     """Whether a loss's bytes lie on a line from so many tokens a micro-batch on: tiles grow until one is full, Liger's
     chunks are powers of two."""
-    return program != "liger" and (program != "trl" or tokens >= 2 * TILE_TOKENS)
+    return program != "liger" and (PROGRAMS[program] is not trl or tokens >= 2 * TILE_TOKENS)
 
 
 def _hidden_and_head(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,11 @@ LOSSES = {
     "trl": Difference(
         "no logits kept", "The loss takes the head in tiles, which the backward pass makes again: no logits are kept."
     ),
+    "trl and liger": Difference(
+        "no logits kept",
+        "The loss takes the head in tiles, which the backward pass makes again: no logits are kept; Liger's kernels in"
+        " the layers keep fewer activations.",
+    ),
     "liger": Difference(
         "no logits kept",
         "Liger's fused loss makes logits chunk by chunk, and their gradients at once: no logits are kept.",

@@ -119,7 +119,7 @@ def _offloaded(mixed: DeviceAutocast | None) -> Callable[..., Any]:
 
 def layer_kernels(setting: TrainConfig, model: PreTrainedModel) -> AbstractContextManager[None]:
     """The trainer's own kernels in the model's layers, for the length of a `with` block."""
-    return liger_layers(model) if setting.trainer.loss_program == "liger" else nullcontext()
+    return liger_layers(model) if "liger" in setting.trainer.loss_program else nullcontext()
 
 
 def forward(

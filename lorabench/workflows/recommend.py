@@ -36,6 +36,7 @@ from lorabench.config.trainer import OWN, Trainer
 from lorabench.errors import LorabenchError, unknown
 from lorabench.formatting import size
 from lorabench.record.archive import opened
+from lorabench.workflows.estimate import require_attention
 from lorabench.workflows.stored_evidence import stored_evidence
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def recommend(
     """
     _check_request(batch_size, examples, tokens, priority, tolerated_loss, task)
     card = find_gpu(gpu)
+    require_attention(card, trainer)
     folders = [Path(folder) for folder in studies]
     for folder in folders:
         with opened(folder):  # before the slow imports, so that a typing error is told at once
@@ -90,7 +92,7 @@ def recommend(
     from lorabench.workflows.traced_memory import traced_memory
 
     base = _base_setting(model, sequence_length, card, trainer)
-    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
+    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16, trainer)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
     train_tokens = min(amounts, default=None)

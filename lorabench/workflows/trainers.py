@@ -81,14 +81,14 @@ class TrainerEstimates:
 
 
 def chosen(
-    name: str, loss: str | None = None, attention: str | None = None, kbit_preparation: bool | None = None
+    trainer: str | Trainer,
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
 ) -> Trainer:
-    """A trainer with the loss, attention and preparation that are asked for; LorabenchError where it is none that is
-    known, or has them not."""
-    return _varied(find_trainer(name), loss, attention, kbit_preparation)
-
-
-def _varied(trainer: Trainer, loss: str | None, attention: str | None, kbit_preparation: bool | None) -> Trainer:
+    """A trainer, or one by name, with the loss, attention and preparation that are asked for; LorabenchError where it
+    is none that is known, or has them not."""
+    trainer = find_trainer(trainer) if isinstance(trainer, str) else trainer
     if loss is not None and loss not in LOSSES:
         raise LorabenchError(unknown("loss", loss, LOSSES))
     if attention is not None and attention not in ATTENTIONS:
@@ -143,7 +143,7 @@ def _row(
     from lorabench.memory.validate import check
 
     try:
-        trainer = _varied(trainer, *options)
+        trainer = chosen(trainer, *options)
         setting = on_card(replace(setting, trainer=trainer), card)
         check(setting)
     except LorabenchError as e:
