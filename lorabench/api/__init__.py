@@ -1,7 +1,8 @@
 """The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
 name."""
 
-from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
+from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
+from lorabench.api.recommendation import recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
 

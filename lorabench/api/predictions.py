@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorabench.advice.types import Priority, Recommendation
     from lorabench.config import Study
+    from lorabench.config.gpus import Gpu
     from lorabench.workflows.estimate import MemoryEstimate
     from lorabench.workflows.parameters import ParameterCounts
     from lorabench.workflows.plan import StudyPlan
@@ -37,6 +37,7 @@ def estimate(
     kbit_preparation: bool | None = None,
     gpus: int = 1,
     strategy: str | None = None,
+    calibrations: str | Path | None = None,
 ) -> MemoryEstimate:
     """The memory that one training step needs, traced on torch's meta device without weights, GPU or network.
 
@@ -63,6 +64,8 @@ def estimate(
         kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantized base; as the trainer does where absent.
         gpus: that train together; the bytes are then those of one of them, and not measured.
         strategy: what they share: ddp, zero2, zero3 or fsdp.
+        calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
+            prediction for that card; none is read where absent.
     Returns:
         MemoryEstimate: bytes by category, the peak with its range, and with a gpu whether it fits.
     Raises:
@@ -94,7 +97,7 @@ def estimate(
         autocast=autocast,
     )
     by = chosen(trainer, loss, attention, kbit_preparation)
-    return workflow.estimate(settings, gpu, by, sharding_of(gpus, strategy))
+    return workflow.estimate(settings, card_named(gpu, calibrations), by, sharding_of(gpus, strategy))
 
 
 def compare_trainers(
@@ -104,6 +107,7 @@ def compare_trainers(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    calibrations: str | Path | None = None,
     **settings: Any,
 ) -> TrainerEstimates:
     """The memory of one setting under every trainer that is known, and why they differ.
@@ -114,6 +118,7 @@ def compare_trainers(
         loss: as for estimate; a trainer that has it not is told of as such.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        calibrations: as for estimate.
         settings: method, rank, quantization, micro_batch_size and the other settings of estimate.
     Returns:
         TrainerEstimates: a row per trainer, the least peak first.
@@ -127,7 +132,9 @@ def compare_trainers(
     """
     from lorabench.workflows import trainers as workflow
 
-    return workflow.compare_trainers(_settings(model, **settings), gpu, loss, attention, kbit_preparation)
+    return workflow.compare_trainers(
+        _settings(model, **settings), card_named(gpu, calibrations), loss, attention, kbit_preparation
+    )
 
 
 def _settings(
@@ -173,6 +180,7 @@ def plan(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    calibrations: str | Path | None = None,
 ) -> StudyPlan:
     """What every condition of a study needs on a card: parameters, memory, time.
 
@@ -185,6 +193,7 @@ def plan(
         loss: as for estimate.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        calibrations: as for estimate.
     Returns:
         StudyPlan: a row per condition; bytes, and seconds as a range.
     Raises:
@@ -201,70 +210,8 @@ def plan(
     from lorabench.workflows.trainers import chosen
 
     read = study if isinstance(study, Study) else load_study(study)
-    return workflow.plan(read, gpu, studies, trainer=chosen(trainer, loss, attention, kbit_preparation))
-
-
-def recommend(
-    model: str,
-    *,
-    gpu: str,
-    sequence_length: int,
-    global_batch_size: int = 16,
-    examples: int | None = None,
-    tokens: int | None = None,
-    studies: Sequence[str | Path] = (),
-    task: str | None = None,
-    priority: Priority = "accuracy",
-    tolerated_loss: float | None = None,
-    trainer: str = "lorabench",
-    loss: str | None = None,
-    attention: str | None = None,
-    kbit_preparation: bool | None = None,
-) -> Recommendation:
-    """Which rank, method and quantization to take for a model on a card, with the evidence for it.
-
-    Args:
-        model: as for estimate.
-        gpu: as for plan.
-        sequence_length: tokens of a training sequence at most.
-        global_batch_size: sequences of an optimizer step, over all micro-batches.
-        examples: training examples.
-        tokens: training tokens of one epoch.
-        studies: results directories to learn from; quality is from the literature where there is none.
-        task: kind of task, as studies name it.
-        priority: accuracy, memory or speed.
-        tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
-        trainer: as for estimate.
-        loss: as for estimate.
-        attention: as for estimate.
-        kbit_preparation: as for estimate.
-    Returns:
-        Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
-    Raises:
-        LorabenchError: a value is none that is allowed.
-    Example:
-        >>> import lorabench as lb
-        >>> answer = lb.recommend("lorabench/tiny-300k", gpu="24GB", sequence_length=64, global_batch_size=2)
-        >>> bool(answer.frame().high_bytes.max() < 24e9)
-        True
-    """
-    from lorabench.workflows import recommend as workflow
-    from lorabench.workflows.trainers import chosen
-
-    return workflow.recommend(
-        model,
-        gpu,
-        sequence_length,
-        batch_size=global_batch_size,
-        examples=examples,
-        tokens=tokens,
-        studies=studies,
-        priority=priority,
-        tolerated_loss=tolerated_loss,
-        task=task,
-        timings=studies,
-        trainer=chosen(trainer, loss, attention, kbit_preparation),
-    )
+    card = card_named(gpu, calibrations) or gpu
+    return workflow.plan(read, card, studies, trainer=chosen(trainer, loss, attention, kbit_preparation))
 
 
 def parameters(
@@ -295,6 +242,15 @@ def parameters(
 
     ranks = [rank] if isinstance(rank, int) else list(rank)
     return workflow.parameters(model, ranks, _modules(target_modules) or "all-linear", method)
+
+
+def card_named(gpu: str | None, calibrations: str | Path | None) -> str | Gpu | None:
+    """The card with what a folder of calibrations says of it; as it was named without a folder."""
+    if gpu is None or calibrations is None:
+        return gpu
+    from lorabench.record.card_calibration import calibrated_card
+
+    return calibrated_card(gpu, Path(calibrations))
 
 
 def _modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:

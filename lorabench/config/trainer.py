@@ -49,6 +49,8 @@ class Trainer:
     """of all weights, gradients and states of full fine-tuning, where the model's dtype is left open"""
     mixed_precision: bool = True
     """runs the forward pass under autocast"""
+    weights_follow: bool = False
+    """loads weights in the dtype of mixed precision, so that float32 ones train without it"""
     outputs: Literal["freed", "held", "float32"] = "float32"
     """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
     accelerate"""

@@ -16,7 +16,7 @@ from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.paths import model_directory, model_source
-from lorabench.config.precision import DtypeName, is_large, trainer_autocast, weights_dtype
+from lorabench.config.precision import DtypeName, is_large, trainer_autocast, trainer_weights, weights_dtype
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.trainer import Attention, Loss, Trainer
 from lorabench.config.validity import dtype_fault, quantized_base_fault
@@ -181,15 +181,16 @@ def precision(workload: Workload, candidate: Candidate) -> DtypeName:
     return weights_dtype(declared, candidate.method.name, lambda: _is_large(model))
 
 
-def mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
-    """The dtype of mixed precision that a trainer is told to take on the card; None for none."""
-    return trainer_autocast(workload.device, workload.bf16, precision(workload, candidate), trains_base(candidate))
-
-
-def trainer_precision(workload: Workload, candidate: Candidate) -> DtypeName:
-    """The dtype of unquantized weights beside that mixed precision: bfloat16 ones are float16 where it is."""
+def mixed_precision(workload: Workload, candidate: Candidate, follows: bool = False) -> DtypeName | None:
+    """The dtype of mixed precision that a trainer, whose weights may follow it, is told to take on the card; None for
+    none."""
     weights = precision(workload, candidate)
-    return "float16" if weights == "bfloat16" and mixed_precision(workload, candidate) == "float16" else weights
+    return trainer_autocast(workload.device, workload.bf16, weights, trains_base(candidate), follows)
+
+
+def trainer_precision(workload: Workload, candidate: Candidate, follows: bool = False) -> DtypeName:
+    """The dtype of unquantized weights beside that mixed precision."""
+    return trainer_weights(precision(workload, candidate), mixed_precision(workload, candidate, follows), follows)
 
 
 def precision_notes(workload: Workload, candidate: Candidate) -> tuple[str, ...]:

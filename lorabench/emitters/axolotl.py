@@ -21,7 +21,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """axolotl.yaml."""
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
-    dtype = _dtype(workload, candidate)
+    dtype = _setting.trainer_precision(workload, candidate, TRAINER.weights_follow)
     attention = _setting.attention(workload, _setting.ATTENTIONS)
     settings: dict[str, object] = {
         "base_model": model_source(model.name),
@@ -59,10 +59,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     if dtype == "float16":
         notes += _setting.precision_notes(workload, candidate)
     if dtype == "float32":
-        notes.append(
-            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory"
-            " and time than was predicted."
-        )
+        notes.append("Weights are float32, and so are products: axolotl loads weights in the dtype of mixed precision.")
     if candidate.method.name == "pissa":
         notes.append(
             "The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is"
@@ -86,12 +83,6 @@ def _loss(workload: Workload, dtype: DtypeName) -> dict[str, object]:
     if dtype == "float32":
         raise _setting.refuse("axolotl", "the loss fused in float32", "bfloat16 and float16", "peft, trl")
     return _CUT
-
-
-def _dtype(workload: Workload, candidate: Candidate) -> DtypeName:
-    """axolotl loads weights in the dtype of mixed precision, and in float32 where there is none."""
-    dtype = _setting.trainer_precision(workload, candidate)
-    return "float32" if dtype == "bfloat16" and _setting.mixed_precision(workload, candidate) is None else dtype
 
 
 def _quantization(candidate: Candidate) -> dict[str, object]:
