@@ -46,6 +46,9 @@ def title(c: Candidate) -> str:
     """ "LoRA r=8, alpha 16, all-linear, base in NF4 with double quantization\""""
     m = c.method
     modules = m.target_modules if isinstance(m.target_modules, str) else " + ".join(m.target_modules or ())
+    if m.target_parameters is not None:
+        named = m.target_parameters if isinstance(m.target_parameters, str) else " + ".join(m.target_parameters)
+        modules += f" and {named}"
     of = "" if m.rank is None else f" r={m.rank}, alpha {m.alpha:g}, {one_line(modules)}"
     stored = (
         ""
@@ -247,6 +250,7 @@ def _candidate(c: Candidate) -> dict[str, object]:
         "rank": m.rank,
         "alpha": m.alpha,
         "target_modules": modules,
+        **({"target_parameters": m.target_parameters} if m.target_parameters is not None else {}),
         "quantization": c.quantization.name,
         "double_quant": c.quantization.double_quant,
         "micro_batch_size": c.micro_batch_size,

@@ -21,6 +21,7 @@ def estimate(
     method: str | None = None,
     rank: int | None = None,
     target_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     quantization: str | None = None,
     double_quant: bool | None = None,
     dtype: str | None = None,
@@ -48,6 +49,7 @@ def estimate(
         method: full, lora, rslora, dora or pissa.
         rank: of the adapter.
         target_modules: all-linear, attention, mlp, or names of modules.
+        target_parameters: experts, or names of parameters that are adapted beside the modules.
         quantization: of the frozen base: none, int8, fp4 or nf4.
         double_quant: quantize the block constants, too.
         dtype: of unquantized weights.
@@ -86,6 +88,7 @@ def estimate(
         method=method,
         rank=rank,
         target_modules=target_modules,
+        target_parameters=target_parameters,
         quantization=quantization,
         double_quant=double_quant,
         dtype=dtype,
@@ -143,6 +146,7 @@ def _settings(
     method: str | None = None,
     rank: int | None = None,
     target_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     quantization: str | None = None,
     double_quant: bool | None = None,
     dtype: str | None = None,
@@ -157,7 +161,12 @@ def _settings(
     settings: dict[str, dict[str, object]] = {
         "model": {"name": model, "dtype": dtype},
         "quantization": {"name": quantization, "double_quant": double_quant},
-        "method": {"name": method, "rank": rank, "target_modules": _modules(target_modules)},
+        "method": {
+            "name": method,
+            "rank": rank,
+            "target_modules": modules(target_modules),
+            "target_parameters": modules(target_parameters),
+        },
         "training": {
             "batch_size": micro_batch_size,
             "sequence_length": sequence_length,
@@ -220,6 +229,7 @@ def parameters(
     rank: int | Sequence[int],
     target_modules: str | Sequence[str] = "all-linear",
     method: str = "lora",
+    target_parameters: str | Sequence[str] | None = None,
 ) -> ParameterCounts:
     """Trainable parameters by rank: rank (in + out) for each matrix (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
@@ -228,6 +238,7 @@ def parameters(
         rank: one or several.
         target_modules: as for estimate.
         method: lora or a variant of it.
+        target_parameters: as for estimate.
     Returns:
         ParameterCounts: a row per rank.
     Raises:
@@ -241,7 +252,7 @@ def parameters(
     from lorabench.workflows import parameters as workflow
 
     ranks = [rank] if isinstance(rank, int) else list(rank)
-    return workflow.parameters(model, ranks, _modules(target_modules) or "all-linear", method)
+    return workflow.parameters(model, ranks, modules(target_modules) or "all-linear", method, target_parameters)
 
 
 def card_named(gpu: str | None, calibrations: str | Path | None) -> str | Gpu | None:
@@ -253,5 +264,5 @@ def card_named(gpu: str | None, calibrations: str | Path | None) -> str | Gpu | 
     return calibrated_card(gpu, Path(calibrations))
 
 
-def _modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+def modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
     return names if names is None or isinstance(names, str) else tuple(names)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorabench.api.predictions import card_named
+from lorabench.api.predictions import card_named, modules
 
 if TYPE_CHECKING:
     from lorabench.advice.types import Priority, Recommendation
@@ -24,6 +24,7 @@ def recommend(
     task: str | None = None,
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     trainer: str = "lorabench",
     loss: str | None = None,
     attention: str | None = None,
@@ -43,6 +44,7 @@ def recommend(
         task: kind of task, as studies name it.
         priority: accuracy, memory or speed.
         tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
+        target_parameters: as for estimate.
         trainer: as for estimate.
         loss: as for estimate.
         attention: as for estimate.
@@ -72,6 +74,7 @@ def recommend(
         priority=priority,
         tolerated_loss=tolerated_loss,
         task=task,
+        target_parameters=modules(target_parameters),
         timings=studies,
         trainer=chosen(trainer, loss, attention, kbit_preparation),
     )

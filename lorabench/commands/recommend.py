@@ -6,7 +6,15 @@ import argparse
 import sys
 
 from lorabench import plugins, startup
-from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, amount, whole_number
+from lorabench.commands.arguments import (
+    JSON,
+    MODEL_NAMES,
+    OLD_NAME,
+    add_target_parameters_option,
+    amount,
+    modules,
+    whole_number,
+)
 from lorabench.commands.calibrate import add_calibration_option, card_of
 from lorabench.commands.trainer_options import add_trainer_option, add_variant_options, trainer_of
 from lorabench.errors import LorabenchError
@@ -59,6 +67,7 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         type=float,
         help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
+    add_target_parameters_option(c)
     add_trainer_option(c, "; with --emit the one that the files are for")
     add_variant_options(c)
     c.add_argument("--json", action="store_true", help=JSON)
@@ -111,6 +120,7 @@ def recommend(options: argparse.Namespace) -> int:
             priority=options.priority,
             tolerated_loss=options.tolerated_loss,
             task=options.task,
+            target_parameters=modules(options.target_parameters),
             timings=STORED,
             trainer=trainer,
         )

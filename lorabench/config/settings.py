@@ -9,14 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
@@ -24,6 +17,7 @@ from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
 from lorabench.config.paths import DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
+EXPERTS = "experts"  # of target parameters
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -64,6 +58,8 @@ class QuantizationSpec(NamedSetting):
 class MethodSpec(NamedSetting):
     """How the base is adapted."""
 
+    LATER = frozenset({"target_parameters"})
+
     name: str = "lora"
     """base, full, lora, rslora, dora, pissa"""
     rank: Annotated[Whole, Field(ge=1)] | None = 8
@@ -74,11 +70,25 @@ class MethodSpec(NamedSetting):
     """probability of zeroing an adapter's input"""
     target_modules: str | tuple[str, ...] | None = "all-linear"
     """all-linear, attention, mlp, or module names"""
+    target_parameters: Literal["experts"] | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """experts, or names of parameters: stacks of experts, which no target module reaches, adapted beside the modules"""
+
+    @property
+    def leaves_experts(self) -> bool:
+        """Whether adapters are asked for, on modules alone."""
+        return self.target_modules is not None and self.target_parameters is None
 
     @field_validator("name")
     @classmethod
     def _is_plugin(cls, name: str) -> str:
         return _plugin("methods", name)
+
+    @field_validator("target_parameters", mode="before")
+    @classmethod
+    def _canonical_parameters(cls, names: object) -> object:
+        if names in (None, EXPERTS, [EXPERTS], (EXPERTS,)):
+            return names and EXPERTS
+        return tuple(sorted(set(names))) if isinstance(names, list | tuple) else (names,)
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -237,7 +247,6 @@ class AnalysisSpec(Frozen):
     """What is asked of a cell beyond its own evaluation."""
 
     ASIDE = frozenset({"spectra"})
-
     spectra: Literal["full", "values", "none"] = "full"
     """what is kept of each learned change: singular values, directions and what they are beside the base; values
     alone; or nothing"""

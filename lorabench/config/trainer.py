@@ -63,7 +63,7 @@ class Trainer:
     """keeps the states of embeddings in 32 bit under bitsandbytes' 8-bit optimizers"""
     clips: bool = True
     unavailable: tuple[str, ...] = field(default=())
-    """methods and quantizations that it does not train"""
+    """methods and quantizations that it does not train, and target_parameters where it adapts modules alone"""
 
     @property
     def loss_in_force(self) -> Loss:

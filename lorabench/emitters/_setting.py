@@ -72,6 +72,8 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformer
     "phi3": (("qkv_proj", "o_proj"), ("gate_up_proj", "down_proj")),
     "stablelm": (_PROJECTIONS, _GATED),
 }
+_EXPERT_STACKS = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
+_STACKED = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v2", "deepseek_v3")
 _USUAL = (  # of all families, each so that it means one group alone
     (
         *_PROJECTIONS,
@@ -124,6 +126,8 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"files for {workload.model.name} are not written: its image tower has modules of the same names as its"
             f" language model, and {tool} would adapt both; allowed: models without one, or recommend without --emit"
         )
+    if candidate.method.target_parameters and tool in ("llamafactory", "torchtune"):
+        raise refuse(tool, "target_parameters", "target_modules alone", "peft, trl, axolotl")
     if fault := quantized_base_fault(method, quantization) or dtype_fault(method, workload.model.dtype):
         raise LorabenchError(fault)
     if candidate.optimizer not in OPTIMIZERS:
@@ -172,6 +176,19 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
     if target_modules in ("attention", "mlp"):
         return _FAMILIES.get(model_type(model.name) or "", _USUAL)[target_modules == "mlp"]
     return (target_modules,) if isinstance(target_modules, str) else target_modules
+
+
+def parameters(tool: str, model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
+    """Names of the adapted stacks of experts; None for none."""
+    asked = method.target_parameters
+    if not isinstance(asked, str):
+        return asked
+    if model_type(model.name) not in _STACKED:
+        raise LorabenchError(
+            f"{tool} is told the parameters of experts by name, and those of {model.name} are not known; allowed:"
+            f" experts for {', '.join(sorted(_STACKED))}, or the names themselves (target_parameters)"
+        )
+    return _EXPERT_STACKS
 
 
 def precision(workload: Workload, candidate: Candidate) -> DtypeName:

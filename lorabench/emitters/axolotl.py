@@ -103,12 +103,14 @@ def _quantization(candidate: Candidate) -> dict[str, object]:
 def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
+    stacks = _setting.parameters("axolotl", workload.model, method)
     return {
         "adapter": "qlora" if candidate.quantization.name in ("nf4", "fp4") else "lora",
         "lora_r": method.rank,
         "lora_alpha": _setting.whole_alpha("axolotl", method),
         "lora_dropout": method.dropout or 0.0,
         **({"lora_target_linear": True} if names is None else {"lora_target_modules": list(names)}),
+        **({"lora_target_parameters": list(stacks)} if stacks else {}),
         **({"peft_use_rslora": True} if method.name == "rslora" else {}),
         **({"peft_use_dora": True} if method.name == "dora" else {}),
         **({"peft_init_lora_weights": "pissa"} if method.name == "pissa" else {}),

@@ -168,6 +168,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
     assert method.rank is not None
     assert method.alpha is not None
     names = _setting.modules(workload.model, method)
+    stacks = _setting.parameters("peft", workload.model, method)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -176,6 +177,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
         "lora_alpha": _setting.number(method.alpha),
         "lora_dropout": method.dropout or 0.0,
         "target_modules": "all-linear" if names is None else list(names),
+        **({"target_parameters": list(stacks)} if stacks else {}),
         "bias": "none",
         "fan_in_fan_out": model_type(workload.model.name) == "gpt2",  # its Conv1D stores weights (in, out)
         "init_lora_weights": "pissa" if method.name == "pissa" else True,

@@ -119,12 +119,14 @@ def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
         raise _setting.refuse(
             "trl", "method pissa on its command line", "lora, rslora, dora and full", "peft, axolotl, llamafactory"
         )
+    stacks = _setting.parameters("trl", workload.model, method)
     return {
         "use_peft": True,
         "lora_r": method.rank,
         "lora_alpha": _setting.whole_alpha("trl", method),
         "lora_dropout": method.dropout or 0.0,
         "lora_target_modules": _targets(_setting.modules(workload.model, method)),
+        **({"lora_target_parameters": stacks} if stacks else {}),
         **({"use_rslora": True} if method.name == "rslora" else {}),
         **({"use_dora": True} if method.name == "dora" else {}),
     }

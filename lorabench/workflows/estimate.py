@@ -188,7 +188,7 @@ def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, ob
         "bytes": left.bytes,
         "names": list(left.names),
         "quantized": False if setting.quantization.name != "none" else None,
-        "adapted": False,
+        "adapted": setting.method.target_parameters is not None,
     }
 
 

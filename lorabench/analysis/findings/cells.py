@@ -138,9 +138,7 @@ def unreached(e: StudyAnalysis) -> Finding | None:
     for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
-            words = left.words(
-                quantized=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
-            )
+            words = left.words(quantized=cell.quantization.name != "none", adapted=cell.method.leaves_experts)
             if words:
                 weights.setdefault((model_label(cell.model.name), words), []).append(g)
     if not weights:
