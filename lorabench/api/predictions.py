@@ -36,6 +36,7 @@ def estimate(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
     gpus: int = 1,
     strategy: str | None = None,
     calibrations: str | Path | None = None,
@@ -64,6 +65,7 @@ def estimate(
         loss: full, chunked or fused; the trainer's own where it is absent.
         attention: sdpa, flash or eager; the model's own where it is absent.
         kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantized base; as the trainer does where absent.
+        packing: examples packed end to end, a micro-batch in one row.
         gpus: that train together; the bytes are then those of one of them, and not measured.
         strategy: what they share: ddp, zero2, zero3 or fsdp.
         calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
@@ -99,7 +101,7 @@ def estimate(
         optimizer=optimizer,
         autocast=autocast,
     )
-    by = chosen(trainer, loss, attention, kbit_preparation)
+    by = chosen(trainer, loss, attention, kbit_preparation, packing)
     return workflow.estimate(settings, card_named(gpu, calibrations), by, sharding_of(gpus, strategy))
 
 
@@ -110,6 +112,7 @@ def compare_trainers(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
     calibrations: str | Path | None = None,
     **settings: Any,
 ) -> TrainerEstimates:
@@ -121,6 +124,7 @@ def compare_trainers(
         loss: as for estimate; a trainer that has it not is told of as such.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        packing: as for estimate.
         calibrations: as for estimate.
         settings: method, rank, quantization, micro_batch_size and the other settings of estimate.
     Returns:
@@ -189,6 +193,7 @@ def plan(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
     calibrations: str | Path | None = None,
 ) -> StudyPlan:
     """What every condition of a study needs on a card: parameters, memory, time.
@@ -202,6 +207,7 @@ def plan(
         loss: as for estimate.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        packing: as for estimate.
         calibrations: as for estimate.
     Returns:
         StudyPlan: a row per condition; bytes, and seconds as a range.
@@ -220,7 +226,7 @@ def plan(
 
     read = study if isinstance(study, Study) else load_study(study)
     card = card_named(gpu, calibrations) or gpu
-    return workflow.plan(read, card, studies, trainer=chosen(trainer, loss, attention, kbit_preparation))
+    return workflow.plan(read, card, studies, trainer=chosen(trainer, loss, attention, kbit_preparation, packing))
 
 
 def parameters(

@@ -29,6 +29,7 @@ def recommend(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
     calibrations: str | Path | None = None,
 ) -> Recommendation:
     """Which rank, method and quantization to take for a model on a card, with the evidence for it.
@@ -49,6 +50,7 @@ def recommend(
         loss: as for estimate.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        packing: as for estimate.
         calibrations: as for estimate.
     Returns:
         Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
@@ -76,5 +78,5 @@ def recommend(
         task=task,
         target_parameters=modules(target_parameters),
         timings=studies,
-        trainer=chosen(trainer, loss, attention, kbit_preparation),
+        trainer=chosen(trainer, loss, attention, kbit_preparation, packing),
     )

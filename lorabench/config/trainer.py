@@ -43,6 +43,8 @@ class Trainer:
     """None: the model's default, sdpa where it has it"""
     kbit_preparation: bool = False
     """calls PEFT's prepare_model_for_kbit_training on quantized bases"""
+    packing: bool | None = None
+    """lays examples end to end, a micro-batch in one row without padding; None where that is not predicted"""
     adapter_dtype: Literal["float32", "base", "bfloat16 on quantized"] = "float32"
     """of the adapters' weights, gradients and optimizer states; PEFT's own default is float32"""
     full_dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -88,6 +90,8 @@ class Trainer:
             chosen.append(f"{self.attention} attention")
         if self.kbit_preparation and quantized:
             chosen.append("k-bit preparation of quantized bases")
+        if self.packing:
+            chosen.append("packed examples")
         return f"{self.title}{released}, with {', '.join(chosen)}"
 
     def to_dict(self) -> dict[str, object]:
@@ -101,6 +105,7 @@ class Trainer:
             "loss": self.loss_in_force,
             "attention": self.attention,
             "kbit_preparation": self.kbit_preparation,
+            "packing": self.packing,
         }
         return {k: v for k, v in plain.items() if v is not None}
 
@@ -116,15 +121,22 @@ class Trainer:
         return None if here.split(".")[:2] == described_version.split(".")[:2] else f"{package} {here}"
 
     def with_options(
-        self, loss: Loss | None = None, attention: Attention | None = None, kbit_preparation: bool | None = None
+        self,
+        loss: Loss | None = None,
+        attention: Attention | None = None,
+        kbit_preparation: bool | None = None,
+        packing: bool = False,
     ) -> Trainer:
-        """The same with another loss, attention or preparation; LorabenchError where it does not offer the loss."""
+        """The same with another loss, attention or preparation, or with packed examples; LorabenchError where it does
+        not offer the loss, or its packing is not predicted."""
+        if packing and self.packing is None:
+            raise LorabenchError(f"packing is not predicted for {self.title}; allowed with --packing: --trainer trl")
         if loss is not None and loss not in dict(self.losses):
             raise LorabenchError(
                 f"{self.title} has no {loss} loss; allowed for it: {', '.join(name for name, _ in self.losses)}"
             )
         prepared = self.kbit_preparation if kbit_preparation is None else kbit_preparation
-        return replace(self, loss=loss, attention=attention, kbit_preparation=prepared)
+        return replace(self, loss=loss, attention=attention, kbit_preparation=prepared, packing=packing or self.packing)
 
 
 def find_trainer(name: str) -> Trainer:

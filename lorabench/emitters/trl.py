@@ -71,7 +71,8 @@ def _loss(workload: Workload, candidate: Candidate) -> dict[str, object]:
         raise _setting.refuse("trl", "the loss full", "chunked and fused since 1.15", "peft, axolotl, llamafactory")
     if _setting.kbit_preparation(workload, candidate):
         raise _setting.refuse("trl", "prepare_model_for_kbit_training", "a quantized base as it is", "peft")
-    return {"use_liger_kernel": True} if loss == "fused" else {}
+    packs = workload.trainer is not None and workload.trainer.packing
+    return {**({"use_liger_kernel": True} if loss == "fused" else {}), **({"packing": True} if packs else {})}
 
 
 def _mixed_precision(workload: Workload, candidate: Candidate) -> dict[str, object]:

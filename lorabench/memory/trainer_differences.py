@@ -81,6 +81,9 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
         yield Difference(
             f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."
         )
+    if trainer.packing:
+        mask = "" if trainer.attention == "flash" else ", under a mask of tokens by tokens"
+        yield Difference("one packed row", f"A micro-batch of packed examples is one row{mask}.")
     if trainer.attention == "eager":
         yield Difference("eager attention", "Eager attention keeps matrices of tokens x tokens for every head.")
     if resolve_autocast(setting) != resolve_autocast(own):
