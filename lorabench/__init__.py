@@ -1,4 +1,4 @@
-"""lorabench: what rank, method and quantization cost and bring when a language model is fine-tuned.
+"""lorabench: which LoRA rank, method and quantization to take, by what each gains and what it needs.
 
     import lorabench as lb
     results = lb.run(lb.load_study("studies/quickstart.yaml"))
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         open_results,
         parameters,
         plan,
+        probe,
         quantization_error,
         recommend,
         run,
@@ -43,6 +44,7 @@ _HOMES = {
             "estimate",
             "compare_trainers",
             "plan",
+            "probe",
             "recommend",
             "parameters",
             "spectrum",
@@ -68,6 +70,7 @@ __all__ = [
     "open_results",
     "parameters",
     "plan",
+    "probe",
     "quantization_error",
     "recommend",
     "run",

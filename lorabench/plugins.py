@@ -17,7 +17,7 @@ from types import ModuleType
 
 from lorabench.errors import LorabenchError, unknown
 
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers")
+KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers", "probes")
 
 _registered: dict[tuple[str, str], str] = {}  # (kind, name) to a module elsewhere
 

@@ -15,6 +15,7 @@ from lorabench.advice.priors import learning_rate, published, rank_by_capacity, 
 from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
 """without any measurement"""
@@ -196,7 +197,11 @@ def _measured(
         )
     else:
         sequences = training.batch_size * training.gradient_accumulation
-        beside = f"for {sequences} sequences a step (here {batch_size})" if batch_size not in (None, sequences) else ""
+        beside = (
+            f"for {plural(sequences, 'sequence')} a step (here {batch_size})"
+            if batch_size not in (None, sequences)
+            else ""
+        )
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
             caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])

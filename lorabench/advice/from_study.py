@@ -111,7 +111,7 @@ def _method_result(field: _Field, members: Sequence[Replicates], among: Sequence
         evidence.append(
             EvidenceItem(
                 "cells",
-                f"second witness, the spectra: {second.sentence}",
+                second.sentence,
                 str(field.folder),
                 source.by_condition[took.condition].cells,
             )

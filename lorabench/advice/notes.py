@@ -28,7 +28,8 @@ def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
 def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: Trainer) -> Iterator[str]:
     """What the card is taken for, and what is not known of it."""
     if card.nominal_gib is not None:
-        yield f"{card.name} is taken as a {card.capacity}."
+        article = "an" if f"{card.nominal_gib:g}".startswith(("8", "11", "18")) else "a"
+        yield f"{card.name} is taken as {article} {card.capacity}."
     else:
         yield f"{card.name} is {card.capacity}."
     if not card.bf16 and trainer.name != OWN:
@@ -44,9 +45,14 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: 
         )
 
 
-def notes_on_the_data(workload: Workload) -> Iterator[str]:
-    """What of the data is cut off."""
+def notes_on_the_data(workload: Workload, *, assumed_length: bool = False) -> Iterator[str]:
+    """The sequence length where nobody gave one, and what of the data is cut off."""
     tokens, examples, length = workload.tokens, workload.examples, workload.sequence_length
+    if assumed_length:
+        yield (
+            f"No sequence length was given, so {length:,} tokens are assumed, a study's default; memory and time grow"
+            " with it: give the longest of your data with --sequence-length."
+        )
     if tokens is not None and examples is not None and tokens > examples * length:
         yield (
             f"{tokens // examples:,} tokens an example do not fit into {length:,}: "

@@ -2,6 +2,7 @@
 name."""
 
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
+from lorabench.api.probes import probe
 from lorabench.api.recommendation import recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
@@ -15,6 +16,7 @@ __all__ = [
     "open_results",
     "parameters",
     "plan",
+    "probe",
     "quantization_error",
     "recommend",
     "run",

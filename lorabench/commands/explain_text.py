@@ -102,7 +102,7 @@ def explain(store: Store, result: CellResult) -> str:
     readings = []
     for r in result.readings:
         spread = f" +- {r.stderr:.2g} (standard error)" if r.stderr is not None else ""
-        items = f" over {r.count:,} items" if r.count is not None else ""
+        items = f" over {plural(r.count, 'item')}" if r.count is not None else ""
         readings.append(
             (r.metric, f"{in_unit(r.value, metric(r.metric).unit)}{spread}{items}   {metric(r.metric).meaning}")
         )
@@ -114,7 +114,7 @@ def explain(store: Store, result: CellResult) -> str:
         rows = curve.read_text(encoding="utf-8").splitlines()
         parts.append(
             block(
-                f"curve, its end of {len(rows) - 1} steps",
+                f"last of {plural(len(rows) - 1, 'step')} of the training curve",
                 list(zip(rows[0].split(","), rows[-1].split(","), strict=False)),
             )
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
@@ -211,3 +211,13 @@ class Study(Frozen):
     comparison: ComparisonSpec = ComparisonSpec()
     published: tuple[PublishedSpec, ...] = ()
     """columns of published tables, shown beside the conditions they belong to"""
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+            raise ValueError(
+                f"seed {twice[0]} is there {seeds.count(twice[0])} times, which is one replicate and no more; write"
+                " each seed once"
+            )
+        return seeds

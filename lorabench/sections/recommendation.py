@@ -41,7 +41,7 @@ def section(view: View) -> Section | None:
     sentences = [text.sentence(r, m) for r in choices]
     checks = [(r.name, r.spectral_check.sentence) for r in choices if r.spectral_check]
     if len(choices) == 1:
-        witness = (Text(f"Second witness, the spectra. {sentence}") for _, sentence in checks)
+        witness = (Text(sentence) for _, sentence in checks)
         return Section(TITLE, (Text(sentences[0], "lead"), *witness, panel(view, choices)))
     more = len(choices) - _AT_MOST
     lines = [f"{r.name}: {sentence}" for r, sentence in zip(choices[:_AT_MOST], sentences, strict=False)]

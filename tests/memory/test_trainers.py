@@ -44,6 +44,7 @@ def tiles_on_a_cpu(monkeypatch):
         "transformers tiny-4m none lora 16 2 256 ckpt reentrant",
         "trl          tiny-4m none lora 16 2 256 ckpt",
         "trl          tiny-4m nf4  lora 16 2 256 ckpt",
+        "trl          tiny-4m none lora 16 2 256 ckpt packing",
         "loop         tiny-4m none lora 16 2 256",
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorabench.analysis.findings.base import listed
-from lorabench.analysis.labels import method_label
+from lorabench.config.condition_labels import method_label
 
 _TUNE = "training.learning_rate: {tune: [...]}"
 
