@@ -34,6 +34,7 @@ ALLOWED = {  # layer: the layers that it may import
     "advice": LIGHT | {"analysis"},
     "sections": LIGHT | {"analysis", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
+    "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
     "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
@@ -69,7 +70,8 @@ def test_imports_run_one_way(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters", "trainers"]
+    "layer",
+    ["config", "record", "analysis", "advice", "report", "sections", "exporters", "importers", "emitters", "trainers"],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -102,6 +104,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("executors", {"open_worker"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
+        ("importers", {"read"}),
         ("emitters", {"emit", "TRAINER"}),
         ("trainers", {"TRAINER"}),
         ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),

@@ -12,6 +12,7 @@ from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 
 def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
@@ -95,11 +96,18 @@ def notes_on_the_studies(
 ) -> Iterator[str]:
     """Why no study speaks, where none does."""
     if chosen is not None:
+        if chosen.left_out:
+            yield (
+                f"{plural(chosen.left_out, 'imported condition')} of {chosen.study}"
+                f" {'takes' if chosen.left_out == 1 else 'take'} no part: of methods that lorabench does not have, or"
+                " without rank, alpha, target modules or learning rate."
+            )
         return
     if studies:
         yield (
             f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
-            "a better direction and a tolerated loss (--tolerated-loss)."
+            "a better direction and a tolerated loss (--tolerated-loss), and, where it was imported, a method that"
+            " lorabench has with its rank, alpha, target modules and learning rate."
         )
         return
     what = "No stored study that can be compared is"

@@ -1,6 +1,7 @@
 """The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
 name."""
 
+from lorabench.api.imports import import_results
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
 from lorabench.api.probes import probe
 from lorabench.api.recommendation import recommend
@@ -13,6 +14,7 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "import_results",
     "open_results",
     "parameters",
     "plan",

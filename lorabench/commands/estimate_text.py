@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorabench.commands import trainer_text
 from lorabench.commands.output import columns
 from lorabench.config.architectures import find_architecture
+from lorabench.config.paths import gguf_sentence
 from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import count, plural, size
 
@@ -95,7 +96,12 @@ def as_text(result: MemoryEstimate) -> str:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
     lines += trainer_text.trainer_lines(setting.trainer, result.differences)
-    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
+    sentences = (
+        gguf_sentence(setting.model.name),
+        unreached_text(result.unreached, setting),
+        tower_text(setting),
+        preset_text(setting),
+    )
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench.commands.output import columns
+from lorabench.config.paths import find_model, gguf_sentence
 from lorabench.formatting import size
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def parameters(
     counts = count_them(model, ranks, target_modules, method, target_parameters)
     if as_json:
         return json.dumps(counts.to_dict(), indent=2)
+    file = gguf_sentence(str(find_model(model, {})))
     rows, stored, left = counts.counts, counts.stored, counts.unreached
     lines = [("rank", "trainable", "of all", "adapter (float32)", "(16 bit)")]
     for r in rows:
@@ -45,6 +47,7 @@ def parameters(
         else ""
     )
     note = ["", f"note: {left.words(quantized=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
+    note += ["", f"note: {file}"] if file else []
     return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *columns(lines), *note])
 
 

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
-from lorabench.config.paths import DataFile, find_model
+from lorabench.config.paths import IMPORTED, DataFile, find_model, with_gguf_file
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 EXPERTS = "experts"  # of target parameters
@@ -24,19 +24,27 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class ModelSpec(NamedSetting):
     """Which pretrained model is adapted."""
 
-    name: str = Field(min_length=1)
-    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id"""
+    name: str = Field(min_length=1)
+    """shipped name (lorabench/tiny-1m), local directory, hub id, or a GGUF file: its path, or
+    owner/repository/file.gguf; its weights are dequantized as they load"""
+    gguf_file: str | None = None
+    """a GGUF file in a directory or hub repository that the name gives; joined to it"""
     dtype: Dtype = "auto"
     """precision of unquantized weights; auto is float32 below 100M parameters, else bfloat16"""
     trust_remote_code: bool = False
     """run code that the model's repository brings: only on the user's explicit word"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, data: object) -> object:
+        return with_gguf_file(data) if isinstance(data, dict) else data
+
     @field_validator("name")
     @classmethod
     def _find(cls, name: str, info: ValidationInfo) -> str:
-        return find_model(name, info.context)
+        return find_model(name, info.context, info.data.get("revision"))
 
 
 class QuantizationSpec(NamedSetting):
@@ -51,15 +59,14 @@ class QuantizationSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("quantizations", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("quantizations", name, info)
 
 
 class MethodSpec(NamedSetting):
     """How the base is adapted."""
 
     LATER = frozenset({"target_parameters"})
-
     name: str = "lora"
     """base, full, lora, rslora, dora, pissa"""
     rank: Annotated[Whole, Field(ge=1)] | None = 8
@@ -71,24 +78,18 @@ class MethodSpec(NamedSetting):
     target_modules: str | tuple[str, ...] | None = "all-linear"
     """all-linear, attention, mlp, or module names"""
     target_parameters: Literal["experts"] | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """experts, or names of parameters: stacks of experts, which no target module reaches, adapted beside the modules"""
-
-    @property
-    def leaves_experts(self) -> bool:
-        """Whether adapters are asked for, on modules alone."""
-        return self.target_modules is not None and self.target_parameters is None
+    """experts, or names of parameters that are stacks of experts, which no module reaches: adapted beside the modules"""
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("methods", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("methods", name, info)
 
     @field_validator("target_parameters", mode="before")
     @classmethod
     def _canonical_parameters(cls, names: object) -> object:
-        if names in (None, EXPERTS, [EXPERTS], (EXPERTS,)):
-            return names and EXPERTS
-        return tuple(sorted(set(names))) if isinstance(names, list | tuple) else (names,)
+        names = (names,) if isinstance(names, str) else names
+        return names if not isinstance(names, list | tuple) else EXPERTS if [*names] == [EXPERTS] else sorted({*names})
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -144,7 +145,6 @@ class TrainingSpec(Frozen):
 
     LATER = frozenset({"epochs"})
     ASIDE = frozenset({"checkpoint_every"})
-
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
@@ -294,7 +294,7 @@ class TaskSpec(NamedSetting):
         return "eval_loss"
 
 
-def _plugin(kind: str, name: str) -> str:
-    if name not in plugins.names(kind):
+def _plugin(kind: str, name: str, info: ValidationInfo) -> str:
+    if info.context is not IMPORTED and name not in plugins.names(kind):
         raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
     return name

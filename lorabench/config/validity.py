@@ -31,6 +31,11 @@ def quantized_base_fault(method: str, quantization: str, stored_model: str | Non
     )
 
 
+def leaves_experts(method: MethodSpec) -> bool:
+    """Whether adapters are asked for, on modules alone."""
+    return method.target_modules is not None and method.target_parameters is None
+
+
 def target_parameters_fault(method: MethodSpec, truncation: tuple[int, ...] = ()) -> str | None:
     """Of adapters on parameters and a method or a dropout that PEFT's layer for them has not
     (peft/tuners/lora/layer.py, ParamWrapper), and of cuts, which reach modules alone."""

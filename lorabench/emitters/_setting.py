@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
 from safetensors import safe_open
@@ -15,17 +13,14 @@ from safetensors import safe_open
 from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
-from lorabench.config.paths import model_directory, model_source
+from lorabench.config.gguf_file import gguf_of
+from lorabench.config.paths import model_directory, model_label, model_source
 from lorabench.config.precision import DtypeName, is_large, trainer_autocast, trainer_weights, weights_dtype
 from lorabench.config.settings import MethodSpec, ModelSpec
-from lorabench.config.trainer import Attention, Loss, Trainer
 from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
 
-T = TypeVar("T")
 DATA = "data.jsonl"
-ATTENTIONS: dict[Attention, str] = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
-"""transformers' names"""
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
@@ -120,6 +115,13 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
         )
+    if workload.model.name.endswith(".gguf"):
+        raise refuse(
+            tool,
+            f"a training of the GGUF file {model_label(workload.model.name)}",
+            "a transformers folder or a hub id: the model that the file was made from",
+            "none of them reads GGUF",
+        )
     preset = find_architecture(workload.model.name)
     if preset and "vision_config" in preset.config:
         raise LorabenchError(
@@ -144,23 +146,6 @@ def check_literal(tool: str, model: ModelSpec) -> None:
             "names without ${",
             "peft, trl, axolotl",
         )
-
-
-def attention(workload: Workload, names: Mapping[Attention, T]) -> T | None:
-    """A tool's word for the attention that is asked for; None where it is left to the model."""
-    asked = workload.trainer.attention if workload.trainer else None
-    return names[asked] if asked else None
-
-
-def loss(workload: Workload, own: Trainer) -> Loss:
-    """The loss that is asked for, else a tool's own."""
-    return (workload.trainer or own).loss_in_force
-
-
-def kbit_preparation(workload: Workload, candidate: Candidate) -> bool:
-    """Whether PEFT's preparation of a quantized base is asked for."""
-    asked = workload.trainer is not None and workload.trainer.kbit_preparation
-    return asked and candidate.quantization.name != "none"
 
 
 def trains_base(candidate: Candidate) -> bool:
@@ -227,7 +212,8 @@ def _parameters(model: ModelSpec) -> int | None:
     if directory is None:
         preset = find_architecture(model.name)
         return preset.published_parameters if preset else None
-    return sum(map(_entries, directory.glob("*.safetensors"))) or None
+    gguf = gguf_of(directory)
+    return gguf.numbers if gguf else sum(map(_entries, directory.glob("*.safetensors"))) or None
 
 
 def _entries(file: Path) -> int:

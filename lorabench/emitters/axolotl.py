@@ -6,7 +6,7 @@ from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("axolotl")
 """the program whose memory and time the files are predicted by"""
@@ -22,7 +22,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
     dtype = _setting.trainer_precision(workload, candidate, TRAINER.weights_follow)
-    attention = _setting.attention(workload, _setting.ATTENTIONS)
+    attention = _variant.attention(workload, _variant.ATTENTIONS)
     settings: dict[str, object] = {
         "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
@@ -78,7 +78,7 @@ _COLUMNS = {
 
 def _loss(workload: Workload, dtype: DtypeName) -> dict[str, object]:
     """Cut cross entropy is a plug-in, which takes no float32 (integrations/cut_cross_entropy/args.py)."""
-    if _setting.loss(workload, TRAINER) != "fused":
+    if _variant.loss(workload, TRAINER) != "fused":
         return {}
     if dtype == "float32":
         raise _setting.refuse("axolotl", "the loss fused in float32", "bfloat16 and float16", "peft, trl")

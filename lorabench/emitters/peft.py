@@ -8,7 +8,7 @@ from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import model_type
 from lorabench.config.paths import model_source
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("transformers").with_options(kbit_preparation=False)  # which the script does not call
 """the program whose memory and time the files are predicted by"""
@@ -199,8 +199,8 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         "REVISION": workload.model.revision,
         "TRUST_REMOTE_CODE": workload.model.trust_remote_code,
         "DTYPE": _setting.precision(workload, candidate),
-        "ATTENTION": _setting.attention(workload, _setting.ATTENTIONS),
-        "LIGER_KERNEL": _setting.loss(workload, TRAINER) == "fused",
+        "ATTENTION": _variant.attention(workload, _variant.ATTENTIONS),
+        "LIGER_KERNEL": _variant.loss(workload, TRAINER) == "fused",
         "QUANTIZATION": quantization.name,
         "DOUBLE_QUANT": quantization.double_quant,
         "COMPUTE_DTYPE": None if quantization.compute_dtype == "auto" else quantization.compute_dtype,
@@ -228,7 +228,7 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         f'{_setting.DATA} is yours: a line is {{"text": ...}}, or {{"prompt": ..., "response": ...}}, whose response'
         " alone is learned.",
     )
-    prepares = _setting.kbit_preparation(workload, candidate)
+    prepares = _variant.kbit_preparation(workload, candidate)
     body = _BODY.replace("@ADAPT@", "" if full else (_PREPARE if prepares else "") + _ADAPT + (_START if pissa else ""))
     body = body.replace("@SAVE@", _CONVERT if pissa else "    model.save_pretrained(asked.output)")
     if not full:

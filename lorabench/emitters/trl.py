@@ -8,7 +8,7 @@ import shlex
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("trl")
 """the program whose memory and time the files are predicted by"""
@@ -18,7 +18,7 @@ _FOLDER = "./data"
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """sft.sh."""
     _setting.check("trl", workload, candidate)
-    model, attention = workload.model, _setting.attention(workload, _setting.ATTENTIONS)
+    model, attention = workload.model, _variant.attention(workload, _variant.ATTENTIONS)
     options: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
@@ -66,10 +66,10 @@ def _argument(name: str, value: object) -> str:
 
 
 def _loss(workload: Workload, candidate: Candidate) -> dict[str, object]:
-    loss = _setting.loss(workload, TRAINER)
+    loss = _variant.loss(workload, TRAINER)
     if loss == "full":
         raise _setting.refuse("trl", "the loss full", "chunked and fused since 1.15", "peft, axolotl, llamafactory")
-    if _setting.kbit_preparation(workload, candidate):
+    if _variant.kbit_preparation(workload, candidate):
         raise _setting.refuse("trl", "prepare_model_for_kbit_training", "a quantized base as it is", "peft")
     packs = workload.trainer is not None and workload.trainer.packing
     return {**({"use_liger_kernel": True} if loss == "fused" else {}), **({"packing": True} if packs else {})}

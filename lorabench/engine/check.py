@@ -17,10 +17,10 @@ import torch
 from lorabench import plugins
 from lorabench.config.checkpoint import local_folder
 from lorabench.config.checkpoint_files import has_weights
-from lorabench.config.paths import model_directory, model_label
+from lorabench.config.paths import gguf_sentence, model_directory, model_label
 from lorabench.config.settings import ModelSpec
 from lorabench.config.study import Cell
-from lorabench.config.validity import length_fault
+from lorabench.config.validity import leaves_experts, length_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -146,10 +146,12 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
             sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantized again")
+        if words_of_file := gguf_sentence(spec.name):
+            sentences.append(words_of_file)
         if left is not None:
             words = left.words(
                 quantized=any(c.quantization.name != "none" for c in own),
-                adapted=any(c.method.leaves_experts for c in own),
+                adapted=any(leaves_experts(c.method) for c in own),
             )
             sentences += [f"{name}: {words}"] if words else []
     return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in sentences)

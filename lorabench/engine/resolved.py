@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lorabench.config.checkpoint import local_folder
+from lorabench.config.gguf_file import gguf_of
 from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
 from lorabench.engine.model import check_stored, meta_model, resolve_dtype, resolve_product_dtype
@@ -48,8 +50,15 @@ def resolved(
         data=data.facts,
         model_class=type(meta_model(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
+        stored_type=_gguf_type(cell),
         unreached=left if quantized or targets else None,
     )
+
+
+def _gguf_type(cell: Cell) -> str | None:
+    folder = local_folder(cell.model.name, cell.model.revision)
+    gguf = gguf_of(folder) if folder else None
+    return gguf.type if gguf else None
 
 
 def _name(dtype: torch.dtype) -> str:

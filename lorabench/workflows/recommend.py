@@ -29,10 +29,11 @@ from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import Gpu, find_gpu
-from lorabench.config.paths import model_label
+from lorabench.config.paths import gguf_sentence, model_label
 from lorabench.config.precision import is_large
 from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.config.validity import leaves_experts
 from lorabench.errors import LorabenchError, unknown
 from lorabench.formatting import size
 from lorabench.record.archive import opened
@@ -120,6 +121,7 @@ def recommend(
     with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
+            *([f"{file}."] if (file := gguf_sentence(base.model.name)) else ()),
             *(card.measured.sentences(base.trainer.name == OWN) if card.measured else ()),
             *notes_on_the_trainer(base.trainer),
             *notes_on_the_card(card, priority, ranking, base.trainer),
@@ -236,7 +238,7 @@ def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu
             s
             if s.key == WHOLE
             else replace(
-                s, caveats=(*s.caveats, left.words(quantized=True, adapted=s.method.leaves_experts, size=amount))
+                s, caveats=(*s.caveats, left.words(quantized=True, adapted=leaves_experts(s.method), size=amount))
             )
             for s in specs
         ]

@@ -52,6 +52,7 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
     cells.rates_broke,
     training.prediction_off,
     cells.stored_quantised,
+    cells.gguf,
     cells.unreached,
     data.rows_changed,
     data.rows_unmeasured,
