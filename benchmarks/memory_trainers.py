@@ -256,6 +256,7 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
         reentrant="reentrant" in words,
         attention="eager" if "eager" in words else None,
         loss="fused" if "liger" in words else None,
+        packing="packing" in words or None,
     )
     method = FULL
     if row["method"] != "full":
@@ -291,7 +292,7 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
     return with_config(setting, narrow_config(name))
 
 
-NOT_PREDICTED = {"packing", "offload", "evaluate"}
+NOT_PREDICTED = {"offload", "evaluate"}
 
 
 @contextlib.contextmanager

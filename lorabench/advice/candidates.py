@@ -96,6 +96,19 @@ def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, b
     return candidates
 
 
+def with_parameters(
+    specs: Sequence[CandidateSpec], target_parameters: str | tuple[str, ...] | None
+) -> list[CandidateSpec]:
+    """The same with adapters on stacks of experts, too; methods without adapters as they are."""
+    if target_parameters is None:
+        return list(specs)
+    asked = MethodSpec(target_parameters=target_parameters).target_parameters
+    return [
+        replace(s, method=s.method.model_copy(update={"target_parameters": asked})) if s.method.rank is not None else s
+        for s in specs
+    ]
+
+
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
     """One of them without any measurement."""
     method, quantization = key

@@ -134,7 +134,11 @@ def sharding_text(by: Sharding, setting: TrainConfig) -> str:
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     """The sentence on weights that are neither quantized nor adapted; empty where there are none."""
     return (
-        left.words(quantized=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        left.words(
+            quantized=setting.quantization.name != "none",
+            adapted=setting.method.target_parameters is None,
+            size=size(left.bytes or 0),
+        )
         if left
         else ""
     )

@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from lorabench.report.table_model import Table
 
 
-def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ...], method: str, as_json: bool) -> str:
+def parameters(
+    model: str,
+    ranks: list[int],
+    target_modules: str | tuple[str, ...],
+    method: str,
+    target_parameters: str | tuple[str, ...] | None,
+    as_json: bool,
+) -> str:
     """Trainable parameters by rank."""
     from lorabench.workflows.parameters import parameters as count_them
 
-    counts = count_them(model, ranks, target_modules, method)
+    counts = count_them(model, ranks, target_modules, method, target_parameters)
     if as_json:
         return json.dumps(counts.to_dict(), indent=2)
     file = gguf_sentence(str(find_model(model, {})))

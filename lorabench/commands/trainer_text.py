@@ -20,13 +20,7 @@ NOT_MEASURED = "not measured: the prediction follows the trainer's code, and its
 
 def named(trainer: Trainer, quantized: bool = True) -> str:
     """ "trained by TRL SFTTrainer (trl 1.16, ...), with chunked loss"; `quantized` tells whether the base is."""
-    released = f" ({trainer.released})" if trainer.released else ""
-    chosen = [f"{trainer.loss_in_force} loss"]
-    if trainer.attention:
-        chosen.append(f"{trainer.attention} attention")
-    if trainer.kbit_preparation and quantized:
-        chosen.append("k-bit preparation of quantized bases")
-    return f"trained by {trainer.title}{released}, with {', '.join(chosen)}"
+    return f"trained by {trainer.words(quantized)}"
 
 
 def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...]) -> list[str]:

@@ -64,7 +64,7 @@ def counted(cell: Cell) -> dict[str, dict[str, object]]:
     plain: dict[str, dict[str, object]] = cell.model_dump(
         mode="json", exclude={"fingerprints", "seed", "tuned_over", "save", "imported"}
     )
-    for part in ("training", "evaluation", "analysis", "task"):
+    for part in ("method", "training", "evaluation", "analysis", "task"):
         plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
     plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
     del plain["evaluation"]["include_path"]

@@ -9,14 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
@@ -24,6 +17,7 @@ from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
 from lorabench.config.paths import IMPORTED, DataFile, find_model, with_gguf_file
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
+EXPERTS = "experts"  # of target parameters
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -72,6 +66,7 @@ class QuantizationSpec(NamedSetting):
 class MethodSpec(NamedSetting):
     """How the base is adapted."""
 
+    LATER = frozenset({"target_parameters"})
     name: str = "lora"
     """base, full, lora, rslora, dora, pissa"""
     rank: Annotated[Whole, Field(ge=1)] | None = 8
@@ -82,11 +77,19 @@ class MethodSpec(NamedSetting):
     """probability of zeroing an adapter's input"""
     target_modules: str | tuple[str, ...] | None = "all-linear"
     """all-linear, attention, mlp, or module names"""
+    target_parameters: Literal["experts"] | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """experts, or names of parameters that are stacks of experts, which no module reaches: adapted beside the modules"""
 
     @field_validator("name")
     @classmethod
     def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
         return _plugin("methods", name, info)
+
+    @field_validator("target_parameters", mode="before")
+    @classmethod
+    def _canonical_parameters(cls, names: object) -> object:
+        names = (names,) if isinstance(names, str) else names
+        return names if not isinstance(names, list | tuple) else EXPERTS if [*names] == [EXPERTS] else sorted({*names})
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -142,7 +145,6 @@ class TrainingSpec(Frozen):
 
     LATER = frozenset({"epochs"})
     ASIDE = frozenset({"checkpoint_every"})
-
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
@@ -245,7 +247,6 @@ class AnalysisSpec(Frozen):
     """What is asked of a cell beyond its own evaluation."""
 
     ASIDE = frozenset({"spectra"})
-
     spectra: Literal["full", "values", "none"] = "full"
     """what is kept of each learned change: singular values, directions and what they are beside the base; values
     alone; or nothing"""

@@ -30,7 +30,7 @@ from lorabench.config.settings import (
     TrainingSpec,
     Tune,
 )
-from lorabench.config.validity import dtype_fault, quantized_base_fault
+from lorabench.config.validity import dtype_fault, quantized_base_fault, target_parameters_fault
 from lorabench.errors import LorabenchError, unknown
 
 
@@ -80,6 +80,8 @@ class Condition(Frozen):
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
                 raise LorabenchError(f"method {self.method.name} needs a value for method.{field}, not null")
+        if not method.FIELDS:
+            unused["target_parameters"] = None
         changes: dict[str, object] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(
@@ -93,6 +95,8 @@ class Condition(Frozen):
                 spectra=self.analysis.spectra
             )  # nothing is cut, so there is nothing to spread
         if fault := quantized_base_fault(self.method.name, self.quantization.name):
+            raise LorabenchError(fault)
+        if method.FIELDS and (fault := target_parameters_fault(self.method, self.analysis.truncation)):
             raise LorabenchError(fault)
         if fault := dtype_fault(self.method.name, self.model.dtype):
             raise LorabenchError(fault)

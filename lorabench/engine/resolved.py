@@ -11,6 +11,7 @@ from lorabench.config.gguf_file import gguf_of
 from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
 from lorabench.engine.model import check_stored, meta_model, resolve_dtype, resolve_product_dtype
+from lorabench.engine.parameter_targets import resolve_parameters
 from lorabench.engine.precision import resolve_eval_dtype
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
@@ -42,6 +43,7 @@ def resolved(
         optimizer=cell.training.optimizer if cell.training.steps else None,
         scaling=scaling,
         target_modules=targets,
+        target_parameters=tuple(resolve_parameters(meta_model(cell.model), cell.method.target_parameters)),
         packing=data.packing,
         train_examples=len(data.train),
         test_examples=len(data.test),

@@ -77,6 +77,8 @@ class Resolved(Frozen):
     """alpha / rank, or alpha / sqrt(rank)"""
     target_modules: tuple[str, ...] = ()
     """full names of the adapted modules"""
+    target_parameters: tuple[str, ...] = ()
+    """full names of the adapted stacks of experts; empty in results from before they could be"""
     packing: Literal["packed", "padded"] | None = None
     """how examples fill a training sequence"""
     train_examples: int | None = None

@@ -22,4 +22,5 @@ TRAINER = Trainer(
     full_dtype="float32",
     reentrant=True,
     wide_embedding_state=True,
+    unavailable=("target_parameters",),
 )

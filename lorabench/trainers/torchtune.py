@@ -21,5 +21,5 @@ TRAINER = Trainer(
     mixed_precision=False,
     outputs="freed",
     clips=False,
-    unavailable=("rslora", "pissa", "int8", "fp4"),
+    unavailable=("rslora", "pissa", "int8", "fp4", "target_parameters"),
 )

@@ -11,6 +11,7 @@ from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.paths import model_label
+from lorabench.config.validity import leaves_experts
 from lorabench.record.result import Environment, Resolved
 
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
@@ -147,9 +148,7 @@ def unreached(e: StudyAnalysis) -> Finding | None:
     for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
-            words = left.words(
-                quantized=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
-            )
+            words = left.words(quantized=cell.quantization.name != "none", adapted=leaves_experts(cell.method))
             if words:
                 weights.setdefault((model_label(cell.model.name), words), []).append(g)
     if not weights:
