@@ -78,7 +78,7 @@ class MethodSpec(NamedSetting):
     target_modules: str | tuple[str, ...] | None = "all-linear"
     """all-linear, attention, mlp, or module names"""
     target_parameters: Literal["experts"] | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """experts, or names of parameters that are stacks of experts, which no module reaches: adapted beside modules"""
+    """experts, or names of parameters that are stacks of experts, which no module reaches; adapted beside modules"""
 
     @field_validator("name")
     @classmethod
