@@ -11,8 +11,8 @@ TRAINER = Trainer(
         "A quantized base is not prepared for k-bit training: hidden states stay in bfloat16.",
         "Adapters on a quantized base are bfloat16 (except DoRA's magnitudes), on others float32.",
         "The loss computes the head in tiles of 4,096 tokens by 32,768 words, which the backward pass recomputes, so"
-        " that no logits are kept; since 1.15 there is no other, and use_liger_kernel replaces kernels in the layers alone"
-        " (--loss fused). --loss full is loss_type nll of TRL up to 1.14: all logits.",
+        " that no logits are kept; since 1.15 there is no other, and use_liger_kernel replaces kernels in the layers"
+        " alone (--loss fused). --loss full is loss_type nll of TRL up to 1.14: all logits.",
         "Packing (bfd) lays a micro-batch in one row; FlashAttention needs no mask for it, sdpa takes one of tokens by"
         " tokens and the memory-efficient kernel. activation_offloading is not predicted.",
         "Mixed precision and gradient checkpointing (non-reentrant) are on by default.",
