@@ -11,7 +11,7 @@ programs below:
   (peft_module_casting_to_bf16).
 - fused cross entropy (fms-acceleration, from unsloth): the logits' gradient is written over them; its fused norms and
   positions; its fused LoRA layers are not modelled.
-- torchtune: the chunked loss of the trainer `torchtune`.
+- torchtune: the chunked loss of the trainer `torchtune`, compiled.
 
 `measured_trainers` reads rows of benchmarks/trainers.py, measured on a GPU or by live tensors on a CPU.
 """
@@ -117,7 +117,7 @@ def described(row: dict[str, str]) -> dict[str, str]:
 def trainer_of(row: dict[str, str]) -> Trainer:
     program = row["program"]
     if program == "torchtune":
-        return find_trainer("torchtune")
+        return find_trainer("torchtune").with_options(loss="fused")  # the README's are compiled
     if program.startswith("loop"):
         return replace(LOOP, kbit_preparation="kbit" in program, attention=row["attention"])  # type: ignore[arg-type]
     loss = program if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]

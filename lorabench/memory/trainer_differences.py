@@ -34,6 +34,11 @@ LOSSES = {
     "cut": Difference("no logits kept", "Cut cross entropy keeps blocks of logits within its kernel: none are kept."),
     "torchtune": Difference(
         "logits in chunks",
+        "The loss goes through eight chunks of logits, which are all there at once; their float32 log-probabilities are"
+        " kept.",
+    ),
+    "torchtune-compiled": Difference(
+        "logits in chunks",
         "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
     ),
     "unsloth": Difference(
