@@ -19,6 +19,7 @@ programs below:
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import json
 import re
@@ -261,7 +262,7 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
     if row["method"] != "full":
         targets: Any = tuple(ATTENTION.values()) if "attention" in words else "all-linear"
         method = MethodSpec(name=row["method"], rank=row["rank"], dropout=0.0, target_modules=targets)
-    autocast = row["trainer"] != "loop" and (on_cuda or "float32" not in words)
+    autocast = row["trainer"] not in ("loop", "torchtune") and (on_cuda or "float32" not in words)
     name = row["model"]
     setting = TrainConfig(
         ModelSpec(
@@ -286,6 +287,11 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
     )
     if on_cuda or name.startswith("tiny"):
         return setting
+    if name == "narrow-llama":
+        from other_trainers import NARROW_LLAMA
+        from transformers import LlamaConfig
+
+        return with_config(setting, LlamaConfig(**NARROW_LLAMA))
     from trainers import narrow_config
 
     return with_config(setting, narrow_config(name))
@@ -327,6 +333,23 @@ def liger_in_the_process(setting: TrainConfig) -> Iterator[None]:
         trainer_step.layer_kernels = own
 
 
+@contextlib.contextmanager
+def sdpa_of_gemma_2(setting: TrainConfig) -> Iterator[TrainConfig]:
+    """transformers 5.17, of the rows of 2026-11-27, took sdpa for Gemma-2 and left its soft-capping out; 5.24 refuses
+    sdpa there, so that its default is eager attention (modeling_gemma2.py, _supports_sdpa)."""
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
+
+    own, config = Gemma2PreTrainedModel._supports_sdpa, copy.deepcopy(setting.shape.config)
+    if config.model_type == "gemma2":
+        config.attn_logit_softcapping = None
+        setting = with_config(setting, config)
+    Gemma2PreTrainedModel._supports_sdpa = True
+    try:
+        yield setting
+    finally:
+        Gemma2PreTrainedModel._supports_sdpa = own
+
+
 def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of benchmarks/trainers.py, predicted."""
     found = json.loads(file.read_text())
@@ -339,7 +362,11 @@ def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
                 print(f"not predicted: {row['row']}", flush=True)
                 continue
             setting = measured_setting(row, on_cuda)
-            with liger_in_the_process(setting) if on_cuda and liger_before else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if on_cuda and liger_before:
+                    stack.enter_context(liger_in_the_process(setting))
+                if found["versions"].get("transformers", "").startswith("5.17."):
+                    setting = stack.enter_context(sdpa_of_gemma_2(setting))
                 step = predict_step(setting)
             liger_before |= "liger" in row["options"]
             before = row.get("before_bytes", 0)  # from the second row of a process on, the workspaces are among them

@@ -15,7 +15,7 @@ TRAINER = Trainer(
         "Quantized bases are nf4 of torchao, without int8 and fp4; methods are LoRA and DoRA.",
         "torchtune is being wound down: no new models and features are added to it.",
     ),
-    measured="Live tensors of its LoRA recipe (0.6.1) on a CPU, 2 settings: 1.0 and 2.3 % more than predicted; two published"
+    measured="Live tensors of its LoRA recipe (0.6.1) on a CPU, 3 settings: 1 to 2 % more than predicted; two published"
     " peaks, compiled: 1.5 and 5.1 % less.",
     errors=(0.85, 1.10),
     losses=(("chunked", "torchtune"), ("fused", "torchtune-compiled")),
