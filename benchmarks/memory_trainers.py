@@ -264,10 +264,11 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
         method = MethodSpec(name=row["method"], rank=row["rank"], dropout=0.0, target_modules=targets)
     autocast = row["trainer"] not in ("loop", "torchtune") and (on_cuda or "float32" not in words)
     name = row["model"]
+    cast = method is FULL and trainer.full_dtype == "float32"  # LLaMA-Factory's trained weights, whatever was loaded
     setting = TrainConfig(
         ModelSpec(
             name=f"lorabench/{name}" if name.startswith("tiny") else name,
-            dtype="float32" if "float32" in words else "bfloat16",
+            dtype="float32" if "float32" in words or cast else "bfloat16",
         ),
         QuantizationSpec(
             name=kind, double_quant=double == "dq", compute_dtype="bfloat16" if kind in ("nf4", "fp4") else "auto"

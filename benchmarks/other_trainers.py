@@ -64,7 +64,7 @@ def with_llamafactory(row: Row, folder: Path) -> int:
     from llamafactory.train.tuner import run_exp
     from transformers import TrainerCallback
 
-    words = "the a of and def class return import".split()
+    words = ["the", "a", "of", "and", "def", "class", "return", "import"]
     text = [" ".join(random.choices(words, k=2 * row.length)) for _ in range(2)]
     entry = {"instruction": text[0], "input": "", "output": text[1]}  # both are cut, so that a row is full
     (folder / "rows.json").write_text(json.dumps([entry] * (row.batch * STEPS)))
