@@ -93,7 +93,7 @@ def as_text(result: MemoryEstimate) -> str:
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
-    lines += trainer_text.trainer_lines(setting.trainer, result.differences)
+    lines += trainer_text.trainer_lines(setting.trainer, result.differences, setting.training.gradient_checkpointing)
     sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]

@@ -112,7 +112,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     if type(config) not in maker._model_mapping and not trust_remote_code:
         raise UnpredictableError(f"{config.model_type} is no causal language model that transformers knows")
-    kind = maker._model_mapping[type(config)] if type(config) in maker._model_mapping else None
+    kind = maker._model_mapping.get(type(config), None)
     if config._attn_implementation == "sdpa" and not getattr(kind, "_supports_sdpa", True):
         raise ModelError(
             f"transformers has neither sdpa nor flash attention by torch for {config.model_type}; take --attention"

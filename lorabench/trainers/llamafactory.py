@@ -20,6 +20,7 @@ TRAINER = Trainer(
     errors=(0.93, 1.06),  # of the own loop, whose live tensors agree as well, on GPUs
     losses=(("full", "transformers"), ("fused", "liger")),
     full_dtype="float32",
+    checkpoints=True,
     reentrant=True,
     wide_embedding_state=True,
 )

@@ -19,6 +19,7 @@ TRAINER = Trainer(
     " peaks, compiled: 1.5 and 5.1 % less.",
     errors=(0.85, 1.10),
     losses=(("chunked", "torchtune"), ("fused", "torchtune-compiled")),
+    checkpoints=True,
     adapter_dtype="base",
     mixed_precision=False,
     outputs="freed",
