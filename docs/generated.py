@@ -17,6 +17,7 @@ from lorabench.config.study import Study
 from lorabench.record.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
+REPORTS = ROOT / "reports"
 KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers")
 
 
@@ -27,19 +28,28 @@ def on_files(files: Files, config: Any) -> Files:
         "reference/commands.md": commands(),
         "reference/metrics.md": metrics(),
         "reference/plug-ins.md": plug_ins(),
-        "log.md": unlinked((ROOT / "reports" / "LOG.md").read_text(encoding="utf-8")),
+        "log.md": linked((REPORTS / "LOG.md").read_text(encoding="utf-8")),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
-    picture = ROOT / "reports" / "quickstart" / "report.png"
+    picture = REPORTS / "quickstart" / "report.png"
     files.append(File.generated(config, "quickstart.png", abs_src_path=str(picture)))
+    for report in (*REPORTS.glob("**/report.pdf"), *REPORTS.glob("**/report.html")):
+        path = report.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, path, abs_src_path=str(report)))
     return files
 
 
-def unlinked(text: str) -> str:
-    """Links to files of the repository, which are no pages, as names of these files."""
-    return re.sub(r"\[[^\]]*\]\((?!http)([^)#]+)\)", r"`reports/\1`", text)
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to reports, which lie beside docs/ in the repository, as they lie in the site."""
+    return markdown.replace("](../reports/", "](reports/")
+
+
+def linked(text: str) -> str:
+    """The log's links to reports as they lie in the site; those to other files as names of these files."""
+    text = re.sub(r"\]\((?!http)([^)#]+/report\.(?:pdf|html))\)", r"](reports/\1)", text)
+    return re.sub(r"\[[^\]]*\]\((?!http|reports/)([^)#]+)\)", r"`reports/\1`", text)
 
 
 def row(*fields: object) -> str:

@@ -1,4 +1,4 @@
-"""lorabench: what rank, method and quantization cost and bring when a language model is fine-tuned.
+"""lorabench: which LoRA rank, method and quantization to take, by what each gains and what it needs.
 
     import lorabench as lb
     results = lb.run(lb.load_study("studies/quickstart.yaml"))
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         StudyResults,
         compare_trainers,
         estimate,
+        import_results,
         open_results,
         parameters,
         plan,
+        probe,
         quantization_error,
         recommend,
         run,
@@ -43,11 +45,13 @@ _HOMES = {
             "estimate",
             "compare_trainers",
             "plan",
+            "probe",
             "recommend",
             "parameters",
             "spectrum",
             "truncate",
             "quantization_error",
+            "import_results",
         ),
         "lorabench.api",
     ),
@@ -64,10 +68,12 @@ __all__ = [
     "compare_trainers",
     "estimate",
     "expand",
+    "import_results",
     "load_study",
     "open_results",
     "parameters",
     "plan",
+    "probe",
     "quantization_error",
     "recommend",
     "run",

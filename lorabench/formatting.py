@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Collection, Sequence
+from textwrap import wrap
 
 DASH = "–"
+_BETWEEN = "  "  # two columns of a table
+_WHOLE = 20  # characters: a number with its unit and error
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -127,26 +130,71 @@ def error_line(error: BaseException, most: int | None = None) -> str:
 
 
 def plural(n: int, word: str) -> str:
-    """1 seed; 2 seeds."""
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+    """1 seed; 2 seeds; 12,000 seeds."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
 def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """ "a, b and 3 more": the first `most` of them by name."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 
-def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Rows of fields as lines of columns: those with an index in `left` to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), width: int | None = None) -> list[str]:
+    """Rows of fields as lines of columns: those with an index in `left` to the left, the others to the right.
+
+    Within `width`, where one is given and it does not do: texts of several words take several lines; if that is not
+    enough, the columns follow each other in blocks that all open with those at the left, which name the rows.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            field.ljust(width) if i in left else field.rjust(width)
-            for i, (field, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    if width is None or _across(widths) <= width:
+        return [_line(row, widths, left) for row in rows]
+    narrow = [_narrowest(column) for column in zip(*rows, strict=True)]
+    if _across(narrow) <= width:
+        for i in range(len(widths)):  # the first columns keep what room there is
+            widths[i] = min(widths[i], width - _across([*narrow[:i], *narrow[i + 1 :], 0]))
+            narrow[i] = widths[i]
+        return _folded(rows, widths, left)
+    lines: list[str] = []
+    names = next((i for i in range(len(narrow)) if i not in left), 1)
+    rest = list(range(names, len(narrow)))
+    while rest:
+        taken = [*range(names), rest.pop(0)]
+        while rest and _across([narrow[i] for i in (*taken, rest[0])]) <= width:
+            taken.append(rest.pop(0))
+        part = [[row[i] for i in taken] for row in rows]
+        at_left = [place for place, i in enumerate(taken) if i in left]
+        lines += [*([""] if lines else []), *_folded(part, [narrow[i] for i in taken], at_left)]
+    return lines
+
+
+def _across(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_BETWEEN) * (len(widths) - 1)
+
+
+def _line(fields: Sequence[str], widths: Sequence[int], left: Collection[int]) -> str:
+    return _BETWEEN.join(
+        field.ljust(width) if i in left else field.rjust(width)
+        for i, (field, width) in enumerate(zip(fields, widths, strict=True))
+    ).rstrip()
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """What numbers need whole (a field of up to _WHOLE characters is not folded below the head), and words at least."""
+    head, *below = column
+    words = max((len(word) for field in column for word in field.split()), default=0)
+    return max(words, min(_WHOLE, max(map(len, below), default=len(head))))
+
+
+def _folded(rows: Sequence[Sequence[str]], widths: Sequence[int], left: Collection[int]) -> list[str]:
+    """Rows of which a field that is too long goes on below itself; heads stand next to what they head."""
+    lines = []
+    for n, row in enumerate(rows):
+        fields = [wrap(f, w, break_long_words=False, break_on_hyphens=False) for f, w in zip(row, widths, strict=True)]
+        height = max(1, *map(len, fields))
+        padded = [[""] * (height - len(f)) + f if n == 0 else f + [""] * (height - len(f)) for f in fields]
+        lines += [_line(part, widths, left) for part in zip(*padded, strict=True)]
+    return lines
 
 
 def block(title: str, rows: Sequence[tuple[str, object]]) -> str:

@@ -16,21 +16,14 @@ Noise by seed is common to all conditions, as data order is; pairing removes it.
 step 12, a batch of 4,096 sequences or more runs out of memory. The predicted peak is 1 % above the measured one, 2 %
 below it where weights are quantized; its parts sum to it, for a peak before the gradients of adapters exist.
 
-What was learned, for layer l and rank r (full fine-tuning: 64, the smaller side), with n the length of a side:
+What was learned is synthetic_spectra.py's. Cut to rank k, it has
 
-    sigma_i               = (1 + 0.1 u) i ** -(FALL[type] + 0.05 l + 0.5 / r + ERROR[quantization] + 0.02 v(cell id))
-    directions            = sqrt(SHARED) C + sqrt(1 - SHARED) S(seed)      C orthogonal to S, so that between seeds
-                            E phi(k, k) = SHARED ** 2 + (1 - SHARED) ** 2 k / (n - 8)
-    ||W||                 = BASE_NORM; ||U^T W V|| is the geometric mean of what random directions and W's own hold
-    ||E|| / ||W||         = ERROR[quantization]; cosine with the change REPAIR_COSINE
-    intruders             = max(0, 3 - l) of 10 for adapters, none for full fine-tuning
-    cut to rank k         : eval_loss + CUT (1 - kept energy), by energy 0.8 times as much lost
+    eval_loss + CUT * (1 - kept energy), by energy 0.8 times as much lost
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -44,28 +37,19 @@ from lorabench.engine.events import Event, Problem
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.metrics import is_accuracy
 from lorabench.record.result import CellResult, Environment, Fault, Outcome, Phase, Reading, Resolved
-from lorabench.record.spectrum import Alignment, Intruders, Repair, Spectrum, place, save_spectra
-from lorabench.record.truncations import (
-    DIRECTIONS,
-    Allocation,
-    Directions,
-    Truncation,
-    save_directions,
-    save_truncations,
-)
+from lorabench.record.spectrum import Spectrum, save_spectra
+from lorabench.record.truncations import Allocation, Truncation, save_directions, save_truncations
+from tests.synthetic_spectra import HIDDEN, LAYERS, directions, modules, normal, spectra, uniform
 
 INVENTS = True  # said to the runner, which keeps drawn and measured results apart
 FLOOR, GAP, BASE_GAP = 2.0, 0.6, 1.2
 BEST_RATE, RATE_COST = {"full": 1e-3, "adapter": 3e-3}, 0.05  # nats for a rate ten times too high or too low
 QUANTIZED = {"none": 0.0, "int8": 0.01, "nf4": 0.05, "fp4": 0.09}
 SEED_NOISE, CELL_NOISE = 0.03, 0.01
-HIDDEN, LAYERS, VOCABULARY = 64, 4, 1024
+VOCABULARY = 1024
 PARAMETERS = LAYERS * 16 * HIDDEN**2 + VOCABULARY * HIDDEN
 BYTES_PER_WEIGHT = {"none": 4.0, "int8": 1.06, "nf4": 0.56, "fp4": 0.56}
-SHARED, BASE_NORM, REPAIR_COSINE, CUT = 0.6, 20.0, 0.05, 0.3
-ERROR = {"int8": 0.01, "nf4": 0.09, "fp4": 0.12}
-SIDES = {"self_attn.q_proj": (HIDDEN, HIDDEN), "mlp.down_proj": (HIDDEN, 4 * HIDDEN)}  # (out, in)
-FALL = {"self_attn.q_proj": 0.7, "mlp.down_proj": 0.4}
+CUT = 0.3  # nats for a change of which nothing is kept
 DIVERGES_AT, LARGEST_BATCH, HIGHEST_RANK = 12, 4096, 4096
 ITEMS, ALIKE, SEQUENCES = 200, 0.7, 64
 ROWS = 1000  # of the training data, that epochs are counted over
@@ -76,7 +60,7 @@ def expected(cell: Cell) -> dict[str, float]:
     """Every reading of a cell that finishes, by metric."""
     quantization, rank = cell.quantization.name, cell.method.rank
     gap = BASE_GAP if not _trains(cell) else 0.0 if rank is None else GAP / math.sqrt(1 + rank)
-    noise = SEED_NOISE * _uniform(f"seed {cell.seed}") + CELL_NOISE * _uniform(cell.id) if _trains(cell) else 0.0
+    noise = SEED_NOISE * uniform(f"seed {cell.seed}") + CELL_NOISE * uniform(cell.id) if _trains(cell) else 0.0
     loss = FLOOR + gap + QUANTIZED.get(quantization, 0.02) + noise + _rate_cost(cell)
     weights = PARAMETERS * BYTES_PER_WEIGHT.get(quantization, 1.0)
     trainable = 0 if not _trains(cell) else PARAMETERS if rank is None else LAYERS * 7 * 2 * HIDDEN * rank
@@ -111,7 +95,7 @@ def expected(cell: Cell) -> dict[str, float]:
             "forgetting": 0.3 - 0.2 * gap / GAP,
         }
         if cell.tuned_over:
-            found["validation_loss"] = loss + 0.01 * _uniform(f"{cell.id} validation")
+            found["validation_loss"] = loss + 0.01 * uniform(f"{cell.id} validation")
     return found
 
 
@@ -235,18 +219,13 @@ def items(cell: Cell, readings: dict[str, float]) -> dict[str, Items]:
     itself)."""
     made = {}
     for name, p in _accuracies(cell, readings["eval_loss"]).items():
-        common, own = _normal(f"{name} items", ITEMS, 1)[:, 0], _normal(f"{name} {cell.id}", ITEMS, 1)[:, 0]
+        common, own = normal(f"{name} items", ITEMS, 1)[:, 0], normal(f"{name} {cell.id}", ITEMS, 1)[:, 0]
         right = math.sqrt(ALIKE) * common + math.sqrt(1 - ALIKE) * own < NormalDist().inv_cdf(p)
         made[name] = Items(right.astype(np.float64))
-    hard = 0.3 * _normal("sequences", SEQUENCES, 1)[:, 0] + 0.05 * _normal(f"sequences {cell.id}", SEQUENCES, 1)[:, 0]
+    hard = 0.3 * normal("sequences", SEQUENCES, 1)[:, 0] + 0.05 * normal(f"sequences {cell.id}", SEQUENCES, 1)[:, 0]
     tokens = np.full(SEQUENCES, 63.0)
     made["eval_loss"] = Items((readings["eval_loss"] + hard - hard.mean()) * tokens, tokens)
     return made
-
-
-def _uniform(key: str) -> float:
-    """A number in [-1, 1] that its key fixes."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**63 - 1
 
 
 def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[Event], None]) -> None:
@@ -256,71 +235,11 @@ def _train(cell: Cell, steps: int, end: float, path: Path, on_event: Callable[[E
         lines.writerow(["step", "loss", "learning_rate", "grad_norm", "seconds"])
         for step in range(1, steps + 1):
             share = step / t.steps
-            loss = end + (start - end) * math.exp(-6 * share) + 0.02 * _uniform(f"{cell.id} {step}")
+            loss = end + (start - end) * math.exp(-6 * share) + 0.02 * uniform(f"{cell.id} {step}")
             loss = loss * 3**step if t.fixed_learning_rate > 1 else loss
             rate = t.fixed_learning_rate * 0.5 * (1 + math.cos(math.pi * share))
             lines.writerow([step, round(loss, 6), rate, round(1 + math.exp(-6 * share), 6), 0.01])
             on_event(Event(cell.id, "train", step, t.steps, loss, 20_000.0))
-
-
-def _modules() -> dict[str, tuple[int, int]]:
-    return {f"model.layers.{i}.{part}": sides for i in range(LAYERS) for part, sides in SIDES.items()}
-
-
-def spectra(cell: Cell) -> tuple[Spectrum, ...]:
-    """Singular values that fall as a power of their index, faster in deeper layers and with lower ranks; and all that
-    is measured beside them."""
-    return tuple(_spectrum(cell, name, out, inner) for name, (out, inner) in _modules().items())
-
-
-def _spectrum(cell: Cell, name: str, out: int, inner: int) -> Spectrum:
-    rank, layer = min(cell.method.rank or HIDDEN, HIDDEN), place(name)[0] or 0
-    fall = (
-        FALL[place(name)[1]]
-        + 0.05 * layer
-        + 0.5 / rank
-        + ERROR.get(cell.quantization.name, 0.0)
-        + 0.02 * _uniform(cell.id)
-    )
-    values = (1 + 0.1 * _uniform(cell.id + name)) * np.arange(1, rank + 1, dtype=np.float64) ** -fall
-    k = rank if cell.method.rank is not None else DIRECTIONS
-    random, own = BASE_NORM * k / math.sqrt(out * inner), BASE_NORM * (k / HIDDEN) ** 0.25
-    count = max(0, 3 - layer) if cell.method.rank is not None else 0
-    error, size = ERROR.get(cell.quantization.name, 0.0) * BASE_NORM, float(np.linalg.norm(values))
-    repaired = (2 * REPAIR_COSINE * size * error - size**2) / error**2 if error else 0.0
-    return Spectrum(
-        name,
-        values,
-        inner,
-        out,
-        rank,
-        1e-7,
-        alignment=Alignment(BASE_NORM, k, float(np.linalg.norm(values[:k])), math.sqrt(random * own), own, random),
-        intruders=Intruders(count, 10, 0.6, 0.02 * count),
-        repair=Repair(error, REPAIR_COSINE, repaired, min(1.0, 1.5 * rank / HIDDEN)) if error else None,
-    )
-
-
-def directions(cell: Cell) -> dict[str, Directions]:
-    """A part that all seeds share and a part of the seed's own, orthogonal to it."""
-    k = min(cell.method.rank or HIDDEN, DIRECTIONS)
-    return {
-        name: Directions(_basis(cell, name, "left", out, k), _basis(cell, name, "right", inner, k))
-        for name, (out, inner) in _modules().items()
-    }
-
-
-def _basis(cell: Cell, name: str, side: str, length: int, k: int) -> np.ndarray:
-    common = np.linalg.qr(_normal(f"{name} {side}", length, DIRECTIONS)).Q
-    free = _normal(f"{name} {side} {cell.id}", length, k)
-    own = np.linalg.qr(free - common @ (common.T @ free)).Q
-    return np.asarray(math.sqrt(SHARED) * common[:, :k] + math.sqrt(1 - SHARED) * own)
-
-
-def _normal(key: str, rows: int, columns: int) -> np.ndarray:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])).standard_normal(
-        (rows, columns)
-    )
 
 
 def truncations(cell: Cell, learned: tuple[Spectrum, ...]) -> tuple[Truncation, ...]:
@@ -335,7 +254,7 @@ def truncations(cell: Cell, learned: tuple[Spectrum, ...]) -> tuple[Truncation, 
             values = {"eval_loss": whole + CUT * lost, **_accuracies(cell, whole + CUT * lost)}
             made.append(
                 Truncation(
-                    allocation, k, k * sum(sum(sides) for sides in _modules().values()), 1 - lost, _readings(values)
+                    allocation, k, k * sum(sum(sides) for sides in modules().values()), 1 - lost, _readings(values)
                 )
             )
     return tuple(made)

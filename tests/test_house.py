@@ -9,7 +9,8 @@ import pytest
 
 from lorabench import plugins
 
-PACKAGE = Path(__file__).parents[1] / "lorabench"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "lorabench"
 LIGHT = {"errors", "plugins", "formatting", "config", "record"}
 ARMS = {"spectra", "engine", "memory", "runner", "analysis", "report", "advice"}
 ALLOWED = {  # layer: the layers that it may import
@@ -25,6 +26,7 @@ ALLOWED = {  # layer: the layers that it may import
     "methods": LIGHT | {"spectra", "engine"},
     "quantizations": LIGHT | {"engine"},
     "tasks": LIGHT | {"engine"},
+    "probes": LIGHT | {"spectra", "engine"},
     "runner": LIGHT | {"startup", "engine", "executors"},
     "executors": LIGHT | {"engine", "runner"},
     "analysis": LIGHT,
@@ -32,6 +34,7 @@ ALLOWED = {  # layer: the layers that it may import
     "advice": LIGHT | {"analysis"},
     "sections": LIGHT | {"analysis", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
+    "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
     "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
@@ -67,7 +70,8 @@ def test_imports_run_one_way(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters", "trainers"]
+    "layer",
+    ["config", "record", "analysis", "advice", "report", "sections", "exporters", "importers", "emitters", "trainers"],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -100,8 +104,10 @@ def test_importing_it_leaves_torch_alone(module):
         ("executors", {"open_worker"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
+        ("importers", {"read"}),
         ("emitters", {"emit"}),
         ("trainers", {"TRAINER"}),
+        ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),
     ],
 )
 def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, needs):
@@ -115,6 +121,6 @@ def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, nee
 
 
 def test_no_file_is_called_utils_and_none_is_very_long():
-    for file in PACKAGE.rglob("*.py"):
+    for file in (path for folder in (PACKAGE, TESTS) for path in folder.rglob("*.py")):
         assert file.stem not in ("utils", "common", "helpers", "misc")
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, file

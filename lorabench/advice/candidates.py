@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
 from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
 from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.config.imported import knows
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 THOUGHT_OF: tuple[Key, ...] = (("lora", "none"), ("lora", "int8"), ("lora", "nf4"), WHOLE)
 """without any measurement"""
@@ -183,18 +185,20 @@ def _measured(
         )
     else:
         sequences = training.batch_size * training.gradient_accumulation
-        beside = f"for {sequences} sequences a step (here {batch_size})" if batch_size not in (None, sequences) else ""
+        other = batch_size not in (None, sequences) and knows(setting, "training.batch_size")
+        beside = f"for {plural(sequences, 'sequence')} a step (here {batch_size})" if other else ""
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
             caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
+    rate_rules, update = rules().learning_rate, rules().update
     return CandidateSpec(
         setting.method,
         quantization,
         value,
-        training.schedule,
-        training.warmup,
-        training.weight_decay,
-        training.max_grad_norm,
+        training.schedule if knows(setting, "training.schedule") else rate_rules.schedule,
+        training.warmup if knows(setting, "training.warmup") else rate_rules.schedule_warmup,
+        training.weight_decay if knows(setting, "training.weight_decay") else update.weight_decay,
+        training.max_grad_norm if knows(setting, "training.max_grad_norm") else update.max_grad_norm,
         result.quality,
         evidence,
         tuple(caveats),

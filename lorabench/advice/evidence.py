@@ -83,6 +83,8 @@ class ComparisonGroup:
     """what the study's report calls best: of all results the best mean"""
     best_key: Key
     """method and quantization of that"""
+    left_out: int = 0
+    """imported conditions that advice cannot give: methods that lorabench has not, settings that are not told"""
 
     def result(self, key: Key) -> MethodResult | None:
         """The result of a method and quantization; None where the group has none."""

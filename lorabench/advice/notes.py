@@ -12,6 +12,7 @@ from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 
 def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
@@ -28,7 +29,8 @@ def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
 def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: Trainer) -> Iterator[str]:
     """What the card is taken for, and what is not known of it."""
     if card.nominal_gib is not None:
-        yield f"{card.name} is taken as a {card.capacity}."
+        article = "an" if f"{card.nominal_gib:g}".startswith(("8", "11", "18")) else "a"
+        yield f"{card.name} is taken as {article} {card.capacity}."
     else:
         yield f"{card.name} is {card.capacity}."
     if not card.bf16 and trainer.name != OWN:
@@ -44,9 +46,14 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: 
         )
 
 
-def notes_on_the_data(workload: Workload) -> Iterator[str]:
-    """What of the data is cut off."""
+def notes_on_the_data(workload: Workload, *, assumed_length: bool = False) -> Iterator[str]:
+    """The sequence length where nobody gave one, and what of the data is cut off."""
     tokens, examples, length = workload.tokens, workload.examples, workload.sequence_length
+    if assumed_length:
+        yield (
+            f"No sequence length was given, so {length:,} tokens are assumed, a study's default; memory and time grow"
+            " with it: give the longest of your data with --sequence-length."
+        )
     if tokens is not None and examples is not None and tokens > examples * length:
         yield (
             f"{tokens // examples:,} tokens an example do not fit into {length:,}: "
@@ -89,11 +96,18 @@ def notes_on_the_studies(
 ) -> Iterator[str]:
     """Why no study speaks, where none does."""
     if chosen is not None:
+        if chosen.left_out:
+            yield (
+                f"{plural(chosen.left_out, 'imported condition')} of {chosen.study}"
+                f" {'takes' if chosen.left_out == 1 else 'take'} no part: of methods that lorabench does not have, or"
+                " without rank, alpha, target modules or learning rate."
+            )
         return
     if studies:
         yield (
             f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
-            "a better direction and a tolerated loss (--tolerated-loss)."
+            "a better direction and a tolerated loss (--tolerated-loss), and, where it was imported, a method that"
+            " lorabench has with its rank, alpha, target modules and learning rate."
         )
         return
     what = "No stored study that can be compared is"

@@ -17,13 +17,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorabench.advice.candidates import CandidateSpec
 from lorabench.advice.cheapest_change import cheapest_change
 from lorabench.advice.evidence import FULL
 from lorabench.advice.memory_oracle import MemoryOracle
 from lorabench.advice.types import Candidate, Excluded, Needs, Priority, Quality, RankedCandidate, Workload
+from lorabench.formatting import size
 
 SAVING = {
     "adamw-8bit": "its state is kept in 8 bits: what that costs in quality is not predicted",
@@ -81,6 +82,7 @@ def rank_candidates(
         caveats = (*spec.caveats, *((saving,) if saving else ()))
         headroom = memory.memory_bytes - needs.high_bytes
         ranked.append(RankedCandidate(candidate, needs, headroom, spec.quality, spec.evidence, caveats))
+    ranked = [_explained(r, ranked) for r in ranked]
     ranked.sort(key=lambda r: order(r, priority))
     order_notes = _order_notes(ranked) if priority == "accuracy" else ()
     return Ranking(tuple(ranked), tuple(excluded), (*dict.fromkeys(notes), *order_notes))
@@ -101,6 +103,28 @@ def _order_notes(ranked: Sequence[RankedCandidate]) -> tuple[str, ...]:
             " one that may be the least behind stands first."
         )
     return tuple(notes)
+
+
+def _explained(r: RankedCandidate, ranked: Sequence[RankedCandidate]) -> RankedCandidate:
+    """With a caveat where a quantized base needs more memory than the same method on an unquantized one."""
+    c = r.candidate
+    same = [o for o in ranked if o.candidate.method == c.method and o.candidate.quantization.name == "none"]
+    if c.quantization.name == "none" or not same or r.needs.peak_bytes <= same[0].needs.peak_bytes:
+        return r
+    other, more = same[0].candidate, size(r.needs.peak_bytes - same[0].needs.peak_bytes)
+    if (c.micro_batch_size, c.gradient_checkpointing, c.optimizer) == (
+        other.micro_batch_size,
+        other.gradient_checkpointing,
+        other.optimizer,
+    ):
+        why = (
+            "the weights of so small a model save less than a training step on quantized weights holds beside them"
+            " (dequantized copies, activations)"
+        )
+    else:
+        why = "the memory that quantization saves goes into a faster setting (micro-batch, checkpointing, optimizer)"
+    caveat = f"it needs {more} more memory than on an unquantized base: {why}"
+    return replace(r, caveats=(*r.caveats, caveat))
 
 
 def _always_tried(spec: CandidateSpec, workload: Workload) -> tuple[Candidate, ...]:

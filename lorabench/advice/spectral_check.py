@@ -3,8 +3,8 @@ left after a cut.
 
     k(0.99)        of a change's energy (record.spectrum), mean over modules and seeds; its width is the most
                    that it can be
-    unused         k(0.99) <= width / 2: a reason for less
-    full           k(0.99) >= 0.9 width: a reason for more
+    unused         k(0.99) <= width / 2: a reason for a lower rank
+    full           k(0.99) >= 0.9 width: a reason for a higher rank
     cut            the least rank to which a trained change can be cut without further training and lose no more than is
                    tolerated
     needed         a cut below the trained rank was tried and each loses more
@@ -76,12 +76,12 @@ class LearnedRank:
     @property
     def sentence(self) -> str:
         """ "What LoRA r=16 learned has 99 % of its energy in 4.1 of 16 directions on average (2 to 6 over modules): a
-        reason for less.\""""
+        reason for a lower rank.\""""
         over = f" ({self.least:.3g} to {self.most:.3g} over modules)" if self.most > self.least else ""
         lean = (
-            ": a reason for less"
+            ": a reason for a lower rank"
             if self.unused and not self.needed
-            else ": full, a reason for more"
+            else ": all but used up, a reason for a higher rank"
             if self.full
             else ""
         )
@@ -134,15 +134,15 @@ class SpectralCheck:
         own, top = self.chosen, self.highest
         lower = "." if self.lower else ", and a lower one was not tried."
         less = (
-            f"{top.label} left half of its rank unused, so it is not rank that it lacks."
+            f"{top.label} left half of its rank unused, so rank is not what it lacks."
             if own.rank is None and top
-            else f"it speaks for less rank{lower}"
+            else f"they speak for a lower rank{lower}"
         )
         verdict = {
-            "agrees": f"Agrees with the choice of {own.label}.",
-            "more": f"Disagrees with the choice of {own.label}: it speaks for more rank.",
-            "less": f"Disagrees with the choice of {own.label}: {less}",
-            "open": f"Speaks neither for nor against the choice of {own.label}.",
+            "agrees": f"The spectra agree with the choice of {own.label}.",
+            "more": f"The spectra disagree with the choice of {own.label}: they speak for a higher rank.",
+            "less": f"The spectra disagree with the choice of {own.label}: {less}",
+            "open": f"The spectra speak neither for nor against the choice of {own.label}.",
         }[self.lean]
         return " ".join((*((top.sentence,) if top else ()), own.sentence, verdict))
 

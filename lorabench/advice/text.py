@@ -8,7 +8,7 @@ import textwrap
 from lorabench import formatting
 from lorabench.advice.priors import POINTS
 from lorabench.advice.types import Candidate, Excluded, Needs, Quality, RankedCandidate, Recommendation, Workload
-from lorabench.analysis.labels import method_label
+from lorabench.config.condition_labels import method_label
 from lorabench.config.trainer import OWN
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric

@@ -20,7 +20,8 @@ import pandas as pd
 
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.intervals import half_over_items, half_over_seeds
-from lorabench.analysis.labels import Label, labels
+from lorabench.analysis.labels import labels
+from lorabench.config.condition_labels import Label
 from lorabench.record.frames import SETTINGS
 from lorabench.record.metrics import metric as described
 from lorabench.record.result import BROKEN, CellResult

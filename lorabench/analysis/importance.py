@@ -27,6 +27,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,9 @@ from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")
 Values = NDArray[np.float64]
+NoImportance = Literal["no axis", "no reading", "no complete part", "no common seed"]
+"""the grid has no axis with two values, no finished cell has the metric, no part of the grid with two values of an axis
+has a result at every point, or its conditions share no seed"""
 
 
 @dataclass(frozen=True)
@@ -78,28 +82,29 @@ class Importance:
 
 def importances(
     groups: Sequence[Replicates], data: pd.DataFrame, metric: str, study: Study
-) -> tuple[tuple[Importance, ...], str]:
+) -> tuple[tuple[Importance, ...], NoImportance | None]:
     """Of the study's grid, for each of its tasks (losses of two cannot be held against each other); and why there is
-    none, empty where there is one.
+    none, None where there is one.
 
     `data` is record.wide(results) of the cells that conditions are made of.
     """
     grid, base = study.grid, flattened({k: v for k, v in base_of(study).items() if k in _SETTINGS})
     axes = {a: v for a, v in varied_axes(study).items() if not any(isinstance(x, Mapping) and "tune" in x for x in v)}
     if not axes:
-        return (), "the study's grid has no axis with two values or more"
+        return (), "no axis"
     if metric not in data or not data[metric].notna().any():
-        return (), f"no cell has finished with {metric}"
+        return (), "no reading"
     ready = data[data["outcome"] == "finished"]
     by_cell = {c: float(v) for c, v in zip(ready["cell"], ready[metric], strict=True) if v == v}
     tasks: dict[str, list[Replicates]] = {}
     for g in groups:
         if _of_base(g, base, grid):
             tasks.setdefault(canonical_json(g.declared["task"]), []).append(g)
-    rows, why = [], ""
+    rows: list[Importance] = []
+    why: NoImportance | None = None
     for i, members in enumerate(tasks.values()):
         whole = _of_grid(members, by_cell, axes)
-        if isinstance(whole, str):
+        if not isinstance(whole, _Whole):
             why = why or whole
         else:
             rows.append(
@@ -107,7 +112,7 @@ def importances(
                     metric, "" if len(tasks) == 1 else f"{members[0].declared['task']['name']} {i + 1}", axes, whole
                 )
             )
-    return tuple(rows), "" if rows else why
+    return tuple(rows), None if rows else why
 
 
 def varied_axes(study: Study) -> dict[str, tuple[object, ...]]:
@@ -134,8 +139,8 @@ class _Whole:
 
 def _of_grid(
     groups: Sequence[Replicates], by_cell: Mapping[str, float], axes: Mapping[str, Sequence[object]]
-) -> _Whole | str:
-    """A whole part of the grid, as leaving out values one by one finds it, not always the largest; a sentence where
+) -> _Whole | NoImportance:
+    """A whole part of the grid, as leaving out values one by one finds it, not always the largest; the reason where
     none is left."""
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
     for point in itertools.product(*(range(len(v)) for v in axes.values())):
@@ -148,11 +153,11 @@ def _of_grid(
     places = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
     varied = {a: k for a, k in zip(axes, places, strict=True) if len(k) > 1}
     if not varied:
-        return "no part of the grid with two values of an axis has a result at every point"
+        return "no complete part"
     points = list(itertools.product(*places))
     seeds = sorted(set.intersection(*(set(seeds_of[p]) for p in points)))
     if not seeds:
-        return "the conditions of the grid have no seed in common"
+        return "no common seed"
     y = np.array([[seeds_of[p][s] for s in seeds] for p in points]).reshape(
         *(len(k) for k in varied.values()), len(seeds)
     )

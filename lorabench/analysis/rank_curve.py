@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from lorabench.analysis.aggregate import ConditionSummary
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.families import common_name, families
-from lorabench.analysis.saturation import Fit, saturating
+from lorabench.analysis.saturation import Fit, NoFit, saturating
 from lorabench.analysis.verdict import Verdicts, margin_of
 from lorabench.record.metrics import metric as described
 
@@ -50,7 +51,7 @@ class RankDifference:
     bound: float | None
     """how much worse it may be: one-sided 95 % bound"""
     seeds: int
-    why: str = ""
+    why: Literal["unfinished cells", "fewer than two common seeds", "constant difference"] | None = None
     """why there is no bound"""
 
 
@@ -64,7 +65,7 @@ class SmallestSufficientRank:
     """by falling rank; none where the knee is the best itself"""
     failed: RankDifference | None = None
     """the rank that ended the sequence"""
-    why: str = ""
+    why: Literal["no margin", "no complete rank", "one seed"] | None = None
     """why nothing can be said"""
 
 
@@ -80,7 +81,7 @@ class RankCurve:
     """the rank of best mean among those that no replicate of broke"""
     knee: SmallestSufficientRank
     fit: Fit | None
-    unfitted: str
+    unfitted: NoFit | None
     """why there is no fit"""
 
     @property
@@ -124,9 +125,7 @@ def _curve(metric: str, family: str, points: tuple[RankPoint, ...], verdicts: Ve
     tables = {p.rank: verdicts.pairing.seeds(metric, p.condition) for p in points}
     best = _best(points, described(metric).better)
     able = [p for p in points if p.whole]  # survivors would bend the curve
-    fitted: Fit | str = (
-        "the metric has no direction" if described(metric).better == "none" else "no rank finished whole"
-    )
+    fitted: Fit | NoFit = NoFit("no direction" if described(metric).better == "none" else "no complete rank")
     if best is not None:
         shared = sorted(set.intersection(*(set(tables[p.rank]) for p in able)))
         fitted = saturating(
@@ -135,10 +134,9 @@ def _curve(metric: str, family: str, points: tuple[RankPoint, ...], verdicts: Ve
             described(metric).better == "lower",
             [p.ci_half_width for p in able],
         )
-    fit, why = (None, fitted) if isinstance(fitted, str) else (fitted, "")
-    return RankCurve(
-        metric, family, points, best.rank if best else None, _knee(metric, points, best, verdicts), fit, why
-    )
+    fit, unfitted = (None, fitted) if isinstance(fitted, NoFit) else (fitted, None)
+    knee = _knee(metric, points, best, verdicts)
+    return RankCurve(metric, family, points, best.rank if best else None, knee, fit, unfitted)
 
 
 def _best(points: Sequence[RankPoint], better: str) -> RankPoint | None:
@@ -156,11 +154,11 @@ def _knee(
 ) -> SmallestSufficientRank:
     margin = margin_of(metric, verdicts.rules)
     if margin is None:
-        return SmallestSufficientRank(None, None, why="there is no margin for this metric")
+        return SmallestSufficientRank(None, None, why="no margin")
     if best is None:
-        return SmallestSufficientRank(None, margin, why="no rank finished whole")
+        return SmallestSufficientRank(None, margin, why="no complete rank")
     if best.n < 2:
-        return SmallestSufficientRank(None, margin, why="with one seed the noise between seeds is unknown")
+        return SmallestSufficientRank(None, margin, why="one seed")
     passed: list[RankDifference] = []
     for p in reversed([p for p in points if p.rank < best.rank]):
         step = _step(metric, p, best, verdicts)
@@ -174,9 +172,9 @@ def _step(metric: str, p: RankPoint, best: RankPoint, verdicts: Verdicts) -> Ran
     c = verdicts.of(metric, p.condition, best.condition)
     pairs = 0 if c is None else c.pairs
     if not p.whole:
-        return RankDifference(p.rank, None, pairs, "not all of its runs finished")
+        return RankDifference(p.rank, None, pairs, "unfinished cells")
     if c is None or not c.repeated:
-        return RankDifference(p.rank, None, pairs, "it shares fewer than two seeds with the best")
+        return RankDifference(p.rank, None, pairs, "fewer than two common seeds")
     if c.worse_at_most is None:
-        return RankDifference(p.rank, None, pairs, "its difference does not vary over seeds, so its noise is unknown")
+        return RankDifference(p.rank, None, pairs, "constant difference")
     return RankDifference(p.rank, c.worse_at_most, pairs)

@@ -74,14 +74,39 @@ class Fit:
         return self.c.value + self.a.value * math.exp(-self.b.value * math.log(rank))
 
 
-def saturating(ranks: Array, values: Array, falls: bool, halves: Sequence[float | None] = ()) -> Fit | str:
+@dataclass(frozen=True)
+class NoFit:
+    """Why there is no curve."""
+
+    reason: Literal[
+        "no direction",  # neither more nor less of the metric is better
+        "no complete rank",  # each has a cell that did not finish
+        "few ranks",  # than FEWEST
+        "no common seed",
+        "equal",  # the ranks do not differ, beyond noise where it is known
+        "not monotone",
+        "not converged",
+        "lack of fit",
+        "steep",  # all is gained at the lowest ranks, so that b is unknown
+        "logarithmic",  # b is near 0
+        "far",  # c is further off than the ranks span
+    ]
+    ranks: tuple[int, int] | None = None
+    """not monotone: the rank that is worse, and the one that it is worse than"""
+    beyond_noise: bool = False
+    """equal, not monotone: whether noise is known"""
+    lack_of_fit: float | None = None
+    """lack of fit: its p"""
+
+
+def saturating(ranks: Array, values: Array, falls: bool, halves: Sequence[float | None] = ()) -> Fit | NoFit:
     """The fit to values (ranks, seeds), or why there is none; `halves` are 95 % half-widths over items, of use with one
     seed."""
     k, n = values.shape
     if k < FEWEST:
-        return f"a curve is fitted to {FEWEST} ranks or more"
+        return NoFit("few ranks")
     if n == 0:
-        return "the ranks share no seed"
+        return NoFit("no common seed")
     means, noise = values.mean(axis=1), _noise(values, halves)
     return _unsuited(ranks, means, noise, falls) or _fitted(ranks, means, noise, falls, n)
 
@@ -126,24 +151,24 @@ def _noise(values: Array, halves: Sequence[float | None]) -> _Noise:
     return _Noise(errors if varies else None, math.inf, 0.0, "items" if varies else None)
 
 
-def _unsuited(ranks: Array, means: Array, noise: _Noise, falls: bool) -> str:
-    """Why no saturating curve is asked for; empty where one may be."""
+def _unsuited(ranks: Array, means: Array, noise: _Noise, falls: bool) -> NoFit | None:
+    """Why no saturating curve is asked for; None where one may be."""
     worse = means if falls else -means
     sigma = noise.sigma if noise.sigma is not None else np.zeros(len(means))
     if noise.sigma is not None:
         weights = sigma**-2
         squares = float(np.sum(weights * (means - np.average(means, weights=weights)) ** 2))
         if noise.exceeds(squares, len(means) - 1) > 1 - CONFIDENCE:
-            return "the ranks do not differ beyond noise"
+            return NoFit("equal", beyond_noise=True)
     pairs = list(itertools.combinations(range(len(means)), 2))
     for i, j in sorted(pairs, key=lambda p: worse[p[0]] - worse[p[1]]):
         rise, spread = float(worse[j] - worse[i]), math.hypot(sigma[i], sigma[j])
         if rise > 0 and (not spread or len(pairs) * noise.above(rise / spread) < MISFIT):
-            return f"rank {ranks[j]:g} is worse than rank {ranks[i]:g}" + (" beyond noise" if spread else "")
-    return "" if np.ptp(means) > 0 else "the ranks do not differ"
+            return NoFit("not monotone", (int(ranks[j]), int(ranks[i])), beyond_noise=bool(spread))
+    return None if np.ptp(means) > 0 else NoFit("equal")
 
 
-def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> Fit | str:
+def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> Fit | NoFit:
     middle = math.exp(
         float(np.mean(np.log(ranks)))
     )  # a is fitted as the gain there, which keeps the problem well conditioned
@@ -172,20 +197,16 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
                 max_nfev=2000,
             )
     except (RuntimeError, ValueError, optimize.OptimizeWarning):
-        return "no parameters were found that fit"
+        return NoFit("not converged")
     p = None
     if noise.sigma is not None:
         p = noise.exceeds(float(np.sum(((means - curve(x, c, a, b)) / noise.sigma) ** 2)), len(ranks) - 3)
         if p < MISFIT:
-            return f"no saturating curve fits (lack of fit p = {p:.1g})"
+            return NoFit("lack of fit", lack_of_fit=p)
     if b > 0.999 * high:
-        return "all is gained at the lowest ranks, so the exponent cannot be told"
+        return NoFit("steep")
     if b < 1.01 * low:
-        return (
-            "it changes with the logarithm of the rank and no floor is in sight"
-            if falls
-            else "it changes with the logarithm of the rank and no ceiling is in sight"
-        )
+        return NoFit("logarithmic")
     halves: list[float] | None = None
     gain = np.array([0.0, middle**b, a * middle**b * math.log(middle)])  # d (a middle^b) / d (c, a, b)
     if noise.sigma is not None:
@@ -193,7 +214,7 @@ def _fitted(ranks: Array, means: Array, noise: _Noise, falls: bool, n: int) -> F
             noise.factor * math.sqrt(v) for v in (covariance[0, 0], float(gain @ covariance @ gain), covariance[2, 2])
         ]
         if not errors[0] <= np.ptp(means):
-            return f"its {'floor' if falls else 'ceiling'} lies too far beyond these ranks to be told"
+            return NoFit("far")
         halves = [math.hypot(errors[0], noise.shift), *errors[1:]]
     c_, a_, b_ = (
         ParameterEstimate(

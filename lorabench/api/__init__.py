@@ -1,7 +1,9 @@
 """The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
 name."""
 
+from lorabench.api.imports import import_results
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
+from lorabench.api.probes import probe
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
 
@@ -11,9 +13,11 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "import_results",
     "open_results",
     "parameters",
     "plan",
+    "probe",
     "quantization_error",
     "recommend",
     "run",

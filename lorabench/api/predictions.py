@@ -198,7 +198,7 @@ def recommend(
     model: str,
     *,
     gpu: str,
-    sequence_length: int,
+    sequence_length: int | None = None,
     global_batch_size: int = 16,
     examples: int | None = None,
     tokens: int | None = None,
@@ -213,7 +213,7 @@ def recommend(
     Args:
         model: as for estimate.
         gpu: as for plan.
-        sequence_length: tokens of a training sequence at most.
+        sequence_length: tokens of a training sequence at most; absent: a study's default, which a note says.
         global_batch_size: sequences of an optimizer step, over all micro-batches.
         examples: training examples.
         tokens: training tokens of one epoch.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from lorabench.commands.output import columns
 from lorabench.config.gpus import cards_named
 from lorabench.config.trainer import OWN, find_trainer
-from lorabench.formatting import DASH, aligned, plural, seconds, size
+from lorabench.formatting import DASH, plural, seconds, size
 from lorabench.record.card_calibration import CalibrationRow, CardCalibration, calibrations_folder
 
 
@@ -28,7 +29,7 @@ def as_text(calibration: CardCalibration, path: Path) -> str:
         [
             f"{calibration.card} on {calibration.date}, {packages}",
             "",
-            *aligned(lines),
+            *columns(lines),
             *(["", *faults] if faults else []),
             "",
             *_changes(calibration),

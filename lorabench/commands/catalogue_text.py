@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench import plugins
+from lorabench.commands.output import columns
 from lorabench.config.architectures import architectures, near_names, search
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import gpus as known_gpus
 from lorabench.config.paths import shipped_models
 from lorabench.errors import LorabenchError
-from lorabench.formatting import aligned, block, count, plural, size
+from lorabench.formatting import block, count, plural, size
 
 if TYPE_CHECKING:
     from lorabench.config.architectures import Architecture
@@ -90,7 +91,7 @@ def _shipped(names: list[str]) -> list[str]:
 def _names(presets: tuple[Architecture, ...]) -> list[str]:
     rows = [("preset", "parameters", "also called"), *((a.name, _size(a), _also(a)) for a in presets)]
     names = sum(len(a.ids) for a in presets)
-    return [*aligned(rows, left=(0, 2)), "", f"{plural(len(presets), 'preset')}, {names:,} names of checkpoints"]
+    return [*columns(rows, left=(0, 2)), "", f"{plural(len(presets), 'preset')}, {names:,} names of checkpoints"]
 
 
 def _size(preset: Architecture) -> str:
@@ -124,7 +125,7 @@ def _presets(presets: tuple[Architecture, ...]) -> list[str]:
                 _also(a),
             )
         )
-    lines = aligned(rows, left=(0, len(rows[0]) - 1))
+    lines = columns(rows, left=(0, len(rows[0]) - 1))
     return [
         *lines,
         "",
@@ -151,7 +152,7 @@ def gpus() -> str:
                 flops,
             )
         )
-    lines = aligned(rows)
+    lines = columns(rows)
     note = (
         "usable: what PyTorch can use, in GiB (2**30 bytes, as PyTorch prints it) and in GB (10**9 bytes, as all"
         " predictions are shown); --gpu also takes a class such as 24GB, an amount such as 23.5GiB, or cpu"

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lorabench.formatting import plural
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -54,7 +56,7 @@ def _system() -> list[tuple[str, str]]:
     import psutil
 
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
-    cores = f"{os.cpu_count()} CPU cores"
+    cores = plural(os.cpu_count() or 1, "CPU core")
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) != os.cpu_count():
         cores += f", {len(os.sched_getaffinity(0))} of them for this process"
     return [
@@ -129,7 +131,7 @@ def probe(name: str) -> str:
 def _devices() -> str:
     import torch
 
-    lines = [f"CPU, {torch.get_num_threads()} threads"]
+    lines = [f"CPU, {plural(torch.get_num_threads(), 'thread')}"]
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)

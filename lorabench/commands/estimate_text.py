@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
+from lorabench.commands.output import columns
 from lorabench.config.architectures import find_architecture
 from lorabench.config.trainer import OWN, find_trainer
-from lorabench.formatting import aligned, count, plural, size
+from lorabench.formatting import count, plural, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
@@ -143,13 +144,11 @@ def _verdict(memory: Estimate, card: Gpu) -> str:
         return f"fits on {card_text}; {most}"
     if memory.peak_bytes <= card.memory_bytes:
         return f"may not fit on {card_text}: the high end is above it"
-    other = f"; micro-batch size {memory.largest_batch_size:,} would" if memory.largest_batch_size else ""
-    shorter = (
-        f"{' or' if other else ';'} {memory.largest_sequence_length:,} tokens at this micro-batch size would"
-        if memory.largest_sequence_length
-        else ""
-    )
-    return f"does not fit on {card_text}{other}{shorter}"
+    smaller = [f"micro-batch size {memory.largest_batch_size:,} at this length"] if memory.largest_batch_size else []
+    if memory.largest_sequence_length:
+        smaller.append(f"{memory.largest_sequence_length:,} tokens at this micro-batch size")
+    would = f"; {' or '.join(smaller)} would fit" if smaller else ""
+    return f"does not fit on {card_text}{would}"
 
 
 def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
@@ -157,15 +156,10 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
     if mended.fitting:
         several = len(mended.fitting) > 1
         lines = [f"to make it fit, add {'one of these' if several else 'this'}:"]
-        lines += [
-            f"  {line}"
-            for line in aligned(
-                [
-                    (r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare")
-                    for r in mended.fitting
-                ]
-            )
-        ]
+        lines += columns(
+            [(r.flags, f"{size(r.high_bytes)} at most", f"{size(r.headroom_bytes)} to spare") for r in mended.fitting],
+            indent=2,
+        )
         if any("training.gradient_accumulation" in r.changes for r in mended.fitting):
             total = setting.training.batch_size * setting.training.gradient_accumulation
             lines.append(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import plugins
 from lorabench.errors import StoreError
+from lorabench.formatting import aligned
 
 if TYPE_CHECKING:
     from lorabench.record.store import Store
@@ -29,8 +31,18 @@ def table_text(table: Table, form: str | None = None) -> str:
         return str(plugins.load("exporters", form).export(table))
     from lorabench.report.tables import as_text
 
-    # a file or a pipe has no width: nothing is to be folded there
-    return str(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else 200)).rstrip("\n")
+    return str(as_text(table, _terminal_width() or 200)).rstrip("\n")
+
+
+def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), indent: int = 0) -> list[str]:
+    """Rows of fields as lines of columns, within the terminal where there is one, less an indent that is to come."""
+    width = _terminal_width()
+    return [" " * indent + line for line in aligned(rows, left, width and width - indent)]
+
+
+def _terminal_width() -> int | None:
+    """None for a file or a pipe, which have no width: nothing is to be folded there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def emit(text: str, output: str | None) -> None:

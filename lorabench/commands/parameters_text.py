@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from lorabench.formatting import aligned, size
+from lorabench.commands.output import columns
+from lorabench.formatting import size
 
 if TYPE_CHECKING:
     from lorabench.config.source import Source
@@ -37,7 +38,7 @@ def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ..
         else ""
     )
     note = ["", f"note: {left.words(quantized=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
-    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *aligned(lines), *note])
+    return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *columns(lines), *note])
 
 
 def paper(source: Source) -> Table:

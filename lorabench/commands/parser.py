@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import calibrate, catalogue, doctor, predict, recommend, results, run, weights
+from lorabench.commands import calibrate, catalogue, doctor, imports, predict, probe, recommend, results, run, weights
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -30,6 +30,12 @@ COMMANDS: tuple[
         results.add_table_options,
     ),
     ("report", "rewrite the HTML report", results.report, results.add_report_options),
+    (
+        "import",
+        "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
+        imports.import_results,
+        imports.add_import_options,
+    ),
     (
         "explain",
         "everything about a cell: settings, readings, files, environment; of a condition: its metrics and cells",
@@ -59,6 +65,12 @@ COMMANDS: tuple[
         "which rank, method and quantization to take for a model on a card, with the evidence for it",
         recommend.recommend,
         recommend.add_recommend_options,
+    ),
+    (
+        "probe",
+        "the ranks that rules name before training, from a few passes over the data",
+        probe.probe,
+        probe.add_probe_options,
     ),
     (
         "parameters",
@@ -105,8 +117,10 @@ COMMANDS: tuple[
     ),
     ("methods", "all methods", catalogue.plugin_list, None),
     ("quantizations", "all quantizations", catalogue.plugin_list, None),
+    ("importers", "all importers", catalogue.plugin_list, None),
     ("executors", "all executors", catalogue.plugin_list, None),
     ("emitters", "all emitters", catalogue.plugin_list, None),
+    ("probes", "all probes", catalogue.plugin_list, None),
     (
         "trainers",
         "the trainers that memory and time are predicted for, or what one of them does to memory",
@@ -171,7 +185,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="lorabench",
         allow_abbrev=False,
-        description="What rank, method and quantization cost and bring when a language model is fine-tuned.",
+        description="Which LoRA rank, method and quantization to take: what each gains, and what it needs in memory and"
+        " time.",
     )
     parser.add_argument("--version", action="version", version=f"lorabench {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
+from lorabench.commands.output import columns
 from lorabench.config.paths import model_label
 from lorabench.config.trainer import OWN
-from lorabench.formatting import DASH, aligned, count, plural, seconds, size
+from lorabench.formatting import DASH, count, plural, seconds, size
 
 if TYPE_CHECKING:
     from lorabench.config.gpus import Gpu
@@ -72,7 +73,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
     return "\n".join(
         [
             *head,
-            *aligned(lines),
+            *columns(lines),
             "",
             f"{card.name}: {card.capacity}",
             *(card.measured.sentences(planned.trainer.name == OWN) if card.measured else []),

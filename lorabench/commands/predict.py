@@ -23,8 +23,8 @@ def add_estimate_options(c: argparse.ArgumentParser) -> None:
         "--gpu",
         metavar="GPU",
         help=(
-            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: does it fit, and how"
-            " much would?"
+            "a known card (see: lorabench gpus), a size such as 24GB, or cpu for this machine: whether the training"
+            " step fits, and the largest micro-batch and sequence length that would"
         ),
     )
     add_calibration_option(c)

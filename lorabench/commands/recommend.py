@@ -22,7 +22,10 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
     )
     add_calibration_option(c)
     c.add_argument(
-        "--sequence-length", required=True, metavar="N", type=whole_number, help="tokens of a training sequence at most"
+        "--sequence-length",
+        metavar="N",
+        type=whole_number,
+        help="tokens of a training sequence at most (default: 256, which the answer then says)",
     )
     c.add_argument(
         "--global-batch-size",

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from lorabench.commands.output import say, table_text
+from lorabench.formatting import plural
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -106,7 +107,9 @@ def _finish(plan: Plan, outcome: RunAnalysis) -> int:
         code = say(f"{message}; all results are in {folder}, try again with: lorabench report {folder}", 1)
     rows = status_text.unfinished(plan, outcome.of(plan.store).results)
     if rows:
-        print(f"\n{len(rows)} of {len(plan.cells)} cells did not finish:", *(line for _, line in rows), sep="\n")
+        print(
+            f"\n{len(rows)} of {plural(len(plan.cells), 'cell')} did not finish:", *(line for _, line in rows), sep="\n"
+        )
     if not all(expected for expected, _ in rows):
         code = 1
     return code

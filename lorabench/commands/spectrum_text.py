@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from lorabench.commands.output import columns
 from lorabench.errors import LorabenchError
-from lorabench.formatting import aligned, count, one_line, plural
+from lorabench.formatting import count, one_line, plural
 
 if TYPE_CHECKING:
     from lorabench.report.adapter_summary import Examined
@@ -140,4 +141,4 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
         for i, column in enumerate(zip(*rows, strict=True))
         if not any(f[:1].isdigit() or f[:1] == "−" for f in column[1:])
     ]
-    return aligned([[one_line(f) for f in row] for row in rows], left)
+    return columns([[one_line(f) for f in row] for row in rows], left)

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from lorabench.commands.output import columns
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
-from lorabench.formatting import aligned, plural
+from lorabench.formatting import plural
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -58,11 +59,14 @@ def status(store: Store, every: bool = False) -> str:
     if every:
         rows = cell_rows(store, cells, words)
     counts = ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in Counter(outcomes).most_common())
-    lines = [f"{store.folder}: {len(cells)} cells: {counts}", *rows]
+    lines = [f"{store.folder}: {plural(len(cells), 'cell')}: {counts}", *rows]
     lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
     if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
-    if {"missing", "failed", "skipped"} & set(outcomes):
+    imported = store.study().imported
+    if imported is not None:
+        lines.append(f"imported ({imported.importer}): nothing of it was run here, and nothing is left to run")
+    elif {"missing", "failed", "skipped"} & set(outcomes):
         lines.append(
             f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out"
             f" {store.folder}"
@@ -94,7 +98,7 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
                 words[cell.id],
             )
         )
-    return aligned(rows, left=(0, 1, 4))
+    return columns(rows, left=(0, 1, 4))
 
 
 def main_metric(store: Store) -> str:

@@ -6,8 +6,9 @@ import json
 import textwrap
 from typing import TYPE_CHECKING
 
+from lorabench.commands.output import columns
 from lorabench.config.trainer import OWN, Trainer, find_trainer, trainers
-from lorabench.formatting import DASH, aligned, size
+from lorabench.formatting import DASH, size
 
 if TYPE_CHECKING:
     from lorabench.memory.trainer_differences import Difference
@@ -96,7 +97,7 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
             )
         )
     left = (0, *range(3, len(heads)))
-    lines = [head, "", *aligned(rows, left)]
+    lines = [head, "", *columns(rows, left)]
     if any(not row.trainer.measured and row.estimate for row in result.rows):
         lines += ["", f"* {NOT_MEASURED}"]
     if card is not None:
@@ -114,7 +115,7 @@ def listed() -> str:
         rows.append((t.name, t.title, t.released or "this one", losses, "measured" if t.measured else "not measured"))
     return "\n".join(
         [
-            *aligned(rows, range(len(rows[0]))),
+            *columns(rows, range(len(rows[0]))),
             "",
             "the first loss is the default; lorabench trainers NAME tells what a trainer does to memory",
         ]

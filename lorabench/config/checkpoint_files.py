@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorabench.errors import ModelError
+from lorabench.formatting import first_names
 
 KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))  # in transformers' order
 _POINTER = b"version https://git-lfs.github.com"
+_NAMED = 3  # files in a sentence
 _LARGEST_HEADER = 100 * 2**20  # what safetensors itself allows
 
 
@@ -86,7 +88,9 @@ def refuse_pointer(file: Path) -> None:
 def _checked_files(files: Sequence[Path]) -> tuple[Path, ...]:
     missing = [f.name for f in files if not f.is_file()]
     if missing:
-        raise ModelError(f"{files[0].parent} lacks {_listed(missing)}, which its index names; download what is missing")
+        raise ModelError(
+            f"{files[0].parent} lacks {first_names(missing, _NAMED)}, which its index names; download what is missing"
+        )
     for file in files:
         refuse_pointer(file)
     return tuple(files)
@@ -137,18 +141,18 @@ def _without_weights(folder: Path) -> str:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
         return (
-            f"{folder} holds weights as GGUF ({_listed(gguf)}), which cannot be trained on; give a transformers folder"
-            " with config.json and safetensors"
+            f"{folder} holds weights as GGUF ({first_names(gguf, _NAMED)}), which cannot be trained on; give a"
+            " transformers folder with config.json and safetensors"
         )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
         return (
-            f"{folder} holds shards ({_listed(shards)}) without the index that names them"
+            f"{folder} holds shards ({first_names(shards, _NAMED)}) without the index that names them"
             " (model.safetensors.index.json); download it"
         )
     if other := of(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"):
         return (
-            f"{folder} holds {_listed(other)}, but no weights as transformers names them (model.safetensors,"
-            " pytorch_model.bin or their shards); convert it to a transformers folder"
+            f"{folder} holds {first_names(other, _NAMED)}, but no weights as transformers names them"
+            " (model.safetensors, pytorch_model.bin or their shards); convert it to a transformers folder"
         )
     return f"{folder} holds no weights (model.safetensors, pytorch_model.bin or their shards); download them"
 
@@ -164,7 +168,3 @@ def adapter_sentence(folder: Path) -> str:
         f"{folder} is {of}, not a model; give {base or 'its base'} as the model, or merge the adapter into its base"
         " first (PEFT: merge_and_unload, save_pretrained)"
     )
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -19,6 +19,7 @@ from lorabench import plugins
 from lorabench.config import hub
 from lorabench.config.checkpoint_files import stored_tensors
 from lorabench.config.frozen import Frozen
+from lorabench.config.imported import declared
 from lorabench.config.paths import model_directory
 from lorabench.config.precision import is_large
 from lorabench.config.settings import ModelSpec, TaskSpec
@@ -40,6 +41,10 @@ def canonical_json(value: object) -> str:
 def digest(cell: Cell, *, with_seed: bool) -> str:
     """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned learning
     rate then stands for the whole grid."""
+    if cell.imported is not None:
+        seed = {"seed": cell.seed} if with_seed else {}
+        content = canonical_json({**declared(cell), **seed, "identity_version": IDENTITY_VERSION})
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
     parts = counted(cell)
     parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
     if cell.tuned_over and not with_seed:
@@ -60,7 +65,7 @@ def counted(cell: Cell) -> dict[str, dict[str, object]]:
     """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they
     lead to counts."""
     plain: dict[str, dict[str, object]] = cell.model_dump(
-        mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"}
+        mode="json", exclude={"fingerprints", "seed", "tuned_over", "save", "imported"}
     )
     for part in ("training", "evaluation", "analysis", "task"):
         plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}

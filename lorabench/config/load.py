@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lorabench import plugins
 from lorabench.config.explain import sentence
 from lorabench.config.grid import conditions
+from lorabench.config.imported import refuse_imported
 from lorabench.config.paths import Context, find_file, find_model
 from lorabench.config.published_tables import is_paper
 from lorabench.config.source import Source, override, read_source
@@ -44,6 +45,8 @@ def read_study(source: Source) -> Study:
         raise StudyError(
             f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}"
         )
+    if (imported := source.data.get("imported")) is not None:
+        raise refuse_imported(source.name, imported.get("importer") if isinstance(imported, dict) else imported)
     training = source.data.get("training")
     if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
         raise StudyError(

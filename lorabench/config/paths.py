@@ -18,6 +18,8 @@ SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
 Context = Mapping[str, Sequence[Path]]
 """what validation needs beside the data: `folders` that relative paths are looked up from; none for a stored cell"""
+IMPORTED: Context = {"imported": ()}
+"""of a stored cell that was imported: it may name methods, quantizations and tasks that are no plug-ins"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -65,7 +67,7 @@ def _resolve(name: str, context: Context | None) -> Path | None:
 
 def find_model(name: str, context: Context | None) -> str:
     """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
-    if context is None:  # a stored cell: what was found then may be elsewhere by now
+    if context is None or context is IMPORTED:  # a stored cell: what was found then may be elsewhere by now
         return name
     if name.startswith(SHIPPED):
         if name not in shipped_models():
@@ -96,7 +98,7 @@ def find_model(name: str, context: Context | None) -> str:
 
 
 def _find_file(name: str, info: ValidationInfo) -> str:
-    if info.context is None:  # a stored cell, as above
+    if info.context is None or info.context is IMPORTED:  # a stored cell, as above
         return name
     path = _resolve(name, info.context)
     if path is None:

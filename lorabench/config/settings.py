@@ -21,7 +21,7 @@ from pydantic import (
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
-from lorabench.config.paths import DataFile, find_model
+from lorabench.config.paths import IMPORTED, DataFile, find_model
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -57,8 +57,8 @@ class QuantizationSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("quantizations", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("quantizations", name, info)
 
 
 class MethodSpec(NamedSetting):
@@ -77,8 +77,8 @@ class MethodSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("methods", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("methods", name, info)
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -285,7 +285,7 @@ class TaskSpec(NamedSetting):
         return "eval_loss"
 
 
-def _plugin(kind: str, name: str) -> str:
-    if name not in plugins.names(kind):
+def _plugin(kind: str, name: str, info: ValidationInfo) -> str:
+    if info.context is not IMPORTED and name not in plugins.names(kind):
         raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
     return name

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, Seed
+from lorabench.config.imported import Imported, ImportedStudy
+from lorabench.config.paths import IMPORTED
 from lorabench.config.settings import (
     AnalysisSpec,
     ComparisonSpec,
@@ -36,6 +39,8 @@ def _task_options(data: object, info: ValidationInfo) -> object:
     if isinstance(data, TaskSpec):
         return data
     data = {"name": data} if isinstance(data, str) else data
+    if info.context is IMPORTED:
+        return TaskSpec.model_validate(data)
     if not isinstance(data, dict) or "name" not in data:
         raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
     name = data["name"]
@@ -62,6 +67,8 @@ class Condition(Frozen):
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     save: SaveSpec = SaveSpec()
+    imported: SkipJsonSchema[Imported | None] = None
+    """absent where lorabench runs it; no study file can set it"""
 
     def normalised(self) -> Condition:
         """The same condition with the fields that its method and quantization do not use emptied."""
@@ -207,3 +214,15 @@ class Study(Frozen):
     comparison: ComparisonSpec = ComparisonSpec()
     published: tuple[PublishedSpec, ...] = ()
     """columns of published tables, shown beside the conditions they belong to"""
+    imported: SkipJsonSchema[ImportedStudy | None] = None
+    """where it was imported from: such a study cannot run"""
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+            raise ValueError(
+                f"seed {twice[0]} is there {seeds.count(twice[0])} times, which is one replicate and no more; write"
+                " each seed once"
+            )
+        return seeds

@@ -67,6 +67,17 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
     return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
 
 
+def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:
+    """A cell's base with nothing attached and its data, and the full names of the modules that it would adapt."""
+    phase = _load_base(context)
+    try:
+        while True:
+            next(phase)
+    except StopIteration as end:
+        base: LoadedBase = end.value
+    return LoadedCell(base.model, {}, base.tokenizer, base.data, base.teacher, base.domain), base.targets
+
+
 def restore(context: CellContext) -> PhaseRun[LoadedCell]:
     """The cell as training left it, from the weights in its folder. ModelError where they are not there."""
     base = yield from _load_base(context)

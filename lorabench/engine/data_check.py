@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lorabench.config.study import Cell
+from lorabench.formatting import plural
 from lorabench.record.data import FEW_VALIDATION, DataFacts, SplitFacts
 
 LEAST_ROWS = 30
@@ -85,8 +86,8 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     yield from (f"data of {task}: {note}" for note in facts.notes)
     if cell.tuned_over and facts.validation.rows < FEW_VALIDATION:
         yield (
-            f"learning rates are chosen by {facts.validation.rows} validation {facts.unit}, which may not "
-            "tell two learning rates apart; "
+            f"learning rates are chosen by {plural(facts.validation.rows, f'validation {facts.unit[:-1]}')}, which "
+            "may be too few to tell two learning rates apart; "
             "task.validation_percent takes more of the training data"
         )
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 from lorabench.config.study import Cell
 from lorabench.errors import DataError, LorabenchError, unknown
+
+_SHOWN = 12  # of 14,000 names in a sentence
+
+
+def near_names(name: str, installed: Sequence[str]) -> list[str]:
+    """The names of installed tasks most like a misspelt one, the nearest first, then those that begin alike."""
+    like = difflib.get_close_matches(name, installed, n=_SHOWN, cutoff=0.7)
+    return list(dict.fromkeys((*like, *(t for t in installed if t.startswith(name[:3])))))[:_SHOWN]
 
 
 def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
@@ -25,10 +36,10 @@ def lm_eval_fault(cell: Cell) -> tuple[str, str] | None:
         return "evaluation.lm_eval", str(e)
     for name in further:
         if name not in installed:
-            near = [*own_sets(cell), *(t for t in installed if t.startswith(name[:3]))][:12]
+            near = [*own_sets(cell), *near_names(name, installed)]
             return (
                 "evaluation.lm_eval",
-                unknown("lm-eval task", name, near or installed[:12]) + ", and all that `lm-eval ls tasks` lists",
+                unknown("lm-eval task", name, near or installed[:_SHOWN]) + ", and all that `lm-eval ls tasks` lists",
             )
     try:
         fetch_tasks(further, cell.evaluation)

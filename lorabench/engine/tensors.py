@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from lorabench.config.checkpoint_files import Stored, stored_tensors, weight_files
 from lorabench.errors import ModelError
+from lorabench.formatting import first_names
 from lorabench.spectra.tensor_file import read_pickled
 
 Described = Mapping[str, Stored | torch.Tensor]
@@ -63,6 +64,5 @@ def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) 
 
 
 def some(names: Iterable[str], most: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first names by the alphabet, and how many more there are."""
+    return first_names(sorted(names), most)

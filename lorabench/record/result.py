@@ -121,6 +121,8 @@ class CellResult(Frozen):
     started_at: str
     """UTC, ISO 8601"""
     error: Fault | None = None
+    source: str | None = None
+    """file (and row) that an imported result was read from; absent of what lorabench ran"""
     faults: tuple[Fault, ...] = ()
     """of the phases after the evaluation, which end no cell"""
 

@@ -7,6 +7,7 @@ subset of HTML in every text, so names go through `safe`.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -18,6 +19,7 @@ from lorabench.report.style import GREY, Style
 _MENU = 40  # letters of a menu's entry
 _RING = 22  # pixels
 _ARROW = 20  # pixels
+_POWERS = 8  # labels that an axis of 430 pixels has room for
 _GAP = 0.7  # of the distance between two ticks stays free of points
 
 
@@ -56,8 +58,8 @@ def draw(drawing: Drawing) -> go.Figure:
         margin={"l": 62, "r": 12, "t": 30, "b": 50},
         legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"},
         hovermode="closest",
-        xaxis=_axis(drawing.x),
-        yaxis=_axis(drawing.y),
+        xaxis=_axis(drawing.x, [x for line in drawing.lines for x in line.x]),
+        yaxis=_axis(drawing.y, [y for line in drawing.lines for y in line.y]),
         showlegend=True,
         shapes=_shapes(drawing),
         annotations=_arrows(drawing),
@@ -224,10 +226,10 @@ def _span(drawing: Drawing) -> tuple[float, float]:
     return min(xs), max(xs)
 
 
-def _axis(axis: Axis) -> dict[str, object]:
+def _axis(axis: Axis, values: Sequence[float]) -> dict[str, object]:
     layout: dict[str, object] = {"title": {"text": safe(axis.title)}, "automargin": True, "zeroline": False}
     if axis.log:
-        layout |= {"type": "log", "exponentformat": "power"}
+        layout |= {"type": "log", "exponentformat": "power", **({} if axis.ticks else _decades(values))}
     if axis.ticks:
         layout |= {"tickvals": list(axis.ticks), "ticktext": [f"{t:g}" for t in axis.ticks], "tickmode": "array"}
     if axis.names:
@@ -237,3 +239,18 @@ def _axis(axis: Axis) -> dict[str, object]:
     if axis.format:
         layout["tickformat"] = axis.format
     return layout
+
+
+def _decades(values: Sequence[float]) -> dict[str, object]:
+    """Ticks of a log axis: powers of ten have labels, and what lies between them marks alone; 1, 2 and 5 have them too
+    where the values reach one power of ten at most."""
+    positive = [v for v in values if v > 0]
+    if not positive:
+        return {}
+    first, last = math.log10(min(positive)), math.log10(max(positive))
+    powers = math.floor(last) - math.ceil(first) + 1
+    minor = {"ticks": "outside", "ticklen": 4, "tickcolor": GREY, "dtick": "D1" if powers <= _POWERS else 1}
+    if powers >= 2:
+        return {"dtick": math.ceil(powers / _POWERS), "minor": minor}
+    ticks = [digit * 10.0**power for power in range(math.floor(first), math.floor(last) + 1) for digit in (1, 2, 5)]
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "minor": minor}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lorabench import formatting
-from lorabench.analysis.importance import Effect, Importance
+from lorabench.analysis.importance import Effect, Importance, NoImportance
 from lorabench.record.metrics import metric
 
 _LEVEL = 0.05  # p of the F test
@@ -43,6 +43,17 @@ def sentence(info: Importance) -> str:
         names = ", ".join(axes(e, info) for e in undistinguished)
         words += f" Not distinguishable from the noise between seeds (F test, p ≥ {_LEVEL:g}): {names}."
     return words
+
+
+def absent(why: NoImportance, metric_name: str) -> str:
+    """ "The share of each axis cannot be computed yet: the conditions of the grid have no seed in common." """
+    because = {
+        "no axis": "the study's grid has no axis with two values or more",
+        "no reading": f"no finished cell has {metric(metric_name).label}",
+        "no complete part": "no part of the grid with two values of an axis has a result at every point",
+        "no common seed": "the conditions of the grid have no seed in common",
+    }[why]
+    return f"The share of each axis cannot be computed yet: {because}."
 
 
 def effect_words(e: Effect, info: Importance) -> str:

@@ -38,10 +38,14 @@ def sentence(pairs: Sequence[PeakPair]) -> str:
     errors = prediction_errors(pairs)
     if errors is None:
         return "No condition has a measured peak to compare the prediction with."
+    median, largest = formatting.percent(errors.median), formatting.percent(errors.largest)
+    if errors.conditions == 1:
+        return f"The prediction for {errors.worst} is off by {largest}; of no other condition was a peak measured."
+    amounts = (
+        f"{median} in the median and at most" if median == largest else f"{median} in the median, by {largest} at most"
+    )
     return (
-        f"Over {formatting.plural(errors.conditions, 'condition')} the prediction is off by"
-        f" {formatting.percent(errors.median)} in the median, by {formatting.percent(errors.largest)} at most"
-        f" ({errors.worst})."
+        f"Over {formatting.plural(errors.conditions, 'condition')} the prediction is off by {amounts} ({errors.worst})."
     )
 
 

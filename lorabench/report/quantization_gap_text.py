@@ -16,7 +16,7 @@ from lorabench.report.view import View
 
 
 def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tuple[str, ...]:
-    """ "nf4 stores the weights in 26 % of the bytes and costs 0.007 nats of held-out loss [−0.001, 0.015] (6 pairs of
+    """ "nf4 stores the weights in 26 % of the bytes and raises held-out loss by 0.007 nats [−0.001, 0.015] (6 pairs of
     conditions, 2 seeds): not decisive.\""""
     m, sentences = metric(name), []
     bytes_ = f"stores the weights in {_shares(t.shares)} of the bytes and " if stored and t.shares else ""
@@ -60,12 +60,12 @@ def type_sentences(view: View, t: TypeGap, name: str, stored: bool = True) -> tu
 
 
 def _cost(value: float, ends: tuple[float, float] | None, m: Metric) -> str:
-    """ "costs 0.007 nats of held-out loss [−0.001, 0.015]"; what is gained is positive, too, and its interval is of the
-    gain."""
-    verb = "gains" if value and (value < 0) == (m.better == "lower") else "costs"
+    """ "raises held-out loss by 0.007 nats [−0.001, 0.015]"; of what falls the fall is positive, and the interval is of
+    the fall."""
+    verb = "raises" if value >= 0 else "lowers"
     turned = ends if ends is None or value >= 0 else (-ends[1], -ends[0])
     amount = f"{_number(abs(value), m)} {difference_unit(m.unit)}".rstrip()
-    return f"{verb} {amount} of {m.label}{_interval(turned, m)}"
+    return f"{verb} {m.label} by {amount}{_interval(turned, m)}"
 
 
 def _number(value: float, m: Metric, plus: str = "") -> str:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from lorabench import formatting
 from lorabench.analysis.rank_curve import RankCurve, RankDifference
-from lorabench.analysis.saturation import Fit
+from lorabench.analysis.saturation import FEWEST, Fit, NoFit
 from lorabench.record.metrics import Metric, metric
 from lorabench.report.comparison_text import amount
 from lorabench.report.drawing import Drawing, cut_off
 
 _DOUBTFUL = 0.05  # p of lack of fit
+_NO_KNEE = {
+    "no margin": "no margin is known for this metric",
+    "no complete rank": "no rank has all its cells finished",
+    "one seed": "with one seed the noise between seeds is unknown",
+}
+_NO_BOUND = {
+    "unfinished cells": "not all of its cells finished",
+    "fewer than two common seeds": "it shares fewer than two seeds with the best",
+    "constant difference": "its difference does not vary over seeds, so its noise is unknown",
+}
 
 
 def sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
@@ -27,9 +37,13 @@ def sentences(curves: tuple[RankCurve, ...]) -> tuple[str, ...]:
                 f"rank {c.best}, the best, is the highest {highest}, so a higher one may do better", []
             ).append(c.family)
         if c.knee.why:
-            limits.setdefault(f"no smallest sufficient rank is named, since {c.knee.why}", []).append(c.family)
+            limits.setdefault(f"no smallest sufficient rank is named, since {_NO_KNEE[c.knee.why]}", []).append(
+                c.family
+            )
         if c.unfitted:
-            limits.setdefault(f"no curve is fitted, since {c.unfitted}", []).append(c.family)
+            limits.setdefault(f"no curve is fitted, since {unfitted(c.unfitted, metric(c.metric))}", []).append(
+                c.family
+            )
     return (*of_family, *(f"{_listed(names, len(curves))}: {why}." for why, names in limits.items()))
 
 
@@ -60,11 +74,30 @@ def knee_sentence(c: RankCurve) -> str:
 
 
 def _why(step: RankDifference, m: Metric, bound: str = "one-sided 95 % bound") -> str:
-    return (
-        step.why
-        if step.bound is None
-        else f"{bound} {formatting.number(step.bound, m.unit)}, {formatting.plural(step.seeds, 'seed')}"
-    )
+    if step.bound is None:
+        return _NO_BOUND[step.why] if step.why else ""
+    return f"{bound} {formatting.number(step.bound, m.unit)}, {formatting.plural(step.seeds, 'seed')}"
+
+
+def unfitted(no: NoFit, m: Metric) -> str:
+    """ "rank 32 is worse than rank 4 beyond noise" """
+    beyond = " beyond noise" if no.beyond_noise else ""
+    end = "floor" if m.better == "lower" else "ceiling"
+    if no.ranks is not None:
+        return f"rank {no.ranks[0]} is worse than rank {no.ranks[1]}{beyond}"
+    if no.lack_of_fit is not None:
+        return f"no saturating curve fits (lack of fit p = {no.lack_of_fit:.1g})"
+    return {
+        "no direction": "neither more nor less of this metric is better",
+        "no complete rank": _NO_KNEE["no complete rank"],
+        "few ranks": f"a curve needs {FEWEST} ranks or more",
+        "no common seed": "the ranks have no seed in common",
+        "equal": f"the ranks do not differ{beyond}",
+        "not converged": "the fit did not converge",
+        "steep": "nearly everything is gained at the lowest ranks, so the exponent cannot be determined",
+        "logarithmic": f"it changes with the logarithm of the rank, with no {end} in sight",
+        "far": f"its {end} lies too far beyond these ranks to be estimated",
+    }[no.reason]
 
 
 def fit_sentence(c: RankCurve) -> str:

@@ -106,8 +106,8 @@ def second_witness(choices: Sequence[Recommended]) -> str:
     leans = [r.spectral_check.lean for r in choices if r.spectral_check]
     agree, silent = leans.count("agrees"), leans.count("open")
     return (
-        f"Second witness, the spectra: agrees with {agree} of {formatting.plural(len(leans), 'choice')},"
-        f" disagrees with {len(leans) - agree - silent}"
+        f"The spectra agree with {agree} of {formatting.plural(len(leans), 'choice')} and disagree with"
+        f" {len(leans) - agree - silent}"
     )
 
 

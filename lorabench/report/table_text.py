@@ -51,6 +51,7 @@ def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str
         *_reference_notes(analysis, columns),
         *_metric_notes(analysis),
         *_learning_rate_notes(analysis),
+        *_import_notes(analysis),
         *(_published_note(analysis, column) for column in analysis.study.published),
     )
 
@@ -128,6 +129,15 @@ def _learning_rate_notes(analysis: StudyAnalysis) -> Iterable[str]:
     ends = [f"{analysis.label(t.condition)} ({t.chosen:g})" for t in tunings if t.chosen is not None and t.edge]
     beyond = f" The grid ends at what {', '.join(ends)} chose: a better rate may lie beyond." if ends else ""
     yield f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.{beyond}"
+
+
+def _import_notes(analysis: StudyAnalysis) -> Iterable[str]:
+    """Where an imported study's numbers come from, and what its importer says of them."""
+    source = analysis.study.imported
+    if source is not None:
+        named = f"{source.sources[0]}{f' and {len(source.sources) - 1} more' if len(source.sources) > 1 else ''}"
+        yield f"Imported ({source.importer}) from {named}: nothing of it was measured by lorabench."
+        yield from source.notes
 
 
 def _published_note(analysis: StudyAnalysis, column: PublishedSpec) -> str:

@@ -21,7 +21,7 @@ def loss_words(line: Line) -> str:
     """ "LoRA r=4: from 4.1 to 2.2 nats in 40 steps" """
     return (
         f"{line.label}: from {formatting.decimals(line.y[0])} to {formatting.decimals(line.y[-1])} nats in"
-        f" {line.x[-1]:.0f} steps"
+        f" {formatting.plural(round(line.x[-1]), 'step')}"
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from lorabench import formatting
 from lorabench.config.study import Cell
 from lorabench.formatting import plural
 from lorabench.record.cell_files import ADAPTER, MODEL, remove_weights
@@ -95,7 +96,7 @@ def notes(plan: Plan) -> tuple[str, ...]:
     if to_run:
         policy = to_run[0].save.full
         size = _bytes_of(to_run[0])
-        each = f" x {size / 1e9:.2g} GB" if size else ""
+        each = f" x {formatting.size(size)}" if size else ""
         if policy == "none":
             sentences.append(
                 f"full fine-tuning's weights ({plural(len(to_run), 'cell')}{each}) are not kept;"

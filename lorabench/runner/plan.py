@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.condition_labels import condition_labels
 from lorabench.config.grid import conditions, expand
+from lorabench.config.imported import declared
 from lorabench.config.inputs import inputs_of
-from lorabench.config.paths import model_label
-from lorabench.config.plain_settings import SETTINGS
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
@@ -148,6 +148,11 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         other, before = store.study(), store.plan()
     except StoreError:  # a damaged plan is written anew, its results are kept
         return ()
+    if other.imported is not None:
+        raise StoreError(
+            f"{store.folder} holds an imported study, {other.name}, which nothing is run into; choose another folder"
+            " with --out DIR"
+        )
     if other.name == study.name:
         return ()
     same = {c.id for c in before} & {c.id for c in cells}
@@ -178,23 +183,16 @@ def is_pending(result: CellResult | None, retry: Iterable[Outcome]) -> bool:
 
 
 def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
-    """Cell id to words: method, rank and quantization always, whatever else differs between the cells, the seed
-    last."""
-    flat = {c.id: dict(_leaves(c.model_dump(mode="json", include=set(SETTINGS)))) for c in cells}
-    trained = [flat[c.id] for c in cells if c.training.steps]  # the untouched base has no steps, which is no news
-    always_shown = {"method.name", "method.rank", "quantization.name", "model.name"}
-    keys = [k for k in dict.fromkeys(k for leaves in trained for k in leaves) if k not in always_shown]
-    varied = [k for k in keys if len({repr(leaves[k]) for leaves in trained if leaves.get(k) is not None}) > 1]
-    models = len({c.model.name for c in cells}) > 1
+    """Cell id to words: its condition's label, as the study's table has it, the learning rate where that is tuned, the
+    seed last."""
+    of_condition = {c.condition_id: c for c in reversed(cells)}
+    names = condition_labels({i: declared(c.condition) for i, c in reversed(of_condition.items())})
     words = {}
     for cell in cells:
-        parts = [model_label(cell.model.name)] if models else []
-        parts.append(cell.method.name + (f" rank {cell.method.rank}" if cell.method.rank is not None else ""))
-        if cell.quantization.name != "none":
-            parts.append(cell.quantization.name)
+        parts = [names[cell.condition_id].text]
+        if cell.tuned_over:
+            parts.append(f"lr={cell.training.fixed_learning_rate:g}")
         if cell.training.steps:
-            leaves = flat[cell.id]
-            parts += [_setting_words(k, leaves[k]) for k in varied if leaves.get(k) not in (None, False)]
             parts.append(f"seed {cell.seed}")
         words[cell.id] = ", ".join(parts)
     return words
@@ -254,26 +252,3 @@ def _last_over(field: str, places: dict[str, Route]) -> Route:
         if field == axis or field.startswith(axis + ".") or axis.startswith(field + "."):
             return (*route, *(part for part in field[len(axis) :].strip(".").split(".") if part))
     return tuple(field.split("."))
-
-
-def _leaves(plain: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _setting_words(key: str, value: object) -> str:
-    if key.endswith(".name"):
-        return _short(value)
-    name = key.rpartition(".")[2].replace("_", " ")
-    return name if value is True else f"{name} {_short(value)}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return "+".join(str(v) for v in value)
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else str(value)

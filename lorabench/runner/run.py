@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.imported import refuse_imported
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.cell_queue import CellQueue, unwritable
@@ -87,6 +88,8 @@ def evaluate(
     from lorabench.runner.plan import Plan, describe_cells, readable_results
     from lorabench.runner.repeat import cells_named, repeatable_phases
 
+    if (imported := store.study().imported) is not None:
+        raise refuse_imported(str(store.folder), imported.importer)
     named, planned = cells_named(store, cells), store.plan()
     results = readable_results(store, named)
     phases_of_cell, notices = repeatable_phases(store, named, results, again=again, all_trained=bool(cells))

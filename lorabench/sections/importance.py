@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorabench.analysis.importance import Importance, importances, varied_axes
+from lorabench.analysis.importance import Importance, NoImportance, importances, varied_axes
 from lorabench.record.metrics import metric
 from lorabench.report import importance_text as text
 from lorabench.report.bars import BarPart, Bars, draw_bars
@@ -22,8 +22,8 @@ def section(view: View) -> Section | None:
     if len(varied_axes(view.analysis.study)) < 2:  # of one axis all variance is its own
         return None
     grids, why = compute(view)
-    if not grids:
-        return Section(TITLE, (Text(f"The share of each axis cannot be computed yet: {why}."),))
+    if why is not None:
+        return Section(TITLE, (Text(text.absent(why, view.analysis.metric)),))
     blocks: list[Block] = []
     for i, info in enumerate(grids[:_TASKS]):
         blocks.append(Text(text.sentence(info)))
@@ -41,8 +41,8 @@ def section(view: View) -> Section | None:
     return Section(TITLE, tuple(blocks))
 
 
-def compute(view: View) -> tuple[tuple[Importance, ...], str]:
-    """Of the study's grid, for each of its tasks; and why there is none, empty where there is one."""
+def compute(view: View) -> tuple[tuple[Importance, ...], NoImportance | None]:
+    """Of the study's grid, for each of its tasks; and why there is none, None where there is one."""
     return importances(view.analysis.groups, view.analysis.data, view.analysis.metric, view.analysis.study)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lorabench.errors import DataError
+from lorabench.formatting import first_names
 from lorabench.tasks import _messages
 from lorabench.tasks._row import Row
 from lorabench.tasks._rows import Pair
@@ -100,9 +101,7 @@ def _unknown_layout(fields: dict[str, str]) -> str:
             "the rows are pairs of a better and a worse answer, of which only one can be learned; give prompt:"
             f' "{prompt}" and response: "{{chosen}}"'
         )
-    shown = ", ".join(names[:COLUMNS_SHOWN]) + (
-        f" and {len(names) - COLUMNS_SHOWN:,} more" if len(names) > COLUMNS_SHOWN else ""
-    )
+    shown = first_names(names, COLUMNS_SHOWN)
     for column, other, template in (("answer", "question", "response"), ("question", "answer", "prompt")):
         if other in names:
             return (

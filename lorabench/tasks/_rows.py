@@ -248,11 +248,6 @@ def _read(options: RowOptions, file: str | None, split: str) -> FileRows | None:
     return None if file is None else read_table(file, file_format(options, file), options.separator, options.columns)
 
 
-def read_file(options: RowOptions, file: str) -> list[Row]:
-    """All rows of a file."""
-    return read_table(file, file_format(options, file), options.separator, options.columns).rows
-
-
 def _from_hub(options: RowOptions, split: str) -> Iterator[Row]:
     import datasets
 

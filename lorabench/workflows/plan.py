@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.condition_labels import condition_labels
 from lorabench.config.gpus import find_gpu
-from lorabench.config.paths import model_label
 from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.formatting import plural, size
 from lorabench.workflows.estimate import remedy_dict, trainer_dict, unreached_dict
@@ -128,7 +128,7 @@ def plan(
     calibration = calibrate(card, *studies)
     measured = measured_beside(stored_results(*studies), card)
     rows = plan_conditions(conditions(study, source), card, calibration, measured, trainer)
-    names = tuple(_name(r, apart) for r, apart in zip(rows, _apart(rows), strict=True))
+    names = _names(rows)
     settings = tuple(setting_of(r.condition, card.kind, trainer=trainer) if r.step else None for r in rows)
     left = {s: unreached_of(s) for s in dict.fromkeys(settings) if s is not None}
     unfit = dict.fromkeys(s for r, s in zip(rows, settings, strict=True) if s is not None and not r.fits(card))
@@ -172,31 +172,7 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
     return f"time: a roofline of {card.name}'s data sheet; {none} one"
 
 
-def _apart(rows: Sequence[PlannedCondition]) -> list[str]:
-    """What tells conditions apart beside method, rank and quantization: "batch_size=4 checkpointing"."""
-    plain = [r.condition.model_dump(mode="json") for r in rows]
-    flat = [
-        {
-            "model": model_label(p["model"]["name"]),
-            **{k: v for k, v in p["training"].items() if k != "steps" or p["training"]["steps"]},
-            **{k: p["method"][k] for k in ("target_modules",)},
-        }
-        for p in plain
-    ]
-    trained = [f for f, r in zip(flat, rows, strict=True) if r.step is not None]
-    varied = [k for k in flat[0] if len({str(f[k]) for f in trained if k in f}) > 1]
-    return [
-        " ".join(f"{k}={f[k]}" for k in varied if f.get(k) is not None) if r.step is not None else ""
-        for f, r in zip(flat, rows, strict=True)
-    ]
-
-
-def _name(row: PlannedCondition, apart: str = "") -> str:
-    method, quantization = row.condition.method, row.condition.quantization
-    rank = f" r={method.rank}" if method.rank is not None else ""
-    return (
-        f"{method.name}{rank}"
-        + (f" {quantization.name}" if quantization.name != "none" else "")
-        + (" dq" if quantization.double_quant else "")
-        + (f" {apart}" if apart else "")
-    )
+def _names(rows: Sequence[PlannedCondition]) -> tuple[str, ...]:
+    """The conditions' labels, as the study's table has them."""
+    named = condition_labels({f"{i:06}": r.condition.model_dump(mode="json") for i, r in enumerate(rows, 1)})
+    return tuple(label.text for label in named.values())

@@ -31,7 +31,7 @@ from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import Gpu, find_gpu
 from lorabench.config.paths import model_label
 from lorabench.config.precision import is_large
-from lorabench.config.settings import MethodSpec, ModelSpec
+from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.config.trainer import OWN, Trainer
 from lorabench.errors import LorabenchError, unknown
 from lorabench.formatting import size
@@ -48,7 +48,7 @@ MAX_BATCH_SIZE = 1_000_000
 def recommend(
     model: str,
     gpu: str | Gpu,
-    sequence_length: int,
+    sequence_length: int | None = None,
     *,
     batch_size: int = 16,
     examples: int | None = None,
@@ -66,7 +66,7 @@ def recommend(
     Arguments:
         model: a preset (llama-3.1-8b), a shipped model, a directory or a hub id.
         gpu: a known card, a size such as 24GB, or cpu for this machine.
-        sequence_length: tokens of a training sequence at most.
+        sequence_length: tokens of a training sequence at most; absent: a study's default, which a note says.
         batch_size: sequences of an optimizer step, over all micro-batches.
         examples, tokens: training examples and training tokens of one epoch.
         studies: results directories to learn from, whatever their model.
@@ -89,6 +89,9 @@ def recommend(
     from lorabench.memory.parameters import count_parameters
     from lorabench.workflows.traced_memory import traced_memory
 
+    assumed_length = sequence_length is None
+    if sequence_length is None:
+        sequence_length = TrainingSpec().sequence_length
     base = _base_setting(model, sequence_length, card, trainer)
     workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
     # what is longer than a sequence is cut off
@@ -118,7 +121,7 @@ def recommend(
             *(card.measured.sentences(base.trainer.name == OWN) if card.measured else ()),
             *notes_on_the_trainer(base.trainer),
             *notes_on_the_card(card, priority, ranking, base.trainer),
-            *notes_on_the_data(workload),
+            *notes_on_the_data(workload, assumed_length=assumed_length),
             *notes_on_the_best(chosen, priority, ranking),
             *ranking.notes,
             *notes_on_the_studies(chosen, groups, folders, tolerated_loss),

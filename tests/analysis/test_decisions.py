@@ -6,77 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.decisions import compute_decisions
-from lorabench.analysis.pairing import Pairing
-from lorabench.analysis.pareto import pareto
-from lorabench.analysis.verdict import Verdicts
 from lorabench.record.result import CellResult, Reading
-from lorabench.report import answer_text, other_study_text
+from lorabench.report import answer_text
 from lorabench.report.blocks import Points
 from lorabench.report.view import make_view
-from lorabench.sections import answer, other_study
-from tests.report.stores import STUDY, fill, filled
-
-THREE = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
-
-
-def with_values(values: dict[tuple[str, int | None, str], tuple[float, float]], noise: float = 0.001):  # type: ignore[no-untyped-def]
-    """Puts (eval_loss, train_peak_bytes) in place, by method, rank and quantization; small noise by cell."""
-
-    def change(result: CellResult) -> CellResult:
-        cell = result.cell
-        key = (cell.method.name, cell.method.rank, cell.quantization.name)
-        if key not in values:
-            return result
-        loss, memory = values[key]
-        wobble = noise * (((cell.seed + 1) * ((cell.method.rank or 7) + 3 * len(key[2]))) % 5 - 2)
-        kept = tuple(r for r in result.readings if r.metric not in ("eval_loss", "train_peak_bytes"))
-        return result.model_copy(
-            update={
-                "readings": (
-                    *kept,
-                    Reading(metric="eval_loss", value=loss + wobble),
-                    Reading(metric="train_peak_bytes", value=memory),
-                )
-            }
-        )
-
-    return change
-
-
-PLANTED = {
-    ("lora", 1, "none"): (2.9, 1e6), ("lora", 4, "none"): (2.5, 2e6), ("lora", 16, "none"): (2.2, 3e6),
-    ("lora", 1, "nf4"): (3.1, 1.5e6), ("lora", 4, "nf4"): (2.5005, 2.1e6), ("lora", 16, "nf4"): (2.19, 2.9e6),
-    ("full", None, "none"): (2.1, 9e6),
-}  # fmt: skip
-
-
-def test_only_what_is_worse_beyond_doubt_is_dominated(tmp_path: Path) -> None:
-    view = make_view(filled(tmp_path, THREE, with_values(PLANTED)))
-    found = {
-        view.analysis.label(p.condition): p
-        for p in pareto(view.analysis.summaries, "eval_loss", view.analysis.verdicts)
-    }
-    assert {n: p.tier for n, p in found.items()} == {
-        "LoRA r=1": "front",
-        "LoRA r=1 nf4": "dominated",
-        "LoRA r=4": "front",
-        "LoRA r=4 nf4": "level",
-        "LoRA r=16 nf4": "front",
-        "LoRA r=16": "level",
-        "full": "front",
-    }
-    assert view.analysis.label(found["LoRA r=16"].by or "") == "LoRA r=16 nf4", (
-        "0.01 nats behind, beyond doubt, and within the margin of 0.02"
-    )
-    one = make_view(filled(tmp_path / "one", STUDY.replace("seeds: [0, 1]", "seeds: [0]"), with_values(PLANTED)))
-    assert not any(p.tier == "dominated" for p in pareto(one.analysis.summaries, "eval_loss", one.analysis.verdicts)), (
-        "one seed puts nothing beyond doubt"
-    )
+from lorabench.sections import answer
+from tests.analysis.decided import PLANTED, THREE, ZERO, with_values
+from tests.report.stores import filled
 
 
 def test_the_cheapest_level_condition_is_the_decision(tmp_path: Path) -> None:
@@ -108,22 +47,6 @@ def test_where_all_are_worse_the_nearest_is_named_with_its_interval(tmp_path: Pa
     assert "95 % interval 0.0" in said and "3 seeds" in said
 
 
-ZERO = """
-schema: 1
-name: zero
-question: Does alpha matter?
-model: lorabench/tiny-300k
-task: {name: python-docs}
-method: {name: lora, rank: 4}
-training: {steps: 40, batch_size: 4, sequence_length: 64, learning_rate: 3e-3}
-grid: {method.alpha: [8, 16, 32, 64]}
-seeds: SEEDS
-reference: {method.alpha: 8}
-evaluation: {lm_eval: [], forgetting: none}
-comparison: {loss_margin: 0.001}
-"""
-
-
 @pytest.mark.parametrize("seeds", ["[0]", "[0, 1]", "[0, 1, 2, 3, 4]"])
 def test_a_planted_zero_is_not_decisive_on_the_first_screen(tmp_path: Path, seeds: str) -> None:
     view = make_view(filled(tmp_path, ZERO.replace("SEEDS", seeds)))
@@ -144,49 +67,6 @@ def test_a_condition_with_broken_cells_is_no_decision(tmp_path: Path) -> None:
     assert view.analysis.label(found.chosen.condition) != "LoRA r=1"
 
 
-def test_a_condition_with_broken_cells_neither_stands_on_the_front_nor_wins(tmp_path: Path) -> None:
-    """The best and the smallest by far, of the seeds that finished."""
-    from lorabench.analysis.pareto import MEMORY
-    from lorabench.sections import accuracy_memory
-
-    change = with_values(PLANTED | {("lora", 1, "none"): (1.0, 1e5)}, noise=0.0004)
-
-    def broken(result: CellResult) -> CellResult:
-        hit = result.cell.method.rank == 1 and result.cell.quantization.name == "none" and result.cell.seed == 2
-        return result.model_copy(update={"outcome": "diverged", "readings": ()}) if hit else change(result)
-
-    view = make_view(filled(tmp_path, THREE, broken))
-    hit = next(s.condition for s in view.analysis.summaries if s.label.text == "LoRA r=1")
-    points = {p.condition: p for p in accuracy_memory.compute(view)}
-    assert points[hit].tier == "broken"
-    assert points[hit].memory == min(p.memory for p in points.values())
-    assert all(p.by != hit for p in points.values())
-    whole = [p for c, p in points.items() if c != hit]
-    cheapest = min(whole, key=lambda p: p.memory)
-    assert cheapest.tier == "front", "what a broken one would have dominated stands where it stood without it"
-    shown = accuracy_memory.section(view)
-    assert shown is not None
-    words = " ".join(shown.blocks[-1].alternative)  # type: ignore[union-attr]
-    assert (
-        "LoRA r=1: held-out loss 1.000" in words
-        and "of 3 cells 1 did not finish, so it has no place on the front" in words
-    )
-    (listed,) = (b for b in shown.blocks if isinstance(b, Points))
-    assert (
-        "Not placed, since some of their cells did not finish and the mean of the others flatters them: LoRA r=1."
-        in listed.items[-1]
-    )
-    front = next(
-        x for x in accuracy_memory.drawing(view, accuracy_memory.compute(view)).lines if x.label == "Pareto front"
-    )
-    assert points[hit].memory not in [1e6 * x for x in front.x]
-    c = view.analysis.comparison("eval_loss", hit)
-    assert c is not None and c.decisive and c.difference < 0
-    assert c.verdict == "not decisive", "of survivors nothing good is said"
-    assert answer_text.sentence(view, c).endswith("not decisive, since 1 cell of it did not finish, which flatters it.")
-    assert view.analysis.summary(hit).mean(MEMORY) is not None
-
-
 def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
     for value, verdict in ((3.5, "worse"), (2.0, "not decisive")):
         change = with_values(
@@ -203,37 +83,6 @@ def test_survivors_may_be_called_worse_but_not_as_good(tmp_path: Path) -> None:
         )
         assert c is not None
         assert c.verdict == verdict
-
-
-def test_the_same_study_elsewhere_is_equal_to_the_last_digit(tmp_path: Path) -> None:
-    here, there = filled(tmp_path / "a", THREE), filled(tmp_path / "b", THREE)
-    view = make_view(here, there)
-    assert view.other is not None
-    found = other_study.compute(view, view.other)
-    assert found.differ == ()
-    assert len(found.matches) == 8
-    assert all(t.comparison and t.comparison.difference == 0 for t in found.matches)
-    assert "8 equal to the last digit" in other_study_text.summary(view, view.other, found)
-
-
-def test_studies_that_differ_as_wholes_pair_their_conditions_by_seed(tmp_path: Path) -> None:
-    text = THREE.replace("steps: 40", "steps: 60").replace("method.rank: [1, 4, 16]", "method.rank: [1, 4, 64]")
-    view = make_view(filled(tmp_path / "a", THREE), filled(tmp_path / "b", text))
-    assert view.other is not None
-    found = other_study.compute(view, view.other)
-    assert found.differ == (("training.steps", "40", "60"),)
-    assert [view.analysis.label(c) for c in found.only_here] == ["LoRA r=16", "LoRA r=16 nf4"]
-    assert [view.other.analysis.label(c) for c in found.only_there] == ["LoRA r=64", "LoRA r=64 nf4"]
-    twin = next(t for t in found.matches if view.analysis.label(t.here) == "LoRA r=4")
-    ours = [view.analysis.results[i].value("eval_loss") or 0 for i in view.analysis.summary(twin.here).cells]
-    theirs = [
-        view.other.analysis.results[i].value("eval_loss") or 0 for i in view.other.analysis.summary(twin.there).cells
-    ]
-    assert twin.comparison and twin.comparison.difference == pytest.approx(
-        sum(a - b for a, b in zip(ours, theirs, strict=True)) / 3
-    )
-    shown = other_study.section(view)
-    assert shown is not None
 
 
 def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp_path: Path) -> None:
@@ -257,28 +106,6 @@ def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp
     )
 
 
-def test_of_equal_conditions_few_are_called_dominated(tmp_path: Path) -> None:
-    """Twelve alphas that change nothing, at rising memory, three seeds: over 100 draws of the noise."""
-    view = make_view(
-        filled(tmp_path, ZERO.replace("SEEDS", "[0, 1, 2]").replace("[8, 16, 32, 64]", str(list(range(8, 20)))))
-    )
-    draw, hit = np.random.default_rng(0), 0
-    for _ in range(100):
-        data = view.analysis.data.assign(
-            eval_loss=2 + 0.01 * draw.standard_normal(len(view.analysis.data)),
-            train_peak_bytes=1e6 * view.analysis.data["alpha"],
-        )
-        hit += any(
-            p.tier == "dominated"
-            for p in pareto(
-                aggregate(view.analysis.groups, data),
-                "eval_loss",
-                Verdicts(Pairing(data), view.analysis.study.comparison),
-            )
-        )
-    assert hit <= 12
-
-
 def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
     def lost(result: CellResult) -> CellResult:
         hit = result.cell.method.name == "full" and result.cell.seed == 2
@@ -289,20 +116,6 @@ def test_a_reference_that_lost_cells_is_said_to_flatter(tmp_path: Path) -> None:
     assert answer_text.decision(view, found).endswith(
         "1 cell of full did not finish, and those that did may flatter it."
     )
-
-
-def test_other_bytes_under_the_same_names_are_told(tmp_path: Path) -> None:
-    here = filled(tmp_path / "a", THREE)
-    study = here.study()
-    other = tuple(
-        c.model_copy(update={"fingerprints": c.fingerprints.model_copy(update={"data": "elsewhere"})})
-        for c in here.plan()
-    )
-    view = make_view(here, fill(tmp_path / "b", study, other))
-    assert view.other is not None
-    found = other_study.compute(view, view.other)
-    assert len(found.changed) == len(found.matches) == 8
-    assert "8 conditions differ in their bytes" in other_study_text.warnings(view, view.other, found)[0]
 
 
 def test_an_interval_in_a_sentence_holds_the_size_that_stands_before_it(tmp_path: Path) -> None:

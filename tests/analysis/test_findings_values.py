@@ -15,6 +15,7 @@ from lorabench.report.view import make_view
 from tests import synthetic
 from tests.analysis.planted import ACC, FIXED, Change, ids, quick, seen, text, with_values  # noqa: F401  (a fixture of every test)
 from tests.report.stores import ONLY_FULL, filled, study_of
+from tests.synthetic_spectra import uniform
 
 # values
 
@@ -280,7 +281,7 @@ def test_a_loss_that_still_falls(tmp_path: Path) -> None:
 def test_a_fall_that_noise_explains_is_not_told(tmp_path: Path) -> None:
     curve = tmp_path / "curve.csv"
     curve.write_text(
-        "step,loss\n" + "".join(f"{s},{3 + 0.3 * synthetic._uniform(str(s))}\n" for s in range(1, 41)), encoding="utf-8"
+        "step,loss\n" + "".join(f"{s},{3 + 0.3 * uniform(str(s))}\n" for s in range(1, 41)), encoding="utf-8"
     )
     found = fall(curve)
     assert found is not None

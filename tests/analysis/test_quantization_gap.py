@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from lorabench.analysis.aggregate import aggregate
-from lorabench.analysis.conditions import replicates
-from lorabench.analysis.pairing import Pairing
-from lorabench.analysis.quantization_gap import TypeGap, quantization_gaps
-from lorabench.analysis.verdict import Verdicts
 from lorabench.config import Cell, expand
-from lorabench.config.settings import ComparisonSpec
 from lorabench.record.items import Items
 from lorabench.record.metrics import metric
 from lorabench.record.result import CellResult
@@ -25,76 +17,13 @@ from lorabench.report import quantization_gap_text as text
 from lorabench.report.blocks import Figure
 from lorabench.report.view import make_view
 from lorabench.sections import quantization_gap as section
+from tests.analysis.gaps import STUDY, found, kind, noisy, per_seed
 from tests.report.stores import filled, renamed, study_of
-
-STUDY = """
-schema: 1
-name: gaps
-model: lorabench/tiny-300k
-task: {name: python-docs}
-method: {name: lora, alpha: 16}
-training: {steps: 40, learning_rate: 3e-3}
-grid:
-  method.rank: [1, 4]
-  quantization: [none, int8, nf4, {name: nf4, double_quant: true}]
-include:
-  - {method: {name: full}, quantization: none}
-  - {method: {name: base}, quantization: none}
-  - {method: {name: base}, quantization: nf4}
-seeds: [0, 1, 2]
-"""
-BYTES = {"none": 100.0, "int8": 26.0, "nf4": 14.0}
-Value = Callable[[Cell], float | None]
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ...]:
     return expand(study_of(tmp_path_factory.mktemp("gaps"), STUDY))
-
-
-def kind(c: Cell) -> str:
-    return c.quantization.name + ("+" if c.quantization.double_quant else "")
-
-
-def found(
-    cells: tuple[Cell, ...],
-    value: Value,
-    metric: str = "eval_loss",
-    items: dict[str, Items] | None = None,
-    **rules: float,
-) -> dict[str, TypeGap]:
-    """The gaps of cells with these values, by type; None is a cell that diverged."""
-    rows = [
-        {
-            "condition": c.condition_id,
-            "seed": c.seed if c.training.steps else None,
-            "cell": c.id,
-            "outcome": "diverged" if (v := value(c)) is None else "finished",
-            metric: v,
-            "weight_bytes": BYTES[c.quantization.name] * (2 if c.model.name == "hub/large" else 1),
-        }
-        for c in cells
-    ]
-    data = pd.DataFrame(rows)
-    data[metric] = data[metric].astype("float64")
-    groups = replicates(cells)
-    pairing = Pairing(data, lambda cell: {metric: items[cell]} if items else {})
-    return {
-        t.kind: t
-        for t in quantization_gaps(groups, aggregate(groups, data), Verdicts(pairing, ComparisonSpec(**rules)), metric)
-    }  # type: ignore[arg-type]
-
-
-def noisy(seed: int, shift: dict[str, float], noise: float = 0.01) -> Value:
-    """2 + a seed's own part + what the type costs + noise of the cell."""
-    generator = np.random.default_rng(seed)
-    seeds, cell = generator.normal(0, 0.1, 10), {}
-
-    def value(c: Cell) -> float:
-        own = cell.setdefault(c.id, generator.normal(0, noise))
-        return float(2 + seeds[c.seed] + shift.get(kind(c), 0.0) + own)
-
-    return value
 
 
 # twins
@@ -161,72 +90,6 @@ def test_compute_dtypes_are_told_apart_where_there_are_several(tmp_path: Path) -
     }
 
 
-# pooled
-
-
-def per_seed(cells: tuple[Cell, ...], value: Value, name: str, seeds: tuple[int, ...] = (0, 1, 2)) -> list[float]:
-    """By hand: the mean over ranks of the gap, for each seed."""
-    known = {(c.method.rank, kind(c), c.seed): value(c) for c in cells if c.method.rank}
-    return [float(np.mean([known[r, name, s] - known[r, "none", s] for r in (1, 4)])) for s in seeds]  # type: ignore[operator]
-
-
-def test_the_pooled_gap_is_a_t_test_over_the_seeds_means(cells: tuple[Cell, ...]) -> None:
-    value = noisy(1, {"nf4": 0.05, "int8": 0.01, "nf4+": 0.06})
-    gaps = found(cells, value)
-    ps = {}
-    for name, told in (("int8", "int8"), ("nf4", "nf4"), ("nf4+", "nf4 + double quant")):
-        pooled, oracle = gaps[told].pooled, stats.ttest_1samp(per_seed(cells, value, name), 0)
-        assert pooled is not None
-        interval = oracle.confidence_interval(0.95)
-        assert (pooled.low, pooled.high, pooled.p_value) == pytest.approx((interval.low, interval.high, oracle.pvalue))
-        assert (pooled.pairs, pooled.basis) == (3, "seeds")
-        ps[told] = oracle.pvalue
-    first, second, third = sorted(ps, key=lambda k: ps[k])
-    adjusted = {
-        first: 3 * ps[first],
-        second: max(3 * ps[first], 2 * ps[second]),
-        third: max(3 * ps[first], 2 * ps[second], ps[third]),
-    }  # Holm
-    assert {k: t.pooled.p_adjusted for k, t in gaps.items() if t.pooled} == pytest.approx(
-        {k: min(1, p) for k, p in adjusted.items()}
-    )
-
-
-def test_only_seeds_at_which_all_pairs_finished_are_pooled(cells: tuple[Cell, ...]) -> None:
-    value = noisy(2, {"nf4": 0.05})
-    pooled = found(cells, lambda c: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c))[
-        "nf4"
-    ].pooled
-    assert pooled is not None
-    assert pooled.pairs == 2
-    assert pooled.difference == pytest.approx(np.mean(per_seed(cells, value, "nf4", (0, 2))))
-    broken = found(cells, lambda c: None if (c.method.rank, kind(c)) == (4, "nf4") else value(c))["nf4"]
-    assert (len(broken.gaps), broken.expected) == (1, 2)
-    torn = found(
-        cells,
-        lambda c: None if kind(c) == "nf4" and (c.method.rank == 4) == (c.seed == 0) and c.training.steps else value(c),
-    )["nf4"]
-    assert len(torn.gaps) == 2
-    assert torn.pooled is None
-
-
-def test_a_type_of_which_cells_broke_is_not_called_as_good(cells: tuple[Cell, ...]) -> None:
-    """One of six nf4 cells diverged; of the others the gap is a hundredth of the margin, or beyond it."""
-    for cost, verdict in ((0.0002, "not decisive"), (-3.0, "not decisive"), (3.0, "worse")):
-        value = noisy(2, {"nf4": cost})
-        whole = found(cells, value, loss_margin=0.1)["nf4"].pooled
-        lost = found(
-            cells,
-            lambda c, value=value: None if (c.method.rank, kind(c), c.seed) == (4, "nf4", 1) else value(c),
-            loss_margin=0.1,
-        )["nf4"]  # type: ignore[misc]
-        assert whole is not None and lost.pooled is not None
-        assert (whole.broken, lost.pooled.broken) == (0, 1)
-        assert whole.verdict == ("equivalent" if abs(cost) < 0.1 else "worse" if cost > 0 else "better")
-        assert lost.pooled.verdict == verdict
-        assert [g.broken for g in lost.gaps] == [0, 1]
-
-
 def test_twins_of_which_cells_broke_are_said_to_flatter(tmp_path: Path) -> None:
     def lost(r: CellResult) -> CellResult:
         hit = (r.cell.method.rank, kind(r.cell), r.cell.seed) == (4, "none", 1)
@@ -262,32 +125,6 @@ def test_a_caption_says_which_intervals_are_of_one_seed(tmp_path: Path) -> None:
         assert made is not None
         captions = [b.caption for b in made.blocks if isinstance(b, Figure)]
         assert any(said in c for c in captions), captions
-
-
-@pytest.mark.parametrize(("cost", "verdict"), [(0.1, "worse"), (-0.1, "better"), (0.004, "equivalent")])
-def test_the_verdict_is_that_of_the_studys_margin(cells: tuple[Cell, ...], cost: float, verdict: str) -> None:
-    pooled = found(cells, noisy(3, {"nf4": cost}, 0.001))["nf4"].pooled
-    assert pooled is not None
-    assert pooled.verdict == verdict
-    loose = found(cells, noisy(3, {"nf4": cost}, 0.3))["nf4"].pooled
-    assert loose is not None
-    assert loose.verdict == "not decisive"
-
-
-def test_pooled_intervals_cover_a_gap_that_seeds_move_as_often_as_they_say(cells: tuple[Cell, ...]) -> None:
-    kept = tuple(c for c in cells if c.method.rank and kind(c) in ("none", "nf4"))
-    generator, covered = np.random.default_rng(4), 0
-    for _ in range(80):
-        moved = dict(
-            zip(range(3), generator.normal(0, 0.02, 3), strict=True)
-        )  # by which a seed changes the gap of all ranks: pairs do not repeat it
-        noise = {c.id: generator.normal(0, 0.005) for c in kept}
-        pooled = found(kept, lambda c, m=moved, n=noise: 2 + n[c.id] + (0.05 + m[c.seed] if kind(c) == "nf4" else 0))[
-            "nf4"
-        ].pooled  # type: ignore[misc]
-        assert pooled is not None and pooled.low is not None and pooled.high is not None
-        covered += pooled.low <= 0.05 <= pooled.high
-    assert covered / 80 > 0.88
 
 
 # one seed, items, bases

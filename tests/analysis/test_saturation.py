@@ -4,12 +4,13 @@ there is none."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lorabench.analysis.saturation import Fit, saturating
+from lorabench.analysis.saturation import Fit, NoFit, saturating
 from lorabench.config import Cell, expand
 from tests import synthetic
 from tests.analysis.ranks import RANKS, STUDY, curves_of
@@ -35,7 +36,7 @@ def drawn(
 
 def fitted(
     values: np.ndarray, falls: bool = True, halves: tuple[float | None, ...] = (), ranks: tuple[int, ...] = RANKS
-) -> Fit | str:
+) -> Fit | NoFit:
     return saturating(np.array(ranks, dtype=float), values, falls, halves)
 
 
@@ -93,21 +94,22 @@ def shaped(means: tuple[float, ...], noise: float = 0.004, n: int = 3) -> np.nda
 @pytest.mark.parametrize(
     ("means", "why"),
     [
-        ((2.5, 2.5, 2.5, 2.1, 2.1, 2.1), "no saturating curve fits (lack of fit p = "),
-        ((2.5, 2.3, 2.05, 2.1, 2.3, 2.5), "rank 32 is worse than rank 4 beyond noise"),
-        ((2.1, 2.2, 2.3, 2.4, 2.5, 2.6), "rank 32 is worse than rank 1 beyond noise"),
-        ((2.1, 2.1, 2.1, 2.1, 2.1, 2.1), "the ranks do not differ beyond noise"),
+        ((2.5, 2.5, 2.5, 2.1, 2.1, 2.1), NoFit("lack of fit")),
+        ((2.5, 2.3, 2.05, 2.1, 2.3, 2.5), NoFit("not monotone", (32, 4), beyond_noise=True)),
+        ((2.1, 2.2, 2.3, 2.4, 2.5, 2.6), NoFit("not monotone", (32, 1), beyond_noise=True)),
+        ((2.1, 2.1, 2.1, 2.1, 2.1, 2.1), NoFit("equal", beyond_noise=True)),
     ],
 )
-def test_what_does_not_saturate_gets_no_curve_but_a_reason(means: tuple[float, ...], why: str) -> None:
+def test_what_does_not_saturate_gets_no_curve_but_a_reason(means: tuple[float, ...], why: NoFit) -> None:
     reason = fitted(shaped(means))
-    assert isinstance(reason, str)
-    assert why in reason
+    assert isinstance(reason, NoFit)
+    assert replace(reason, lack_of_fit=None) == why
+    assert (reason.lack_of_fit is not None and reason.lack_of_fit < 0.01) == (why.reason == "lack of fit")
 
 
 def test_three_ranks_and_no_common_seed_are_too_little() -> None:
-    assert fitted(shaped((2.5, 2.2, 2.1)), ranks=(1, 4, 16)) == "a curve is fitted to 4 ranks or more"
-    assert fitted(np.zeros((6, 0))) == "the ranks share no seed"
+    assert fitted(shaped((2.5, 2.2, 2.1)), ranks=(1, 4, 16)) == NoFit("few ranks")
+    assert fitted(np.zeros((6, 0))) == NoFit("no common seed")
 
 
 def test_a_floor_is_named_only_where_the_curve_has_levelled_off() -> None:
@@ -138,8 +140,8 @@ def test_with_one_seed_the_items_errors_are_the_noise() -> None:
     assert fit.lack_of_fit is None, (
         "items are common to all ranks, so their error says nothing of how well a curve fits"
     )
-    assert isinstance(alone := fitted(values, falls=False, halves=(0.01, None, 0.01, 0.01, 0.01, 0.01)), Fit | str)
-    assert isinstance(alone, str) or alone.basis is None
+    assert isinstance(alone := fitted(values, falls=False, halves=(0.01, None, 0.01, 0.01, 0.01, 0.01)), Fit | NoFit)
+    assert isinstance(alone, NoFit) or alone.basis is None
 
 
 def test_noise_that_drowns_the_floor_leaves_it_untold() -> None:
@@ -148,7 +150,7 @@ def test_noise_that_drowns_the_floor_leaves_it_untold() -> None:
         for i in range(20)
         for values in [drawn(np.random.default_rng(i), 1.2, 0.35, 0.15, 0.03, 0.0)]
     ]
-    assert sum(isinstance(r, str) and "lies too far beyond these ranks" in r for _, r in tried) > 3
+    assert sum(isinstance(r, NoFit) and r.reason == "far" for _, r in tried) > 3
     for values, fit in tried:
         if isinstance(fit, Fit):  # what remains is narrower than what was seen, but for the seeds' part
             own = stats.t.ppf(0.975, 2) * values.mean(axis=0).std(ddof=1) / math.sqrt(3)

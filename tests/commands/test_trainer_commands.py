@@ -9,7 +9,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.commands import main as cli
-from tests.commands.test_main import probe
+from tests.commands.shell import probe
 
 TINY = ("--model", "lorabench/tiny-300k", "--rank", "4", "--micro-batch-size", "2", "--sequence-length", "32")
 
@@ -66,6 +66,7 @@ def test_an_estimate_names_the_trainer_its_versions_and_what_touches_this_settin
     assert told["versions"]["trl"]
 
 
+@pytest.mark.slow
 def test_all_trainers_stand_in_rows_by_their_peak(capsys):
     told = json.loads(call(capsys, "estimate", *TINY, "--gpu", "24GB", "--trainer", "all", "--json")[1])
     rows = told["trainers"]

@@ -105,6 +105,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key():
         ([("exclude", [{"method.rank": "four"}])], ["exclude", "matches no condition"]),
         ([("reference", {"method.rank": 99})], ["method/quantization/method.rank", "lora/nf4/16"]),
         ([("seeds", [-1])], ["seeds", "at least 0"]),
+        ([("seeds", [0, 1, 0])], ["seeds", "seed 0 is there 2 times", "write each seed once"]),
         ([("seeds", [10**23])], ["seeds", "below"]),
         ([("training/steps", 10**26)], ["training.steps", "at most"]),
         ([("quantization", 5)], ["a name or a mapping"]),

@@ -2,128 +2,33 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import json
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from lorabench import plugins
 from lorabench.advice.candidates import by_rules
 from lorabench.advice.ranking import variant
-from lorabench.advice.types import Candidate, Workload
+from lorabench.advice.types import Candidate
 from lorabench.config.paths import shipped_models
-from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
-from lorabench.emitters import _setting, torchtune
+from lorabench.emitters import _setting
 from lorabench.errors import LorabenchError
-
-TOOLS = ("axolotl", "llamafactory", "peft", "torchtune", "trl")
-LLAMA = "meta-llama/Llama-3.1-8B"
-TINY = "lorabench/tiny-300k"
-HOSTILE = (
-    'a"; rm -rf ~ #',
-    "two\nlines 'and' \"quotes\" $(id) `id` \\",
-    "-x --output_dir=/",
-    "{{x}} & *y: [z] \x85\u2028é",
+from tests.emitters.candidates import (
+    GRID,
+    LLAMA,
+    TINY,
+    TOOLS,
+    candidate,
+    command,
+    emit,
+    fits,
+    options,
+    settings,
+    workload,
 )
-
-
-def workload(name: str = LLAMA, **model: Any) -> Workload:
-    return Workload(ModelSpec(name=name, **model), sequence_length=64, batch_size=4, examples=400)
-
-
-def candidate(method: str = "lora", quantization: str = "none", **changed: Any) -> Candidate:
-    adapter = (
-        {}
-        if method in ("full", "base")
-        else {k: changed.pop(k) for k in ("rank", "alpha", "dropout", "target_modules") if k in changed}
-    )
-    double, compute = changed.pop("double_quant", False), changed.pop("compute_dtype", "auto")
-    step = {"micro_batch_size": 2, "gradient_accumulation": 2, "gradient_checkpointing": False, "optimizer": "adamw"}
-    values = {
-        **step,
-        "learning_rate": 2e-5,
-        "schedule": "cosine",
-        "warmup": 0.05,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        **changed,
-    }
-    return Candidate(
-        MethodSpec(name=method, **adapter),
-        QuantizationSpec(name=quantization, double_quant=double, compute_dtype=compute),
-        **values,
-    )
-
-
-def emit(tool: str, work: Workload, asked: Candidate) -> dict[str, str]:
-    return plugins.load("emitters", tool).emit(work, asked)
-
-
-def options(tool: str) -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "schemas" / f"{tool}.json").read_text(encoding="utf-8"))["options"]
-
-
-def command(script: str) -> list[str]:
-    """The words of a script, as a shell takes them."""
-    return shlex.split(script.replace(" \\\n", " "), comments=True)
-
-
-def settings(tool: str, files: dict[str, str]) -> dict[str, Any]:
-    """Option to value, as the tool will read it."""
-    if tool != "trl":
-        return yaml.safe_load(files[f"{tool}.yaml"])
-    words = command(files["sft.sh"])
-    assert words[:4] == ["set", "-e", "trl", "sft"]
-    read: dict[str, Any] = {}
-    for word in words[4:]:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            read[name] = value if equals else []
-        else:
-            read[name].append(word)
-    return read
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an option's annotation, or one of its choices; words of a command line are read first."""
-    if isinstance(kind, list):
-        return value in kind
-    kinds = {
-        "bool": lambda v: isinstance(v, bool) or v in ("True", "False"),
-        "int": lambda v: (isinstance(v, int) and not isinstance(v, bool)) or (isinstance(v, str) and v.isdigit()),
-        "float": lambda v: (
-            not isinstance(v, bool)
-            and (isinstance(v, int | float) or (isinstance(v, str) and re.fullmatch(r"[\d.]+(e-?\d+)?", v) is not None))
-        ),
-        "str": lambda v: isinstance(v, str),
-        "dict": lambda v: isinstance(v, dict) or (isinstance(v, str) and isinstance(json.loads(v), dict)),
-        "list": lambda v: isinstance(v, list),
-        "Literal": lambda v: repr(v) in kind,
-        "None|Optional": lambda v: v is None,
-    }
-    known = [test for word, test in kinds.items() if re.search(rf"(?i)(?<![a-z_])(?:{word})(?![a-z_])", kind)]
-    return any(test(value) for test in known) if known else True
-
-
-GRID = [
-    candidate(),
-    candidate(alpha=12),
-    candidate("rslora", rank=16, target_modules="attention", gradient_checkpointing=True),
-    candidate("dora", "nf4", double_quant=True, optimizer="paged-adamw-8bit"),
-    candidate("lora", "nf4", double_quant=True, target_modules=["q_proj"], gradient_checkpointing=True),
-    candidate("lora", "fp4", target_modules="mlp", optimizer="adamw-8bit", schedule="constant"),
-    candidate("lora", "int8", schedule="linear", warmup=0.0, optimizer="sgd", dropout=0.1),
-    candidate("pissa", rank=4, schedule="constant", warmup=0.0),
-    candidate("full", optimizer="paged-adamw"),
-]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -178,77 +83,6 @@ def test_the_check_of_types_can_fail() -> None:
     assert not fits(1.5, "int")
     assert not fits("adam", ["adamw_torch"])
     assert not fits("8", "Literal['bnb']")
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        candidate(schedule="constant", warmup=0.0),
-        candidate("dora", "nf4", double_quant=True),
-        candidate("rslora", rank=16),
-        candidate("full"),
-    ],
-    ids=lambda c: c.method.name,
-)
-@pytest.mark.parametrize(
-    "name",
-    [LLAMA, "Qwen/Qwen2.5-7B-Instruct", "google/gemma-2-2b", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"],
-)
-def test_torchtunes_keys_are_its_recipes_and_its_components(name: str, asked: Candidate) -> None:
-    text = emit("torchtune", workload(name), asked)["torchtune.yaml"]
-    written, known = yaml.safe_load(text), options("torchtune")
-    recipe = re.findall(r"tune run (\w+) --config torchtune.yaml", text)[0]
-    assert recipe == ("full" if asked.method.name == "full" else "lora") + "_finetune_single_device"
-    keys = {k.split(".")[1]: v for k, v in known.items() if k.startswith(recipe)}
-    assert {k for k, v in keys.items() if v == "required"} <= set(written)
-    written.pop("output_dir")
-    for key, value in written.items():
-        assert key in keys
-        if not isinstance(value, dict):
-            continue
-        component = value.pop("_component_")
-        if not component.startswith("torchtune."):  # an optimizer, of torch or bitsandbytes
-            package, _, kind = component.rpartition(".")
-            assert hasattr(__import__(package, fromlist=[kind]), kind)
-            continue
-        assert any(k == component or k.startswith(component + ".") for k in known), component
-        for parameter, given in value.items():
-            assert f"{component}.{parameter}" in known or f"{component}.**" in known
-            assert fits(given, known.get(f"{component}.{parameter}", "Any")), (component, parameter, given)
-
-
-def test_torchtunes_builders_exist_for_every_model_of_the_table() -> None:
-    known = options("torchtune")
-    for word, model in torchtune._MODELS.items():
-        full = f"torchtune.models.{model.package}.{model.builder}"
-        assert full in known or any(k.startswith(f"{full}.") for k in known), word
-        assert f"torchtune.models.{model.package}.lora_{model.builder}.quantize_base" in known, word
-        assert model.kind in known["torchtune.training.FullModelHFCheckpointer.model_type"]
-
-
-def test_torchtune_says_rslora_by_its_alpha() -> None:
-    model = yaml.safe_load(emit("torchtune", workload(), candidate("rslora", rank=16, alpha=32))["torchtune.yaml"])[
-        "model"
-    ]
-    assert model["lora_alpha"] / model["lora_rank"] == pytest.approx(32 / 16**0.5)
-
-
-def test_torchtune_counts_warm_up_in_steps_and_asks_where_it_cannot() -> None:
-    known = emit("torchtune", workload(), candidate(warmup=0.1))["torchtune.yaml"]
-    assert yaml.safe_load(known)["lr_scheduler"]["num_warmup_steps"] == 10  # of 400 / (2 * 2)
-    unknown = emit("torchtune", Workload(ModelSpec(name=LLAMA), 64, 4), candidate(warmup=0.1))["torchtune.yaml"]
-    assert "Set num_warmup_steps yourself: 10 %" in unknown
-
-
-def test_torchtunes_cosine_of_no_cycles_is_constant() -> None:
-    """0.5 * (1 + cos(pi * num_cycles * 2 * progress)), as in torchtune's documentation; its default is half a cycle."""
-    schedule = yaml.safe_load(
-        emit("torchtune", workload(), candidate(schedule="constant", warmup=0.0))["torchtune.yaml"]
-    )["lr_scheduler"]
-    assert (schedule["num_warmup_steps"], schedule["num_cycles"]) == (0, 0.0)
-    assert (
-        "num_cycles" not in yaml.safe_load(emit("torchtune", workload(), candidate())["torchtune.yaml"])["lr_scheduler"]
-    )
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -358,55 +192,6 @@ def test_trl_itself_reads_the_command_line() -> None:
         "adamw_torch_fused",
         False,
     )
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_stay_data(name: str, tmp_path: Path) -> None:
-    for tool, key in (("axolotl", "base_model"), ("llamafactory", "model_name_or_path"), ("trl", "model_name_or_path")):
-        files = emit(tool, workload(name), candidate())
-        assert settings(tool, files)[key] == name
-        assert settings(tool, files).keys() == settings(tool, emit(tool, workload(), candidate())).keys()
-    files = emit("peft", workload(name), candidate())
-    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == name
-    (model,) = [
-        n.value
-        for n in ast.parse(files["train.py"]).body
-        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "MODEL"
-    ]
-    assert ast.literal_eval(model) == name
-    assert ast.dump(ast.parse(files["train.py"])).replace(repr(name), repr(LLAMA)) == ast.dump(
-        ast.parse(emit("peft", workload(), candidate())["train.py"])
-    )
-    script = tmp_path / "sft.sh"
-    script.write_text(emit("trl", workload(name), candidate())["sft.sh"], encoding="utf-8")
-    (tmp_path / "trl").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
-    (tmp_path / "trl").chmod(0o755)
-    ran = (
-        subprocess.run(["sh", script], capture_output=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-        .stdout.decode()
-        .split("\0")
-    )
-    assert ran[:2] == ["sft", f"--model_name_or_path={name}"]
-    with pytest.raises(LorabenchError):
-        emit("torchtune", workload(name), candidate())
-
-
-def test_a_name_that_a_yaml_reader_would_expand_is_refused(tmp_path: Path) -> None:
-    name = str(tmp_path / "${oc.env:HOME}" / "Llama-3.1-8B")
-    for tool in ("llamafactory", "torchtune"):
-        with pytest.raises(LorabenchError, match="expand"):
-            emit(tool, workload(name), candidate())
-    assert settings("axolotl", emit("axolotl", workload(name), candidate()))["base_model"] == name
-
-
-def test_torchtune_takes_the_files_of_a_local_directory(tmp_path: Path) -> None:
-    folder = tmp_path / "Llama-3.2-1B"
-    folder.mkdir()
-    (folder / "a.safetensors").write_bytes(b"")
-    written = settings("torchtune", emit("torchtune", workload(str(folder)), candidate()))
-    assert written["checkpointer"]["checkpoint_dir"] == str(folder)
-    assert written["checkpointer"]["checkpoint_files"] == ["a.safetensors"]
-    assert written["model"]["_component_"] == "torchtune.models.llama3_2.lora_llama3_2_1b"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lorabench.config.architectures import architectures
 from lorabench.config.paths import shipped_models
 from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.emitters import _setting
-from tests.emitters.test_emitters import GRID, LLAMA, TINY, candidate, emit, workload
+from tests.emitters.candidates import GRID, LLAMA, TINY, candidate, emit, workload
 
 
 def _families() -> list[str]:

@@ -119,8 +119,10 @@ def test_the_largest_length_is_found_in_few_looks_however_memory_bends(square, l
     assert len(looks) <= 30
 
 
+@pytest.mark.slow
 def test_memory_on_a_card_without_bfloat16_is_that_of_no_mixed_precision():
     t4 = find_gpu("t4")
-    setting = setting_from({"model": {"name": "pythia-160m"}, "training": {"batch_size": 1, "sequence_length": 128}})
+    small = {"name": "lorabench/tiny-300k", "dtype": "bfloat16"}
+    setting = setting_from({"model": small, "training": {"batch_size": 1, "sequence_length": 128}})
     plain = replace(setting, training=setting.training.model_copy(update={"autocast": "none"}))
     assert estimate(setting, t4).peak_bytes == estimate(plain, t4).peak_bytes != estimate(setting).peak_bytes

@@ -57,7 +57,7 @@ def traced(monkeypatch):
         ("cuda", "lora", "nf4", {"gradient_checkpointing": True}),
         pytest.param("cuda", "dora", "nf4", {}, marks=pytest.mark.slow),
         pytest.param("cpu", "dora", "nf4", {}, marks=pytest.mark.slow),
-        ("cuda", "rslora", "int8", {"gradient_accumulation": 2}),
+        pytest.param("cuda", "rslora", "int8", {"gradient_accumulation": 2}, marks=pytest.mark.slow),
         ("cpu", "lora", "none", {"optimizer": "sgd"}),
     ],
 )

@@ -42,11 +42,16 @@ def test_every_seed_has_its_loss_norm_and_rate_as_they_stand_in_its_file(tmp_pat
 
 def test_a_long_study_keeps_its_curves_small(tmp_path: Path) -> None:
     view = make_view(
-        filled(tmp_path, STUDY.replace("steps: 40", "steps: 5000").replace("seeds: [0, 1]", f"seeds: {list(range(9))}"))
+        filled(
+            tmp_path,
+            STUDY.replace("steps: 40", "steps: 2000")
+            .replace("[1, 4, 16]", "[4]")
+            .replace("[0, 1]", "[0, 1, 2, 3, 4, 5]"),
+        )
     )
     found = training_curves.compute_by_seed(view)
     assert max(len(s.step) for c in found for s in c.seeds) <= 120
-    assert len(draw_curves(found).to_json()) < 700_000
+    assert len(draw_curves(found).to_json()) < 200_000
 
 
 def test_each_seeds_validation_loss_stands_at_each_rate_with_the_chosen_one_marked(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -11,48 +10,20 @@ from pathlib import Path
 import pytest
 
 from lorabench.analysis.rank_curve import RankDifference, SmallestSufficientRank
-from lorabench.analysis.saturation import Fit, ParameterEstimate
+from lorabench.analysis.saturation import Fit, NoFit, ParameterEstimate
 from lorabench.report import quantization_gap_text, rank_curve_text
-from lorabench.report.blocks import Block, Figure, Grid, Points, Section
+from lorabench.report.blocks import Figure, Points
 from lorabench.report.figures import draw
 from lorabench.report.view import View, make_view
 from lorabench.sections import quantization_gap, rank_curve
 from tests import synthetic
+from tests.report.ranked import STUDY, blocks, plotted
 from tests.report.stores import ONLY_FULL, filled
-
-STUDY = """
-schema: 1
-name: ranks
-question: What do rank and 4-bit weights cost?
-model: lorabench/tiny-300k
-task: {name: python-docs}
-method: {name: lora, alpha: 16}
-training: {steps: 4, learning_rate: 3e-3}
-grid:
-  method.rank: [1, 2, 8, 32]
-  quantization: [none, nf4]
-include:
-  - {method: {name: full}, quantization: none, training.learning_rate: 1e-3}
-  - {method: {name: base}, quantization: none}
-  - {method: {name: base}, quantization: nf4}
-seeds: [0, 1, 2]
-evaluation: {lm_eval: [python-docs-cloze], limit: 200}
-comparison: {loss_margin: 0.15}
-"""
 
 
 @pytest.fixture(scope="module")
 def view(tmp_path_factory: pytest.TempPathFactory) -> View:
     return make_view(filled(tmp_path_factory.mktemp("ranks"), STUDY))
-
-
-def blocks(section: Section | None, kind: type) -> list[Block]:
-    assert section is not None
-    return [b for b in section.blocks if isinstance(b, kind)]
-
-
-def plotted(figure: Figure) -> dict:  # type: ignore[type-arg]
-    return json.loads(figure.plot.to_json())  # type: ignore[no-any-return]
 
 
 # rank
@@ -169,15 +140,13 @@ def test_sentences_hold_the_numbers_of_the_curve(view: View) -> None:
 
 def test_what_curves_have_in_common_is_said_once(view: View) -> None:
     curves = tuple(
-        replace(c, fit=None, unfitted="it rained", family=f)
+        replace(c, fit=None, unfitted=NoFit("not monotone", (32, 4), beyond_noise=True), family=f)
         for c in rank_curve.curves(view, "eval_loss")[:1]
         for f in ("a", "b", "c")
     )
-    assert rank_curve_text.sentences(curves)[-1] == "All curves: no curve is fitted, since it rained."
-    assert (
-        rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted="")))[-1]
-        == "a; b: no curve is fitted, since it rained."
-    )
+    why = "no curve is fitted, since rank 32 is worse than rank 4 beyond noise."
+    assert rank_curve_text.sentences(curves)[-1] == f"All curves: {why}"
+    assert rank_curve_text.sentences((*curves[:2], replace(curves[2], unfitted=None)))[-1] == f"a; b: {why}"
 
 
 def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
@@ -196,7 +165,7 @@ def test_one_seed_names_no_rank_and_no_pooled_interval(tmp_path: Path) -> None:
         "(4 pairs of conditions, 1 seed, so no interval: the noise between seeds is unknown): not decisive."
     )
     assert re.fullmatch(
-        r"nf4 without training costs 0\.050 nats of held-out loss \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
+        r"nf4 without training raises held-out loss by 0\.050 nats \[0\.0\d\d,\s0\.0\d\d\] \(95 % intervals over"
         r" items\)\.",
         base,
     )
@@ -220,90 +189,3 @@ def test_without_two_ranks_or_without_quantization_there_is_no_section(tmp_path:
     view = make_view(filled(tmp_path, ONLY_FULL))
     assert rank_curve.section(view) is None
     assert quantization_gap.section(view) is None
-
-
-# quantization gap
-
-
-def test_a_sentence_holds_memory_gap_interval_and_verdict(view: View) -> None:
-    (gap,) = quantization_gap.compute(view, "eval_loss")
-    assert gap.pooled is not None and gap.pooled.low is not None and gap.pooled.high is not None
-    trained, base = quantization_gap_text.type_sentences(view, gap, "eval_loss")
-    assert (
-        trained.replace("\N{NO-BREAK SPACE}", " ")
-        == f"nf4 stores the weights in 14 % of the bytes and costs {gap.pooled.difference:.3f} nats of held-out loss "
-        f"[{gap.pooled.low:.3f}, {gap.pooled.high:.3f}] (4 pairs of conditions, 3 seeds): equivalent within 0.15 nats."
-    )
-    assert gap.pooled.low < synthetic.QUANTIZED["nf4"] < gap.pooled.high
-    assert base.startswith("nf4 without training costs 0.050 nats")
-    better = replace(
-        gap,
-        pooled=replace(
-            gap.pooled, difference=-0.05, low=-0.08, high=-0.02, margin=0.01, p_equivalent=1.0, p_adjusted=0.001
-        ),
-        bases=(),
-    )
-    (said,) = quantization_gap_text.type_sentences(view, better, "eval_loss", stored=False)
-    assert (
-        said.replace("\N{NO-BREAK SPACE}", " ")
-        == "nf4 gains 0.050 nats of held-out loss [0.020, 0.080] (4 pairs of conditions, 3 seeds): better."
-    )
-
-
-def test_an_accuracy_that_falls_is_a_cost_in_points(view: View) -> None:
-    (gap,) = quantization_gap.compute(view, "python-docs-cloze/acc")
-    assert gap.pooled is not None
-    cost = -gap.pooled.difference
-    trained, _ = quantization_gap_text.type_sentences(view, gap, "python-docs-cloze/acc", stored=False)
-    assert trained.startswith(
-        f"nf4 {'costs' if cost >= 0 else 'gains'} {100 * abs(cost):.1f} points of python-docs-cloze accuracy ["
-    )
-    assert "3 seeds and items" in trained
-    info = quantization_gap.drawing(view, (gap,), "python-docs-cloze/acc")
-    assert info.y.title == "gap (points)"
-    assert info.lines[0].y == pytest.approx([100 * g.difference.value for g in gap.gaps])
-    assert info.band == (-1.0, 1.0)
-
-
-def test_the_figure_has_zero_margin_and_asymmetric_bars(view: View) -> None:
-    found = quantization_gap.compute(view, "eval_loss")
-    info = quantization_gap.drawing(view, found, "eval_loss")
-    assert info.x.names == ("1", "2", "8", "32")
-    for g, y, up, down in zip(found[0].gaps, info.lines[0].y, info.lines[0].error, info.lines[0].below, strict=True):
-        low, high = g.difference.interval  # type: ignore[misc]
-        assert (y - down, y + up) == pytest.approx((low, high))  # type: ignore[operator]
-    figure = blocks(quantization_gap.section(view), Figure)[0]
-    assert isinstance(figure, Figure)
-    drawn = plotted(figure)
-    band, zero = drawn["layout"]["shapes"]
-    assert (band["type"], band["y0"], band["y1"], zero["y0"], zero["y1"]) == ("rect", -0.15, 0.15, 0, 0)
-    assert drawn["data"][0]["x"] == ["1", "2", "8", "32"]
-    assert len(figure.alternative) == 5
-
-
-def test_the_table_has_a_row_for_every_pair(view: View) -> None:
-    (table,) = blocks(quantization_gap.section(view), Grid)
-    assert isinstance(table, Grid)
-    assert [r[0] for r in table.rows] == [f"LoRA r={r} nf4" for r in (1, 2, 8, 32)] + ["base nf4"]
-    assert [r[-2:] for r in table.rows] == [("3", "14 %")] * 4 + [("untrained", "14 %")]
-    assert all(len(r) == len(table.heads) for r in table.rows)
-    assert table.rows[-1][1].startswith("+0.050 [")
-
-
-def test_without_ranks_gaps_stand_by_model(tmp_path: Path) -> None:
-    text = STUDY.replace(
-        "grid:\n  method.rank: [1, 2, 8, 32]\n", "grid:\n  model: [lorabench/tiny-300k, lorabench/tiny-1m]\n"
-    ).replace("{name: lora, alpha: 16}", "base")
-    bases = make_view(filled(tmp_path, text[: text.index("include:")] + text[text.index("seeds:") :]))
-    (gap,) = quantization_gap.compute(bases, "eval_loss")
-    assert (gap.gaps, len(gap.bases), gap.pooled) == ((), 2, None)
-    info = quantization_gap.drawing(bases, (gap,), "eval_loss")
-    assert (info.x.names, info.lines[0].x) == (("tiny-300k", "tiny-1m"), (0.0, 1.0))
-    (said,) = quantization_gap_text.type_sentences(bases, gap, "eval_loss")
-    assert said.startswith(
-        "nf4 stores the weights in 14 % of the bytes and without training costs 0.050 nats of held-out loss ["
-    )
-    assert "(tiny-300k); costs 0.050 nats" in said
-    assert rank_curve.section(bases) is None
-    section = quantization_gap.section(bases)
-    assert blocks(section, Figure) and blocks(section, Grid)

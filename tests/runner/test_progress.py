@@ -78,7 +78,7 @@ def test_plain_lines_come_every_ten_seconds_or_tenth_of_the_steps(clock, tmp_pat
     said = [line for line in stream.getvalue().splitlines() if "training step" in line]
     assert 45 <= len(said) <= 50  # 500 s
     assert said[0].startswith(
-        "[1/1] lora rank 4, seed 0: training step 20 of 1000, loss 1.500, 5,230 tokens/s, more than "
+        "[1/1] LoRA r=4, seed 0: training step 20 of 1000, loss 1.500, 5,230 tokens/s, more than "
     )
     result = open_worker().run(cell, tmp_path / "cell", lambda event: None)
     lines.end(cell, result, 503.0)
@@ -88,10 +88,10 @@ def test_plain_lines_come_every_ten_seconds_or_tenth_of_the_steps(clock, tmp_pat
 def test_words_tell_what_differs_and_nothing_else(tmp_path):
     more = "grid: {method.rank: [1, 4], training.learning_rate: [0.001, 0.01]}\ninclude: [{method: {name: base}}]\n"
     words = list(make_plan(study_of(0, more=more), tmp_path).words.values())
-    assert words[0] == "lora rank 1, learning rate 0.001, seed 0"
+    assert words[0] == "LoRA r=1, lr=0.001, seed 0"
     assert words[-1] == "base"
     assert len(set(words)) == len(words)
-    assert list(make_plan(study_of(0, 1), tmp_path).words.values()) == ["lora rank 4, seed 0", "lora rank 4, seed 1"]
+    assert list(make_plan(study_of(0, 1), tmp_path).words.values()) == ["LoRA r=4, seed 0", "LoRA r=4, seed 1"]
 
 
 def test_durations_read_well():

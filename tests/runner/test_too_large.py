@@ -21,8 +21,8 @@ def checked(open_odd, folder, *ranks, skip=False):
 
 def test_a_condition_that_would_not_fit_is_a_note_in_its_own_words(open_odd, begun, tmp_path):
     plan = checked(open_odd, tmp_path, 4, 40)
-    assert plan.notices == ("lora rank 40, a batch of 8 would not fit",) and plan.large == 1
-    assert "note: lora rank 40, a batch of 8 would not fit" in status_text.dry_run(
+    assert plan.notices == ("LoRA r=40, a batch of 8 would not fit",) and plan.large == 1
+    assert "note: LoRA r=40, a batch of 8 would not fit" in status_text.dry_run(
         plan
     ) and "but 1 condition may not or would not fit into memory" in status_text.dry_run(plan)
 
@@ -36,6 +36,6 @@ def test_of_many_the_first_are_named_and_the_others_counted(open_odd, begun, tmp
 
 
 def test_what_never_could_is_refused_with_its_place_unless_such_cells_are_skipped(open_odd, begun, tmp_path):
-    with pytest.raises(StudyError, match=r"odd.yaml:\d+: lora rank 45, a batch of 8 would not fit"):
+    with pytest.raises(StudyError, match=r"odd.yaml:\d+: LoRA r=45, a batch of 8 would not fit"):
         checked(open_odd, tmp_path, 4, 45)
-    assert checked(open_odd, tmp_path, 4, 45, skip=True).notices == ("lora rank 45, a batch of 8 would not fit",)
+    assert checked(open_odd, tmp_path, 4, 45, skip=True).notices == ("LoRA r=45, a batch of 8 would not fit",)

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from lorabench.errors import DataError
 from lorabench.tasks import classify
-from lorabench.tasks._rows import read_file
-from tests.tasks.rows import copy_of, write
+from tests.tasks.rows import copy_of, read_file, write
 
 
 def test_classify_brings_an_item_for_each_test_row(tmp_path, tokenizer):

@@ -19,7 +19,7 @@ from lorabench.engine.data_files import read_text
 from lorabench.errors import DataError
 from lorabench.tasks import instruct, text
 from lorabench.tasks._formats import read_table
-from lorabench.tasks._rows import file_format, read_file
+from lorabench.tasks._rows import file_format
 
 ROWS = [{"question": f"What is {i}; and {i}|{i}?", "answer": f'It is "{2 * i}", né.'} for i in range(12)]
 FRAME = pd.DataFrame(ROWS)
@@ -227,14 +227,14 @@ def test_a_file_whose_name_says_nothing_is_named_for_what_it_is(tmp_path):
 def test_columns_over_a_header_never_make_it_a_row(tmp_path, content):
     file = put(tmp_path, "t.csv", content)
     with pytest.raises(DataError, match=r"remove task\.columns"):
-        read_file(instruct.Options(train=file, columns=("question", "answer")), file)
+        table(file, columns=("question", "answer"))
 
 
 def test_an_index_above_no_header_is_to_be_named_and_that_advice_works(tmp_path):
     file = put(tmp_path, "t.csv", FRAME.to_csv(header=False))
     with pytest.raises(DataError, match=r"give columns: \[index, question, answer\]"):
-        read_file(instruct.Options(train=file, columns=("question", "answer")), file)
-    rows = read_file(instruct.Options(train=file, columns=("index", "question", "answer")), file)
+        table(file, columns=("question", "answer"))
+    rows = table(file, columns=("index", "question", "answer")).rows
     assert [{k: row.fields[k] for k in ROWS[0]} for row in rows] == ROWS
 
 

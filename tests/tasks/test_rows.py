@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from lorabench.errors import DataError
 from lorabench.tasks import instruct
-from lorabench.tasks._rows import Row, hold_out, read_file
+from lorabench.tasks._rows import Row, hold_out
 from lorabench.tasks._template import fill, parse
-from tests.tasks.rows import copy_of, write
+from tests.tasks.rows import copy_of, read_file, write
 
 
 def rows(file, **options):

@@ -22,7 +22,7 @@ def failed(e: StudyAnalysis) -> Finding | None:
     if not cells:
         return None
     kinds = Counter(error.kind for i in cells if (error := e.results[i].error))
-    sentence = text.failed(len(cells), total, kinds)
+    sentence = text.failed(len(cells), total, kinds, imported=e.study.imported is not None)
     return Finding("failed", "grave", "Cells failed", sentence, e.labels(groups), cells)
 
 
@@ -110,7 +110,7 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
     }
     odd = tuple(i for i, f in by_cell.items() if f != most_common)
     differing = {name: counts for name, counts in values.items() if len(counts) > 1}
-    sentence = text.mixed_environments(len(environments), differing, len(odd))
+    sentence = text.mixed_environments(len(environments), differing, len(odd), imported=e.study.imported is not None)
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
         "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd

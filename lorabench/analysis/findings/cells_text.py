@@ -9,9 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from lorabench.analysis.findings.base import cells_of, listed
 
 
-def failed(number: int, total: int, kinds: Counter[str]) -> str:
-    """`kinds`: the classes of the errors."""
+def failed(number: int, total: int, kinds: Counter[str], *, imported: bool = False) -> str:
+    """`kinds`: the classes of the errors; `imported`: nothing can be run again here."""
     why = f" ({listed([f'{kind} {n} times' if n > 1 else kind for kind, n in kinds.most_common()])})" if kinds else ""
+    if imported:
+        return f"{cells_of(number, total)} failed{why}, as their source tells: lorabench explain gives its message."
     return f"{cells_of(number, total)} failed{why}. Run the study again to retry them; their log.txt tells more."
 
 
@@ -75,17 +77,19 @@ def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[f
     )
 
 
-def mixed_environments(environments: int, differing: Mapping[str, Counter[str]], odd: int) -> str:
+def mixed_environments(
+    environments: int, differing: Mapping[str, Counter[str]], odd: int, *, imported: bool = False
+) -> str:
     """`differing`: by name of a fact its values with the cells that have each; `odd`: cells that are not in the most
-    common environment."""
+    common environment; `imported`: nothing can be run again here."""
     parts = [
         f"{name} ({', '.join(f'{value}: {n}' for value, n in values.most_common())})"
         for name, values in differing.items()
     ]
+    remedy = "Compare" if imported else f"Run the {odd} that differ from the most common one again, or compare"
     return (
         f"Cells ran in {environments} environments, which differ in {listed(parts)}; the numbers count cells. Times and"
-        f" memory are not comparable between them. Run the {odd} that differ from the most common one again, or"
-        " compare quality alone."
+        f" memory are not comparable between them. {remedy} quality alone."
     )
 
 

@@ -168,7 +168,7 @@ def rows_changed(e: StudyAnalysis) -> Finding | None:
     return Finding(
         "rows_changed",
         "note",
-        "Single rows were dropped, cut or repeated",
+        text.rows_changed_title(rows.facts, counts),
         sentence,
         e.labels(rows.groups),
         e.finished(rows.groups),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lorabench.analysis.findings.base import listed
+from lorabench.formatting import plural
 from lorabench.record.data import DataFacts, SplitFacts
 
 CHANGES = {
@@ -41,7 +42,7 @@ def test_leaked(test: SplitFacts, share: float) -> str:
 def few_test_rows(rows: int, least: int) -> str:
     """`rows`: of the test; `least`: how many there should be."""
     return (
-        f"The held-out loss is measured on {rows:,} rows; other rows could rank the conditions"
+        f"The held-out loss is measured on {plural(rows, 'row')}; other rows could rank the conditions"
         f" differently. Use at least {least} test rows, better a few hundred."
     )
 
@@ -123,6 +124,14 @@ def rows_changed(facts: DataFacts, counts: Sequence[str]) -> str:
     return (
         f"{'; '.join(parts)}. Repeated rows weigh more in training, and those of a test make its interval too narrow."
     )
+
+
+def rows_changed_title(facts: DataFacts, counts: Sequence[str]) -> str:
+    """ "Two rows": none that says more than was seen."""
+    changed = sum(getattr(split, count) for split in facts.splits.values() for count in counts)
+    verbs = [{"dropped": "dropped", "cut": "cut", "repeated": "repeated"}[count] for count in counts]
+    what = f"{', '.join(verbs[:-1])} or {verbs[-1]}" if len(verbs) > 1 else verbs[0]
+    return f"One {facts.unit[:-1]} was {what}" if changed == 1 else f"Some {facts.unit} were {what}"
 
 
 def unseen_labels(rows: int, test_rows: int, labels: Sequence[str]) -> str:
