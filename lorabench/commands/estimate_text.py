@@ -95,7 +95,7 @@ def as_text(result: MemoryEstimate) -> str:
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
-    lines += trainer_text.trainer_lines(setting.trainer, result.differences)
+    lines += trainer_text.trainer_lines(setting.trainer, result.differences, setting.training.gradient_checkpointing)
     sentences = (
         gguf_sentence(setting.model.name),
         unreached_text(result.unreached, setting),

@@ -23,13 +23,19 @@ def named(trainer: Trainer, quantized: bool = True) -> str:
     return f"trained by {trainer.words(quantized)}"
 
 
-def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...]) -> list[str]:
+def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...], checkpointed: bool) -> list[str]:
     """What a prediction for a trainer is worth, and why it is another one than for lorabench's own loop."""
     if trainer == find_trainer(OWN):
         return []
     lines = []
+    if trainer.checkpoints and not checkpointed:
+        lines = [
+            "",
+            f"note: {trainer.title} has gradient checkpointing on unless it is turned off; this is without it:"
+            " --gradient-checkpointing adds it",
+        ]
     if differences:
-        lines = ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
+        lines += ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
     worth = f"measured: {trainer.measured}" if trainer.measured else NOT_MEASURED
     return [*lines, "", *textwrap.wrap(worth, WIDTH), *installed(trainer)]
 

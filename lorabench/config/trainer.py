@@ -56,6 +56,8 @@ class Trainer:
     outputs: Literal["freed", "held", "float32"] = "float32"
     """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
     accelerate"""
+    checkpoints: bool = False
+    """gradient checkpointing is on unless its user turns it off"""
     reentrant: bool = False
     """checkpoints as torch's older, reentrant variant"""
     offloads_checkpoints: bool = False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py (1.16)
 TILE_ON_CPU = (13, 29)  # bytes an element that TRL's torch code for a tile holds at once, forward and backward
 UNSLOTH_CHUNKS = 4  # unsloth_zoo/fused_losses/cross_entropy_loss.py, get_chunk_size: the least
-TORCHTUNE_CHUNKS = 8  # torchtune/modules/loss/cross_entropy_loss.py, num_output_chunks
+TORCHTUNE_CHUNKS = 8  # torchtune/modules/loss/ce_chunked_output_loss.py (0.6), num_output_chunks
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,27 @@ def trl(model: PreTrainedModel, inputs: Inputs) -> Loss:
 
 
 def torchtune(model: PreTrainedModel, inputs: Inputs) -> Loss:
-    """torchtune's CEWithChunkedOutputLoss: logits in chunks along the sequence, all of them kept in the model's dtype;
-    a chunk's float32 copy is made and freed in its compiled cross entropy."""
+    """torchtune's CEWithChunkedOutputLoss as its configurations have it (compile: False): all chunks of logits in the
+    model's dtype are there until the last one's loss is taken, and cross entropy keeps float32 log-probabilities."""
+    chunks = _torchtune_chunks(model, inputs)
+    labels = [part.reshape(-1) for part in inputs.labels.chunk(TORCHTUNE_CHUNKS, dim=1)]
+    entropy = torch.nn.functional.cross_entropy
+    losses = [entropy(chunk.float(), part, reduction="sum") for chunk, part in zip(chunks, labels, strict=True)]
+    return Loss(torch.stack(losses).sum() / inputs.ids.numel())
+
+
+def torchtune_compiled(model: PreTrainedModel, inputs: Inputs) -> Loss:
+    """The same with compile: True: all chunks are kept in the model's dtype, and a chunk's float32 copy lives within
+    the kernel of its cross entropy."""
+    losses = [InPlaceCrossEntropy.apply(chunk).sum() for chunk in _torchtune_chunks(model, inputs)]
+    return Loss(torch.stack(losses).sum() / inputs.ids.numel())
+
+
+def _torchtune_chunks(model: PreTrainedModel, inputs: Inputs) -> list[torch.Tensor]:
+    """Logits (batch * tokens of a chunk, vocabulary) of each chunk along the sequence."""
     hidden, weight = _hidden_and_head(model, inputs)
     chunks = [part @ weight.to(part.dtype).t() for part in hidden.chunk(TORCHTUNE_CHUNKS, dim=1)]
-    losses = [InPlaceCrossEntropy.apply(chunk.reshape(-1, chunk.shape[-1])).sum() for chunk in chunks]
-    return Loss(torch.stack(losses).sum() / inputs.ids.numel())
+    return [chunk.reshape(-1, chunk.shape[-1]) for chunk in chunks]
 
 
 def liger(model: PreTrainedModel, inputs: Inputs) -> Loss:
@@ -100,6 +115,7 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
     "trl": trl,
     "trl and liger": trl,  # Liger's layers under TRL's head
     "torchtune": torchtune,
+    "torchtune-compiled": torchtune_compiled,
     "liger": liger,
     "unsloth": unsloth,
     "cut": cut,
