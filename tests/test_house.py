@@ -35,6 +35,7 @@ ALLOWED = {  # layer: the layers that it may import
     "advice": LIGHT | {"analysis", "evidence"},
     "sections": LIGHT | {"analysis", "evidence", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
+    "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
     "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
@@ -71,7 +72,10 @@ def test_imports_run_one_way(layer):
 
 @pytest.mark.parametrize(
     "layer",
-    ["config", "record", "analysis", "evidence", "advice", "report", "sections", "exporters", "emitters", "trainers"],
+    [
+        *("config", "record", "analysis", "evidence", "advice", "report", "sections"),
+        *("exporters", "importers", "emitters", "trainers"),
+    ],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -105,7 +109,8 @@ def test_importing_it_leaves_torch_alone(module):
         ("executors", {"open_worker"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
-        ("emitters", {"emit"}),
+        ("importers", {"read"}),
+        ("emitters", {"emit", "TRAINER"}),
         ("trainers", {"TRAINER"}),
         ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),
     ],
@@ -118,6 +123,13 @@ def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, nee
         assert 10 < len(plugins.describe(kind, name)) < 160, name
         file = Path(module.__file__)
         assert not {n.split(".")[0] for n in imports_of(file, top_only=True)} & HEAVY, name
+
+
+@pytest.mark.parametrize("name", plugins.names("emitters"))
+def test_an_emitter_s_files_are_predicted_as_a_trainer_that_there_is(name):
+    trainer = plugins.load("emitters", name).TRAINER
+    assert trainer.name in plugins.names("trainers")
+    assert trainer.title == plugins.load("trainers", trainer.name).TRAINER.title
 
 
 def test_no_file_is_called_utils_and_none_is_very_long():

@@ -88,6 +88,8 @@ class ComparisonGroup:
     """what the study's report calls best: of all results the best mean"""
     best_key: Key
     """method and quantization of that"""
+    left_out: int = 0
+    """imported conditions that advice cannot give: methods that lorabench has not, settings that are not told"""
 
     @property
     def decides(self) -> bool:

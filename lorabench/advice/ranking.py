@@ -72,7 +72,7 @@ def rank_candidates(
             excluded.append(Excluded(least, least_needs, over, change))
             continue
         if priority == "accuracy" and _int8_brings_nothing(spec, ranked):
-            notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
+            notes.append("An int8 base is left out: it would save memory that is not needed, and cost time.")
             continue
         candidate, needs = min(
             _fitting(spec, workload, memory),
@@ -94,14 +94,14 @@ def _order_notes(ranked: Sequence[RankedCandidate]) -> tuple[str, ...]:
     notes = []
     if len(ranked) > 1 and ranked[0].candidate.method.name == "full":
         notes.append(
-            "Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to"
+            "Full fine-tuning stands first since the others are compared with it: nothing smaller that fits is shown to"
             " be within the margin of it."
         )
     undecided = [i for i, r in enumerate(ranked, 1) if quality_tier(r.quality)[0] == 1]
     if len(undecided) > 1:
         notes.append(
-            f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the"
-            " one that may be the least behind stands first."
+            f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} cannot be told"
+            " apart: the one that may be the least behind comes first."
         )
     return tuple(notes)
 

@@ -15,6 +15,7 @@ from lorabench.commands import (
     catalogue,
     doctor,
     evidence,
+    imports,
     predict,
     probe,
     recommend,
@@ -41,6 +42,12 @@ COMMANDS: tuple[
         results.add_table_options,
     ),
     ("report", "rewrite the HTML report", results.report, results.add_report_options),
+    (
+        "import",
+        "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
+        imports.import_results,
+        imports.add_import_options,
+    ),
     (
         "explain",
         "everything about a cell: settings, readings, files, environment; of a condition: its metrics and cells",
@@ -79,7 +86,7 @@ COMMANDS: tuple[
     ),
     (
         "probe",
-        "the ranks that rules name before training, from a few passes over the data",
+        "the ranks that several rules suggest before training, from a few passes over the data",
         probe.probe,
         probe.add_probe_options,
     ),
@@ -128,6 +135,7 @@ COMMANDS: tuple[
     ),
     ("methods", "all methods", catalogue.plugin_list, None),
     ("quantizations", "all quantizations", catalogue.plugin_list, None),
+    ("importers", "all importers", catalogue.plugin_list, None),
     ("executors", "all executors", catalogue.plugin_list, None),
     ("emitters", "all emitters", catalogue.plugin_list, None),
     ("probes", "all probes", catalogue.plugin_list, None),

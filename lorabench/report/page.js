@@ -285,7 +285,7 @@
   function standing(row, picked, memory, tolerated) {
     if (row === picked) return "chosen";
     if (!fits(row, memory)) return row.peak === null ? "memory unknown" : "does not fit";
-    if (enough(row, tolerated)) return "good enough, not the least";
+    if (enough(row, tolerated)) return "good enough, not the smallest";
     if (row.bound === null) return "no evidence";
     return row.needed !== null && row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
   }
@@ -357,7 +357,7 @@
       const letters = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > letters ? picked.label.slice(0, letters - 1) + "…" : picked.label;
       marks.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
     }
-    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...marks);
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best, by train peak; its numbers are in the table" }, ...marks);
   }
 
   function panel(box) {

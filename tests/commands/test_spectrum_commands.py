@@ -98,7 +98,7 @@ def test_a_full_cell_and_a_results_directory(cells, monkeypatch, capsys):
     assert cli.main(["truncate", ids[2], "--rank", "2", "-o", "x"]) == 2
     assert "is no adapter" in capsys.readouterr().err
     assert cli.main(["spectrum", "fffff", "--in", "reports/two"]) == 2
-    assert "there is none of the cells" in capsys.readouterr().err
+    assert "has an id starting with" in capsys.readouterr().err
 
 
 def test_truncate_a_cell_and_look_at_what_was_written(cells, monkeypatch, capsys, tmp_path):

@@ -104,7 +104,7 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
         assert all(row.needed is None for row in group.rows), "nor in the panel, at any tolerated loss"
         assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
-            "With one seed the bound is over the items alone and shows nothing."
+            "With one seed the bound covers only the items and shows nothing of other seeds."
             in recommendation.panel(view, [r]).caption
         )
 

@@ -176,7 +176,7 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     undecided = [i for i, r in enumerate(strict.ranked, 1) if r.quality.basis != "none" and r.quality.enough is None]
     if len(undecided) > 1:
         assert any(
-            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n) for n in strict.notes
+            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} cannot be told apart", n) for n in strict.notes
         )
 
 
