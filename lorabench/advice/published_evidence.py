@@ -193,6 +193,24 @@ def _named(analysis: MetaAnalysis, setting: Setting) -> str:
     return f"{words} and {formatting.plural(rest, 'source')} more" if rest > 0 else words
 
 
+def published_sentence(task: str, parameters: float | None, tokens: float | None, ranks: Sequence[int]) -> str | None:
+    """What published tables say of the ranks of a study, for its report; None for tasks that they do not have."""
+    kind = kind_of(task)
+    if kind is None or not ranks:
+        return None
+    analyses, low, high = published_meta_analyses(), min(ranks), max(ranks)
+    setting = Setting(kind, rank=high, parameters=parameters, tokens=tokens, alpha_moves=False)
+    gap = analyses["full"].predict(setting)
+    text = (
+        f"Published tables of {kind} ({_named(analyses['full'], setting)}) have LoRA of rank {high}"
+        f" {_points(gap.mean)} points from full fine-tuning, in 80 % of new sources {_interval(gap)}"
+    )
+    if low < high:
+        cost = cost_of_rank(analyses["rank"], setting, low, high)
+        text += f", and rank {low} {_points(cost.mean)} points from rank {high} {_interval(cost)}"
+    return f"{text}."
+
+
 def limits(asked: Asked) -> Iterator[str]:
     """Of what the published tables know nothing, and how far the user's own studies moved the answer."""
     if asked.kind is None:

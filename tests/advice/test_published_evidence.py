@@ -16,6 +16,8 @@ from lorabench.evidence.calibration import published_meta_analyses
 from lorabench.evidence.gaps import published_gaps
 from lorabench.evidence.library import sources
 from lorabench.evidence.meta_analysis import Setting
+from lorabench.report.view import make_view
+from lorabench.sections.recommendation import published_tables
 from tests.advice.test_priors import TRAINABLE
 from tests.report.stores import filled
 
@@ -127,3 +129,35 @@ def test_own_studies_enter_and_how_far_they_move_the_answer_is_said():
 
 def test_a_study_judged_by_its_loss_has_no_gaps_in_points(tmp_path):
     assert own_gaps(analyse(filled(tmp_path))) == ()
+
+
+def classified(folder):
+    """A study of a classification task whose metric is an accuracy, three seeds."""
+    for name, n in (("train.tsv", 60), ("dev.tsv", 60)):
+        rows = [f"{('bad', 'good')[i % 2]} film number {i}\t{i % 2}\n" for i in range(n)]
+        (folder / name).write_text("sentence\tlabel\n" + "".join(rows), encoding="utf-8")
+    text = (
+        "schema: 1\nname: films\nmodel: lorabench/tiny-300k\n"
+        "task: {name: classify, train: train.tsv, eval: dev.tsv}\nmethod: {name: lora, alpha: 16}\n"
+        "training: {steps: 4, learning_rate: 3e-3, sequence_length: 64}\n"
+        "grid: {method.rank: [4, 16], quantization: [none, nf4]}\n"
+        "include:\n  - {method: {name: full}, quantization: none, training.learning_rate: 1e-3}\n"
+        "seeds: [0, 1, 2]\n"
+    )
+    return filled(folder, text)
+
+
+def test_a_study_judged_by_accuracy_has_gaps_in_points_and_its_report_names_published_tables(tmp_path):
+    store = classified(tmp_path)
+    study = analyse(store)
+    found = own_gaps(study)
+    assert {g.contrast for g in found} == {"full", "rank", "storage"}
+    assert {g.source for g in found} == {"your films"}
+    full = next(g for g in found if g.contrast == "full" and g.rank == 16)
+    means = {s.method: s.mean("accuracy") for s in study.summaries if s.label and s.method == "full"}
+    assert full.against_score == pytest.approx(100 * means["full"])
+    assert full.value == pytest.approx(full.score - full.against_score, abs=1e-6)
+    assert full.noise > 0
+    (sentence,) = published_tables(make_view(store))
+    assert sentence.startswith("Published tables of classification (")
+    assert "rank 4 " in sentence and "rank 16" in sentence
