@@ -361,7 +361,7 @@
   }
 
   // the words of a text, each on one line: a browser would break 3e-05 after its hyphen
-  const unbroken = (words) => words.split(" ").flatMap((word, i) => [i ? " " : "", make("span", { class: "number" }, word)]);
+  const unbroken = (words) => words.split(" ").flatMap((word, i) => [i ? " " : "", word.includes("e-") ? make("span", { class: "number" }, word) : word]);
 
   function panel(box) {
     const settings = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = settings;
