@@ -17,7 +17,10 @@ from types import ModuleType
 
 from lorabench.errors import LorabenchError, unknown
 
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers", "probes")
+KINDS = (
+    "methods", "quantizations", "tasks", "executors", "sections", "exporters", "importers", "emitters", "trainers",
+    "probes",
+)  # fmt: skip
 
 _registered: dict[tuple[str, str], str] = {}  # (kind, name) to a module elsewhere
 

@@ -12,6 +12,7 @@ from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 
 def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
@@ -64,7 +65,7 @@ def notes_on_the_data(workload: Workload, *, assumed_length: bool = False) -> It
 
 def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking: Ranking) -> Iterator[str]:
     """Why what the study's own report calls best does not stand first."""
-    if group is None or not ranking.ranked:
+    if group is None or not ranking.ranked or not group.decides:
         return
     first = ranking.ranked[0]
     keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in ranking.ranked]
@@ -97,11 +98,24 @@ def notes_on_the_studies(
 ) -> Iterator[str]:
     """Why no study speaks, where none does."""
     if chosen is not None:
+        if chosen.left_out:
+            yield (
+                f"{plural(chosen.left_out, 'imported condition')} of {chosen.study}"
+                f" {'takes' if chosen.left_out == 1 else 'take'} no part: of methods that lorabench does not have, or"
+                " without rank, alpha, target modules or learning rate."
+            )
+        if chosen.decides:
+            return
+        yield (
+            f"{chosen.study} had one seed, which decides nothing: what is recommended rests on the literature and on"
+            " rules, and its numbers stand beside it. Run more seeds of it to let it decide."
+        )
         return
     if studies:
         yield (
             f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
-            "a better direction and a tolerated loss (--tolerated-loss)."
+            "a better direction and a tolerated loss (--tolerated-loss), and, where it was imported, a method that"
+            " lorabench has with its rank, alpha, target modules and learning rate."
         )
         return
     what = "No stored study that can be compared is"

@@ -189,10 +189,12 @@ def order(r: RankedCandidate, priority: Priority) -> tuple[float, ...]:
 
 def quality_tier(q: Quality) -> tuple[int, float]:
     """Tier and, among what is not shown to be within the margin, the worst that it may be: in margins, which differ
-    between measured and published qualities."""
+    between measured and published qualities. An interval of one seed orders nothing."""
     worst = math.inf if q.high is None else 0.0 if q.enough else q.high / (q.margin or 1.0)
     if q.behind or q.enough is False:
         return 3, worst
+    if q.shown is not None and not q.shown.repeated:
+        return 2, math.inf
     if q.high is None or q.against != FULL:
         return 2, worst
     return (0 if q.enough else 1), worst

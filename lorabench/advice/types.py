@@ -31,6 +31,8 @@ class Workload:
     device: DeviceKind = "cuda"
     bf16: bool = True
     """whether the card computes in bfloat16: other trainers are told to mix in float16 where it does not"""
+    trainer: Trainer | None = None
+    """the program that trains, with the loss, attention and preparation that are asked for; None: as it comes"""
 
 
 @dataclass(frozen=True)

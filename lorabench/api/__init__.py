@@ -1,10 +1,13 @@
 """The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
 name."""
 
-from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
+from lorabench.api.imports import import_results
+from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
 from lorabench.api.probes import probe
+from lorabench.api.recommendation import recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
+from lorabench.evidence.listing import evidence
 
 __all__ = [
     "RunAnalysis",
@@ -12,6 +15,8 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "evidence",
+    "import_results",
     "open_results",
     "parameters",
     "plan",

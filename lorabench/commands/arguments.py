@@ -57,6 +57,15 @@ def amount(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount; write it as 20000, 20K or 6M") from None
 
 
+def add_target_parameters_option(c: argparse.ArgumentParser) -> None:
+    """For the commands that ask where adapters go."""
+    c.add_argument(
+        "--target-parameters",
+        metavar="NAMES",
+        help="experts, or names of their parameters with commas: adapted beside the modules (default: none)",
+    )
+
+
 def modules(text: str | None) -> str | tuple[str, ...] | None:
     """Names between commas as a tuple; one name, or a group's, as it is."""
     return tuple(t.strip() for t in text.split(",")) if text and "," in text else text

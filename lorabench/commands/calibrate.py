@@ -52,6 +52,15 @@ def add_calibration_option(c: argparse.ArgumentParser) -> None:
     )
 
 
+def calibrations_of(options: argparse.Namespace) -> Path | None:
+    """The folder of calibrations that a run's predictions are corrected by; None where it holds none, or they are to
+    be left out."""
+    from lorabench.record.card_calibration import calibrations_folder
+
+    folder = calibrations_folder()
+    return None if options.no_calibration or not any(folder.glob("*.json")) else folder
+
+
 def card_if_named(options: argparse.Namespace) -> Gpu | None:
     """The card that is asked for, with what was measured on it; None where none is."""
     return None if options.gpu is None else card_of(options)

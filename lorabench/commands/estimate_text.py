@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorabench.commands import trainer_text
 from lorabench.commands.output import columns
 from lorabench.config.architectures import find_architecture
+from lorabench.config.paths import gguf_sentence
 from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import count, plural, size
 
@@ -94,8 +95,13 @@ def as_text(result: MemoryEstimate) -> str:
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
-    lines += trainer_text.trainer_lines(setting.trainer, result.differences)
-    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
+    lines += trainer_text.trainer_lines(setting.trainer, result.differences, setting.training.gradient_checkpointing)
+    sentences = (
+        gguf_sentence(setting.model.name),
+        unreached_text(result.unreached, setting),
+        tower_text(setting),
+        preset_text(setting),
+    )
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)
@@ -128,7 +134,11 @@ def sharding_text(by: Sharding, setting: TrainConfig) -> str:
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     """The sentence on weights that are neither quantized nor adapted; empty where there are none."""
     return (
-        left.words(quantized=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        left.words(
+            quantized=setting.quantization.name != "none",
+            adapted=setting.method.target_parameters is None,
+            size=size(left.bytes or 0),
+        )
         if left
         else ""
     )

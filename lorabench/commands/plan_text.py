@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
 from lorabench.commands.output import columns
-from lorabench.config.paths import model_label
-from lorabench.config.trainer import OWN
+from lorabench.config.paths import gguf_sentence, model_label
+from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import DASH, count, plural, seconds, size
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
         for s, one in zip(settings, left, strict=True)
         if s is not None and one is not None
     )
-    head = [] if planned.trainer.name == OWN else [f"{trainer_text.named(planned.trainer)}", ""]
+    files = dict.fromkeys(s.model.name for s in settings if s is not None)
+    notes |= {f"note: {sentence}": None for name in files if (sentence := gguf_sentence(name))}
+    head = [] if planned.trainer == find_trainer(OWN) else [f"{trainer_text.named(planned.trainer)}", ""]
     remedy = _plan_remedies(words, rows, settings, mended, card)
     return "\n".join(
         [

@@ -84,6 +84,9 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
     _setting.check("torchtune", workload, candidate)
     _setting.check_literal("torchtune", workload.model)
+    attention = workload.trainer.attention if workload.trainer else None
+    if attention not in (None, "sdpa"):
+        raise _setting.refuse("torchtune", f"{attention} attention", "sdpa", "peft, trl, axolotl, llamafactory")
     builder, full = _builder(workload.model), _setting.trains_base(candidate)
     directory, files, notes = _checkpoint(workload.model, builder)
     dtype = _dtype(workload, candidate)

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.settings import GROUPS, MethodSpec
+from lorabench.engine.parameter_targets import peft_parameters, resolve_parameters
 from lorabench.errors import ModelError, unknown
 from lorabench.formatting import error_line
 
@@ -144,6 +145,7 @@ def attach_lora(
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank, so any number does
         lora_dropout=spec.dropout or 0.0,
         target_modules=targets,
+        target_parameters=peft_parameters(resolve_parameters(model, spec.target_parameters)),
         task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
         fan_in_fan_out=_is_transposed(model),
         use_dora=use_dora,

@@ -112,6 +112,12 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     if type(config) not in maker._model_mapping and not trust_remote_code:
         raise UnpredictableError(f"{config.model_type} is not a causal language model that transformers knows")
+    kind = maker._model_mapping.get(type(config), None)
+    if config._attn_implementation == "sdpa" and not getattr(kind, "_supports_sdpa", True):
+        raise ModelError(
+            f"transformers has neither sdpa nor flash attention by torch for {config.model_type}; take --attention"
+            " eager, its default"
+        )
     with (
         TRACING,
         torch.device("meta"),
@@ -148,7 +154,7 @@ def adapted(
     stored = declared_quantization(config.to_dict())
     packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
     model = quantized(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
-    if packed_here and setting.trainer.name != OWN:
+    if packed_here and setting.trainer.name not in (OWN, "torchtune"):  # torchtune quantizes by torchao
         remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
         model.register_buffer("allocator_remainder", remainder, persistent=False)
     modules = setting.method.target_modules

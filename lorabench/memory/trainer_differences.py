@@ -27,6 +27,11 @@ LOSSES = {
     "trl": Difference(
         "no logits kept", "The loss computes the head in tiles, which the backward pass recomputes: no logits are kept."
     ),
+    "trl and liger": Difference(
+        "no logits kept",
+        "The loss takes the head in tiles, which the backward pass makes again: no logits are kept; Liger's kernels in"
+        " the layers keep fewer activations.",
+    ),
     "liger": Difference(
         "no logits kept",
         "Liger's fused loss computes logits and their gradients together, chunk by chunk: no logits are kept.",
@@ -36,7 +41,12 @@ LOSSES = {
     ),
     "torchtune": Difference(
         "logits in chunks",
-        "The loss takes logits in eight chunks, all kept in the model's dtype; one at a time is cast to float32.",
+        "The loss goes through eight chunks of logits, which are all there at once; their float32 log-probabilities are"
+        " kept.",
+    ),
+    "torchtune-compiled": Difference(
+        "logits in chunks",
+        "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
     ),
     "unsloth": Difference(
         "logits in chunks",
@@ -78,6 +88,9 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
         yield Difference(
             f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."
         )
+    if trainer.packing:
+        mask = "" if trainer.attention == "flash" else ", under a mask of tokens by tokens"
+        yield Difference("one packed row", f"A micro-batch of packed examples is one row{mask}.")
     if trainer.attention == "eager":
         yield Difference("eager attention", "Eager attention keeps a matrix of tokens x tokens for every head.")
     if resolve_autocast(setting) != resolve_autocast(own):

@@ -5,24 +5,11 @@ lm-eval metrics are named task/metric ("python-docs-cloze/acc") and described by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-Direction = Literal["lower", "higher", "none"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a metric's name stands for."""
-
-    name: str
-    label: str
-    unit: Literal[
-        "count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "bits per parameter", "ratio", "share"
-    ]
-    better: Direction
-    meaning: str
-
+from lorabench.record.imported_metrics import IMPORTED_METRICS
+from lorabench.record.metric import Direction as Direction
+from lorabench.record.metric import Metric as Metric
 
 _TABLE = (
     Metric("total_parameters", "parameters", "count", "none", "all parameters, adapters included"),
@@ -109,7 +96,8 @@ _TABLE = (
         "accuracy",
         "share",
         "higher",
-        "share of the test rows whose right label the model finds most likely",
+        "share of the test rows whose right label the model finds most likely; of imported results, of right answers as"
+        " their source counts them",
     ),
     Metric("macro_f1", "macro F1", "share", "higher", "F1 of each label, averaged over the labels"),
     Metric(
@@ -222,6 +210,7 @@ TABLE = {
     m.name: m
     for m in (
         *_TABLE,
+        *IMPORTED_METRICS,
         *(Metric(f"predicted_{part}_bytes", label, "bytes", "none", meaning) for part, label, meaning in _PARTS),
     )
 }
@@ -245,6 +234,8 @@ _LM_EVAL = {
     "word_perplexity": ("word perplexity", "ratio", "lower", "perplexity per word"),
     "byte_perplexity": ("byte perplexity", "ratio", "lower", "perplexity per byte"),
     "bits_per_byte": ("bits per byte", "bits", "lower", "loss in bits per byte"),
+    "score": ("score", "ratio", "higher", "as its source defines it; more is better"),
+    "error": ("error", "ratio", "lower", "as its source defines it; less is better"),
 }
 
 

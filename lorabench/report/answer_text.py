@@ -186,7 +186,8 @@ def _article(label: str) -> str:
 def why_no_decision(view: View) -> str:
     """Why no comparison decides the question."""
     if not view.analysis.references:
-        return "There is no reference condition to compare with; name one under `reference` in the study."
+        where = "when importing (--reference)" if view.analysis.study.imported else "under `reference` in the study"
+        return f"There is no reference condition to compare with; name one {where}."
     if any(c.metric == view.analysis.metric for c in view.analysis.comparisons):
         return (
             "In every condition that can be compared with its reference some cells did not finish, so nothing is"

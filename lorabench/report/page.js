@@ -274,7 +274,7 @@
     window.addEventListener("afterprint", () => { root.classList.remove("paper"); again(); });
   }
 
-  // ---- panels: the choice at a memory and a tolerated loss. The rule is advice/choose.py's: rows come in its order, each with the least
+  // ---- panels: the choice at a memory and a tolerated loss. The rule is advice/selection.py's: rows come in its order, each with the least
   // tolerated loss at which it is good enough, so the first that fits and is good enough is chosen
 
   const fits = (row, memory) => memory === null || (row.peak !== null && row.peak <= memory);
@@ -287,7 +287,7 @@
     if (!fits(row, memory)) return row.peak === null ? "memory unknown" : "does not fit";
     if (enough(row, tolerated)) return "good enough, not the smallest";
     if (row.bound === null) return "no evidence";
-    return row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
+    return row.needed !== null && row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
   }
 
   function chosenSentence({ best, rows }, picked, memory, limit, tolerated, loss) {

@@ -40,6 +40,11 @@ def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than
     0.02 nats (one-sided 95 % bound ...\""""
     best, chosen, within = r.best, r.chosen, amount(r.margin or 0.0, m)
+    if not best.repeated:
+        return (
+            f"Nothing is chosen: there is one seed, and a repetition may end in another order. {best.label} has the"
+            f" best mean {m.label} of it. `lorabench recommend` rests on what is published until more seeds have run."
+        )
     if chosen is not None and chosen is not best:
         peak = (
             "its train peak was not measured"

@@ -18,6 +18,8 @@ from lorabench.errors import StoreError
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
@@ -47,7 +49,9 @@ class CellQueue:
         retry: tuple[Outcome, ...],
         skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
+        calibrations: Path | None = None,
     ) -> None:
+        self.calibrations = calibrations
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
@@ -140,7 +144,8 @@ class CellQueue:
             return True
 
     def _run(self, cell: Cell, worker: Worker) -> CellResult:
-        return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible)
+        more = [self.calibrations] if self.calibrations else []
+        return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible, *more)
 
     def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it

@@ -44,11 +44,12 @@ class Engine(NamedTuple):
     """The functions that a worker serves."""
 
     check_cells: Check
-    misfits: Check
-    """what of the cells would not fit into memory"""
+    misfits: Callable[..., tuple[Problem, ...]]
+    """what of the cells would not fit into memory; a folder of calibrations may follow them"""
     run_cell: Callable[[Cell, Path, Report], CellResult]
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
-    predict_memory: Callable[[Cell], MemoryPrediction | None]
+    predict_memory: Callable[..., MemoryPrediction | None]
+    """of a cell; a folder of calibrations may follow it"""
 
 
 def _engine(package: str, predictor: str) -> Engine:
@@ -56,7 +57,7 @@ def _engine(package: str, predictor: str) -> Engine:
     cell, prediction = importlib.import_module(f"{package}.cell"), importlib.import_module(predictor)
     return Engine(
         importlib.import_module(f"{package}.check").check_cells,
-        getattr(prediction, "misfits", lambda cells: ()),
+        getattr(prediction, "misfits", lambda *cells: ()),
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
@@ -108,7 +109,7 @@ def _check(engine: Engine, command: Command) -> Reply:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = engine.check_cells(cells)
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
-            problems = (*problems, *engine.misfits(cells))
+            problems = (*problems, *engine.misfits(cells, *_calibrations(command)))
         return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
@@ -128,7 +129,7 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
             if command["do"] == "repeat":
                 result = _repeated(engine, cell, folder, command, report)
             else:
-                result = _predicted(engine, cell, folder, command["skip_infeasible"], report)
+                result = _predicted(engine, cell, folder, command, report)
             reply: Reply = {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
@@ -137,19 +138,23 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
     return reply
 
 
-def _predicted(engine: Engine, cell: Cell, folder: Path, skip: bool, report: Report) -> CellResult:
+def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
-    prediction = engine.predict_memory(cell)
+    prediction = engine.predict_memory(cell, *_calibrations(command))
     if prediction is None:
         return engine.run_cell(cell, folder, report)
-    if skip and prediction.fits is False:
+    if command["skip_infeasible"] and prediction.fits is False:
         return prediction.skipped(cell)
     if prediction.warning:
         report(Event(cell.id, "foresee", warning=prediction.warning))
     result = engine.run_cell(cell, folder, report)
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
+
+
+def _calibrations(command: Command) -> tuple[Path, ...]:
+    return (Path(command["calibrations"]),) if "calibrations" in command else ()
 
 
 def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:

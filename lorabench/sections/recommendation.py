@@ -42,7 +42,7 @@ def section(view: View) -> Section | None:
     checks = [(r.name, r.spectral_check.sentence) for r in choices if r.spectral_check]
     if len(choices) == 1:
         witness = (Text(sentence) for _, sentence in checks)
-        return Section(TITLE, (Text(sentences[0], "lead"), *witness, panel(view, choices)))
+        return Section(TITLE, (Text(sentences[0], "lead"), *witness, *_panels(view, choices)))
     more = len(choices) - _AT_MOST
     lines = [f"{r.name}: {sentence}" for r, sentence in zip(choices[:_AT_MOST], sentences, strict=False)]
     if more > 0:
@@ -50,7 +50,13 @@ def section(view: View) -> Section | None:
     blocks: list[Block] = [Points(tuple(lines))]
     if checks:
         blocks.append(Points(tuple(f"{name}: {s}" for name, s in checks), text.second_witness(choices)))
-    return Section(TITLE, (*blocks, panel(view, choices)))
+    return Section(TITLE, (*blocks, *_panels(view, choices)))
+
+
+def _panels(view: View, choices: Sequence[Recommended]) -> tuple[Panel, ...]:
+    """The panel; none of an imported study without training peaks, where nothing can be chosen by memory."""
+    peaks = any(o.peak_bytes is not None for r in choices for o in r.options)
+    return (panel(view, choices),) if peaks or view.analysis.study.imported is None else ()
 
 
 def compute(view: View) -> tuple[Recommended, ...]:

@@ -20,6 +20,7 @@ TRAINER = Trainer(
     errors=(0.60, 1.15),
     losses=(("chunked", "unsloth"),),
     outputs="freed",
+    checkpoints=True,
     offloads_checkpoints=True,
     wide_embedding_state=True,
 )

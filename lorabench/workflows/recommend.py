@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins
-from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, for_trainer
+from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, for_trainer, with_parameters
 from lorabench.advice.cheapest_change import what_would_fit
 from lorabench.advice.evidence import WHOLE, Here, Key, nearest
 from lorabench.advice.notes import (
@@ -29,13 +29,15 @@ from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import Gpu, find_gpu
-from lorabench.config.paths import model_label
+from lorabench.config.paths import gguf_sentence, model_label
 from lorabench.config.precision import is_large
 from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.config.validity import leaves_experts
 from lorabench.errors import LorabenchError, unknown
 from lorabench.formatting import size
 from lorabench.record.archive import opened
+from lorabench.workflows.estimate import require_attention
 from lorabench.workflows.stored_evidence import stored_evidence
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def recommend(
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     task: str | None = None,
+    target_parameters: str | tuple[str, ...] | None = None,
     trainer: Trainer | None = None,
 ) -> Recommendation:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
@@ -75,12 +78,14 @@ def recommend(
         priority: accuracy, memory or speed.
         tolerated_loss: in the unit of each study's metric; absent: each study's own margin.
         task: the kind of task, as studies name it; absent: any.
+        target_parameters: experts, or names of parameters that adapters are put on beside the modules.
         trainer: the program that will train; absent: lorabench's own loop.
 
     Nothing else is read. Raises LorabenchError for what cannot be meant.
     """
     _check_request(batch_size, examples, tokens, priority, tolerated_loss, task)
     card = find_gpu(gpu)
+    require_attention(card, trainer)
     folders = [Path(folder) for folder in studies]
     for folder in folders:
         with opened(folder):  # before the slow imports, so that a typing error is told at once
@@ -93,24 +98,22 @@ def recommend(
     if sequence_length is None:
         sequence_length = TrainingSpec().sequence_length
     base = _base_setting(model, sequence_length, card, trainer)
-    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
+    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16, trainer)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
     train_tokens = min(amounts, default=None)
-    counts = count_parameters(base.shape, _possible_ranks(base), rules().lora.target_modules)
+    counts = count_parameters(
+        base.shape, _possible_ranks(base), rules().lora.target_modules, target_parameters=target_parameters
+    )
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
     here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, task, tolerated_loss)
     groups = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     chosen = nearest(groups, bool(folders))
+    wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
     specs, notes = _possible(
-        for_trainer(
-            candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size),
-            base.trainer,
-            is_large(parameters),
-            card.bf16,
-        ),
-        lambda key: by_rules(key, parameters, train_tokens, trainable),
+        with_parameters(for_trainer(wanted, base.trainer, is_large(parameters), card.bf16), target_parameters),
+        lambda key: with_parameters([by_rules(key, parameters, train_tokens, trainable)], target_parameters)[0],
         workload,
         base,
     )
@@ -118,6 +121,7 @@ def recommend(
     with traced_memory(card, workload, base, timings) as memory:
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
+            *([f"{file}."] if (file := gguf_sentence(base.model.name)) else ()),
             *(card.measured.sentences(base.trainer.name == OWN) if card.measured else ()),
             *notes_on_the_trainer(base.trainer),
             *notes_on_the_card(card, priority, ranking, base.trainer),
@@ -227,8 +231,15 @@ def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu
     if card.kind == "cpu":
         specs = [replace(spec, optimizers=("adamw",)) for spec in specs]  # paging is between a GPU and its host
     if left := unreached_of(replace(base, method=MethodSpec())):
-        caveat = left.words(quantized=True, adapted=True, size=size(left.bytes or 0))
-        specs = [s if s.key == WHOLE else replace(s, caveats=(*s.caveats, caveat)) for s in specs]
+        amount = size(left.bytes or 0)
+        specs = [
+            s
+            if s.key == WHOLE
+            else replace(
+                s, caveats=(*s.caveats, left.words(quantized=True, adapted=leaves_experts(s.method), size=amount))
+            )
+            for s in specs
+        ]
     return list(specs)
 
 

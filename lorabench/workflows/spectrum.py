@@ -237,7 +237,7 @@ def quantization_error(
             raise LorabenchError(unknown_choice("quantization", name, allowed))
     hub.require_named(model)
     weights = open_base(model)
-    if not weights.place.is_dir():
+    if not weights.place.is_dir() and weights.place.suffix != ".gguf":
         raise LorabenchError(
             f"{model} is a file of weights; give the folder that holds it with its config.json, which says which"
             " layers are linear"

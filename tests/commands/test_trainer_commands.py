@@ -151,3 +151,12 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys, command, change
 
 def test_check_without_a_card_is_a_mistake(capsys):
     assert call(capsys, "check", *TINY)[0] == 2
+
+
+def test_a_trainer_whose_checkpointing_is_on_by_default_is_not_predicted_without_it_silently(capsys):
+    """trl/trainer/sft_config.py: gradient_checkpointing=True; transformers' TrainingArguments: False."""
+    words = "has gradient checkpointing on unless it is turned off"
+    said = {}
+    for name, more in (("trl", []), ("trl on", ["--gradient-checkpointing"]), ("transformers", [])):
+        said[name] = words in call(capsys, "estimate", *TINY, "--trainer", name.split()[0], *more)[1]
+    assert said == {"trl": True, "trl on": False, "transformers": False}
