@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lorabench.evidence.calibration import FITTED, calibrated, published_meta_analyses, stored_form
 from lorabench.evidence.choices import mean_regrets, regrets
-from lorabench.evidence.gaps import gaps, published_gaps
+from lorabench.evidence.gaps import Contrast, gaps, published_gaps
 from lorabench.evidence.learning_rate_model import FITTED as FITTED_RATES
 from lorabench.evidence.learning_rate_model import published_rate_model, published_rates, rate_model, rates_of
 from lorabench.evidence.learning_rate_model import stored_form as stored_rates
@@ -35,7 +35,9 @@ from lorabench.evidence.leave_one_out import (
     without_each,
 )
 from lorabench.evidence.meta_analysis import CONTRASTS, KINDS
+from lorabench.evidence.rank_height import LOGARITHM
 
+WITH_RANKS: tuple[Contrast, ...] = ("full", "rank")
 REPORT = Path(__file__).parents[1] / "reports" / "evidence.json"
 
 
@@ -52,7 +54,8 @@ def main() -> None:
         report(*of_others(options.held_out, options.held_out_rates))
     else:
         found = of_the_library()
-        REPORT.write_text(json.dumps(report(*found), indent=1) + "\n", encoding="utf-8")
+        told = report(*found) | {"logarithm_of_the_rank": by_logarithm()}
+        REPORT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def refit() -> None:
@@ -72,6 +75,19 @@ def of_the_library() -> tuple[list[LeftOut], dict[str, dict[str, dict[str, float
         if c != "full":
             regret[c] = mean_regrets(regrets(without, published))
     return found, regret, rates_left_out(published_rates())
+
+
+def by_logarithm() -> dict[str, object]:
+    """The same with a gap that is linear in the logarithm of the rank and knows no limit, as a comparison."""
+    published, regret = published_gaps(), {}
+    found: list[LeftOut] = []
+    for c in WITH_RANKS:
+        without = without_each(c, published, powers=(LOGARITHM,))
+        found += left_out(without, published)
+        if c == "rank":
+            regret[c] = mean_regrets(regrets(without, published))
+    print("with a gap that is linear in the logarithm of the rank")
+    return {k: v for k, v in report(found, regret, ()).items() if v}
 
 
 def of_others(
@@ -99,6 +115,7 @@ def report(
 ) -> dict[str, object]:
     """Printed, and as plain values."""
     parts = {"all": found} | {c: [f for f in found if f.gap.contrast == c] for c in CONTRASTS}
+    parts |= {f"rank, {k}": [f for f in parts["rank"] if f.gap.kind == k] for k in KINDS}
     parts |= {f"full, {k}": [f for f in parts["full"] if f.gap.kind == k] for k in KINDS}
     covered = {name: _covered(of) for name, of in parts.items() if of}
     print("coverage of prediction intervals: of gaps, and with each source counted once")
@@ -109,7 +126,8 @@ def report(
         for kind, rules in kinds.items():
             print(f"  {contrast:8}{kind:24}", ", ".join(f"{rule} {points:.2f}" for rule, points in rules.items()))
     errors = rate_errors(rates) if rates else {}
-    print("learning rates, factors: median of rates, mean of the sources' medians, each source")
+    if errors:
+        print("learning rates, factors: median of rates, mean of the sources' medians, each source")
     for rule, of in errors.items():
         print(f"  {rule:16}", ", ".join(f"{name} {factor:.2f}" for name, factor in of.items()))
     return {"coverage": covered, "regret": regret, "learning_rates": errors}

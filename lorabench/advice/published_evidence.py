@@ -27,8 +27,8 @@ from lorabench.evidence.learning_rate_model import RateSetting, published_rate_m
 from lorabench.evidence.library import task_kind_of
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, Setting, quantile
 
-SOURCE = "meta-analysis of published tables: lorabench evidence"
-_NAMED = 4
+SOURCE = "lorabench evidence"
+_NAMED = 3
 """sources that are named, largest weight first"""
 
 
@@ -47,6 +47,8 @@ class Asked:
     """of what was published, with the user's own studies where there are any"""
     moved: tuple[str, ...] = ()
     """how far the user's own studies moved it"""
+    tolerated: float | None = None
+    """loss in points; absent: the margin is that of studies, and for accuracy no rank is given up for it"""
 
 
 def kind_of(task: str | None) -> str | None:
@@ -60,11 +62,18 @@ def kind_of(task: str | None) -> str | None:
 
 
 def asked_of(
-    task: str | None, parameters: int, hidden_size: int | None, family: str | None, tokens: int | None, batch_size: int
+    task: str | None,
+    parameters: int,
+    hidden_size: int | None,
+    family: str | None,
+    tokens: int | None,
+    batch_size: int,
+    tolerated: float | None = None,
 ) -> Asked:
     """With the published analyses."""
     plain = next((f for f in ("llama", "qwen") if f in (family or "")), family or "")
-    return Asked(kind_of(task), parameters, hidden_size, plain, tokens, batch_size, published_meta_analyses())
+    known = published_meta_analyses()
+    return Asked(kind_of(task), parameters, hidden_size, plain, tokens, batch_size, known, tolerated=tolerated)
 
 
 def informed(
@@ -98,22 +107,33 @@ def _with_rank(
     if highest is None:
         return spec
     costs = {r: cost_of_rank(asked.analyses["rank"], _setting(asked), r, highest) for r in of if r < highest}
-    rank = next((r for r, p in costs.items() if _little(p, priority)), highest)
-    told = [r for r in (8, 16, 64) if r in costs and r != rank][:2]
-    why = "the highest that fits" if rank == highest else f"beside which rank {highest} is expected to bring little"
+    best = max((0.0, *(p.mean for p in costs.values())))
+
+    def least(loss: float) -> int:
+        return next((r for r, p in costs.items() if best - p.mean <= loss), highest)
+
+    loss = asked.tolerated or (None if priority == "accuracy" else MARGIN)
+    rank = next((r for r, p in costs.items() if costs_nothing(p)), highest) if loss is None else least(loss)
+    why = "the highest that fits"
+    if rank < highest:
+        beside = f"beside which rank {highest} is expected to bring little"
+        why = beside if loss is None else f"the least within {_loss(loss)} of rank {highest} on average"
     words = f"rank {rank}, {why}"
-    if told:
-        shown = "; ".join(f"rank {r}: {_points(costs[r].mean)} {_interval(costs[r])}" for r in told)
-        words += f"; gap to rank {highest} in points, with the interval of 80 % of new sources: {shown}"
-        words += f"; by {_named(asked.analyses['rank'], _setting(asked, rank=highest, against_rank=told[0]))}"
+    if (near := least(MARGIN)) < rank:
+        words += f"; rank {near} is within {_loss(MARGIN)} on average"
+    if told := [r for r in (near, rank, 8) if r in costs][:1]:
+        cost, setting = costs[told[0]], _setting(asked, rank=highest, against_rank=told[0])
+        words += f" ({_points(cost.mean)} {_interval(cost)} to rank {highest})" if near == told[0] < rank else ""
+        words += f"; {_named(asked.analyses['rank'], setting)}"
     item = EvidenceItem("published", words, SOURCE)
     facts = tuple(e for e in spec.evidence if e.kind == "published" and not e.text.startswith(("learning", "rank")))
     rates = tuple(e for e in spec.evidence if e.text.startswith("learning"))
     return replace(of[rank], evidence=(*facts, item, *rates), caveats=())
 
 
-def _little(cost: Prediction, priority: Priority) -> bool:
-    return costs_nothing(cost) if priority == "accuracy" else -cost.mean <= MARGIN
+def _loss(points: float) -> str:
+    """ "1 point\""""
+    return f"{points:g} point{'' if points == 1 else 's'}"
 
 
 def _setting(asked: Asked, **of_it: Any) -> Setting:
@@ -132,7 +152,7 @@ def _with_quality(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     setting = _setting(asked, method=key[0], rank=rank)
     against_full = asked.analyses["full"]
     total, items = against_full.predict(setting), []
-    what = f"LoRA of rank {rank} against full fine-tuning in {asked.kind}"
+    what = f"rank {rank} against full"
     items.append(_gap_item(what, total, against_full, setting))
     if key[1] != "none":
         stored = replace(setting, storage=key[1])
@@ -141,15 +161,13 @@ def _with_quality(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
         total = total.plus(gap)
     low, high = total.interval(0.95)
     bound = -total.mean + total.sd * quantile(total.degrees, 0.95)
-    quality = Quality("published", FULL, POINTS, -total.mean, -high, -low, bound, MARGIN)
+    quality = Quality("published", FULL, POINTS, -total.mean, -high, -low, bound, asked.tolerated or MARGIN)
     kept = tuple(e for e in spec.evidence if e.kind != "published" or e.text.startswith(("rank", "learning")))
     return replace(spec, quality=quality, evidence=(*items, *kept))
 
 
 def _gap_item(what: str, gap: Prediction, analysis: MetaAnalysis, setting: Setting) -> EvidenceItem:
-    text = (
-        f"{what}: {_points(gap.mean)} points, in 80 % of new sources {_interval(gap)}; by {_named(analysis, setting)}"
-    )
+    text = f"{what}: {_points(gap.mean)} points, 80 % of new sources {_interval(gap)}; {_named(analysis, setting)}"
     return EvidenceItem("published", text, SOURCE)
 
 
@@ -163,11 +181,11 @@ def _with_rate(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     tried = ", ".join(f"{r:g}" for r in found.grid)
     named = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in found.weights[:_NAMED])
     text = (
-        f"learning rate {found.grid[1]:g}: in 80 % of new sources the best lies within {found.low:.1e} to"
-        f" {found.high:.1e}; try {tried}; by {named}"
+        f"learning rate {found.grid[1]:g}, 80 % of new sources {found.low:.1e} to {found.high:.1e}; try {tried};"
+        f" {named}{_more(len(found.weights))}"
     )
     kept = tuple(e for e in spec.evidence if not e.text.startswith("learning rate"))
-    item = EvidenceItem("published", text, "model of published best rates: lorabench evidence")
+    item = EvidenceItem("published", text, SOURCE)
     return replace(
         spec,
         learning_rate=found.grid[1],
@@ -181,6 +199,14 @@ def _points(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
 
 
+def _beside(p: Prediction) -> str:
+    """ "1.3 [−0.4, 3.0] points worse\""""
+    sign, word = (1, "better") if round(p.mean, 1) > 0 else (-1, "worse")
+    low, high = sorted(sign * end for end in p.interval(0.8))
+    value, low_end, high_end = (_points(x).replace("+", "") for x in (sign * p.mean, low, high))
+    return f"{value} [{low_end}, {high_end}] points {word}"
+
+
 def _interval(p: Prediction) -> str:
     low, high = p.interval(0.8)
     return f"[{_points(low)}, {_points(high)}]"
@@ -188,9 +214,11 @@ def _interval(p: Prediction) -> str:
 
 def _named(analysis: MetaAnalysis, setting: Setting) -> str:
     weights = [(name, w) for name, w in analysis.weights(setting).items() if w >= 0.005]
-    rest = len(weights) - _NAMED
-    words = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in weights[:_NAMED])
-    return f"{words} and {formatting.plural(rest, 'source')} more" if rest > 0 else words
+    return ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in weights[:_NAMED]) + _more(len(weights))
+
+
+def _more(sources: int) -> str:
+    return f" and {sources - _NAMED} more" if sources > _NAMED else ""
 
 
 def published_sentence(task: str, parameters: float | None, tokens: float | None, ranks: Sequence[int]) -> str | None:
@@ -203,11 +231,11 @@ def published_sentence(task: str, parameters: float | None, tokens: float | None
     gap = analyses["full"].predict(setting)
     text = (
         f"Published tables of {kind} ({_named(analyses['full'], setting)}) have LoRA of rank {high}"
-        f" {_points(gap.mean)} points from full fine-tuning, in 80 % of new sources {_interval(gap)}"
+        f" {_beside(gap)} than full fine-tuning in 80 % of new sources"
     )
     if low < high:
         cost = cost_of_rank(analyses["rank"], setting, low, high)
-        text += f", and rank {low} {_points(cost.mean)} points from rank {high} {_interval(cost)}"
+        text += f", and rank {low} {_beside(cost)} than rank {high}"
     return f"{text}."
 
 

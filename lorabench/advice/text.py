@@ -71,10 +71,16 @@ def quality(q: Quality) -> str:
 
     def number(value: float) -> str:
         return (
-            f"{value:.1f}".replace("-", "−") if q.metric == POINTS else formatting.number(value, metric(q.metric).unit)
+            f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+            if q.metric == POINTS
+            else formatting.number(value, metric(q.metric).unit)
         )
 
-    ends = "" if q.low is None or q.high is None else f" [{number(q.low)}, {number(q.high)}]"
+    better = number(q.worse)[0] in "-−"  # as it is printed: a zero is no better
+    value, low, high = (-q.worse, q.high, q.low) if better else (q.worse, q.low, q.high)
+    if better:
+        low, high = (None if end is None else -end for end in (low, high))
+    ends = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
     claim = {True: "shown to be within", False: "shown to be beyond", None: "not shown to be within"}[q.enough]
     margin = "" if q.margin is None or q.low is None else f", {claim} {number(q.margin)} {unit}"
     if q.shown is not None and not q.shown.repeated:
@@ -82,8 +88,9 @@ def quality(q: Quality) -> str:
     elif q.shown is not None and q.enough is None and q.margin is not None and q.low is not None and q.low > q.margin:
         margin = f", not decisive once corrected for the {q.shown.family} comparisons of the study"
     if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
-        margin += f" by its one-sided 95 % bound, {number(q.bound)}"
-    return f"{number(q.worse)}{ends} {unit} worse than {q.against} ({q.basis}{margin})".replace("  ", " ")
+        margin += f" by its one-sided 95 % bound, {number(q.bound)}{' worse' if better else ''}"
+    word = "better" if better else "worse"
+    return f"{number(value)}{ends} {unit} {word} than {q.against} ({q.basis}{margin})".replace("  ", " ")
 
 
 def out_of_room(e: Excluded) -> str:
@@ -113,7 +120,11 @@ def _entry(r: RankedCandidate, w: Workload) -> list[str]:
             + (" of its own" if r.quality.basis == "none" and any(e.kind == "cells" for e in r.evidence) else "")
         ),
     ]
-    lines += [f"why:     {e.text} ({e.source})" for e in r.evidence]
+    following = [*(e.source for e in r.evidence[1:]), ""]  # a source is named after the last line that it speaks in
+    lines += [
+        f"why:     {e.text}" + ("" if e.source == after else f" ({e.source})")
+        for e, after in zip(r.evidence, following, strict=True)
+    ]
     return lines + [f"but:     {text}" for text in r.caveats]
 
 

@@ -19,6 +19,7 @@ from lorabench.evidence.gaps import Contrast, Gap, published_gaps
 from lorabench.evidence.library import DATA
 from lorabench.evidence.meta_analysis import CONTRASTS, Calibration, MetaAnalysis, meta_analysis, setting_of
 from lorabench.evidence.random_effects import Array, Variances
+from lorabench.evidence.rank_height import POWERS
 
 FITTED = DATA / "fitted.json"
 
@@ -34,22 +35,34 @@ def published_meta_analyses() -> dict[Contrast, MetaAnalysis]:
 def _restored(contrast: Contrast, gaps: Sequence[Gap], stored: dict[str, dict[str, object]]) -> MetaAnalysis:
     v = dict(stored["variances"])
     variances = Variances(**{**v, "scales": tuple(v["scales"])})  # type: ignore[arg-type]
-    return replace(meta_analysis(contrast, gaps, variances), calibration=Calibration(**stored["calibration"]))  # type: ignore[arg-type]
+    known = meta_analysis(contrast, gaps, stored["power"], variances)  # type: ignore[arg-type]
+    return replace(known, calibration=Calibration(**stored["calibration"]))  # type: ignore[arg-type]
 
 
 def stored_form(fits: Iterable[MetaAnalysis]) -> dict[str, object]:
     """What `published_meta_analyses` reads."""
-    return {m.contrast: {"variances": asdict(m.fit.variances), "calibration": asdict(m.calibration)} for m in fits}
+    return {
+        m.contrast: {
+            "power": m.power,
+            "variances": asdict(m.fit.variances),
+            "calibration": asdict(m.calibration),
+        }
+        for m in fits
+    }
 
 
-def calibrated(contrast: Contrast, gaps: Iterable[Gap], start: Variances | None = None) -> MetaAnalysis:
-    """Fitted to the gaps of a contrast that are in points, with the width that its own sources show."""
+def calibrated(
+    contrast: Contrast, gaps: Iterable[Gap], start: Variances | None = None, powers: Sequence[float] = POWERS
+) -> MetaAnalysis:
+    """Fitted to the gaps of a contrast that are in points, by the most probable power of the rank and with the width
+    that its own sources show."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
-    known = meta_analysis(contrast, mine, start=start)
-    return replace(known, calibration=calibration(distances(contrast, mine, known.fit.variances)))
+    tried = powers if contrast in ("full", "rank") else powers[:1]
+    known = max((meta_analysis(contrast, mine, p, start=start) for p in tried), key=lambda m: m.fit.log_posterior)
+    return replace(known, calibration=calibration(distances(mine, known)))
 
 
-def distances(contrast: Contrast, mine: Sequence[Gap], variances: Variances) -> list[Array]:
+def distances(mine: Sequence[Gap], known: MetaAnalysis) -> list[Array]:
     """Of each source, left out: gaps minus their predictions over the predicted standard deviations."""
     found = []
     for source in dict.fromkeys(g.source for g in mine):
@@ -57,7 +70,8 @@ def distances(contrast: Contrast, mine: Sequence[Gap], variances: Variances) -> 
         if not rest:
             continue
         left = [g for g in mine if g.source == source]
-        said = meta_analysis(contrast, rest, variances).predict_all([setting_of(g) for g in left])
+        without = meta_analysis(known.contrast, rest, known.power, known.fit.variances)
+        said = without.predict_all([setting_of(g) for g in left])
         found.append(np.array([(g.value - p.mean) / p.sd for g, p in zip(left, said, strict=True)]))
     return found
 

@@ -19,6 +19,7 @@ from lorabench.evidence.learning_rate_model import (
 )
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, quantile, setting_of
 from lorabench.evidence.random_effects import Variances
+from lorabench.evidence.rank_height import POWERS
 
 LEVELS = (0.5, 0.8, 0.95)
 
@@ -36,11 +37,14 @@ class LeftOut:
         return away <= self.prediction.sd * quantile(self.prediction.degrees, (1 + level) / 2)
 
 
-def without_each(contrast: Contrast, gaps: Sequence[Gap], start: Variances | None = None) -> dict[str, MetaAnalysis]:
-    """By source, what is fitted without it: coefficients, variances and the width of its intervals."""
+def without_each(
+    contrast: Contrast, gaps: Sequence[Gap], start: Variances | None = None, powers: Sequence[float] = POWERS
+) -> dict[str, MetaAnalysis]:
+    """By source, what is fitted without it: coefficients, variances, power of the rank and the width of its
+    intervals."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
     names = dict.fromkeys(g.source for g in mine)
-    return {s: calibrated(contrast, [g for g in mine if g.source != s], start) for s in names}
+    return {s: calibrated(contrast, [g for g in mine if g.source != s], start, powers) for s in names}
 
 
 def left_out(known: Mapping[str, MetaAnalysis], gaps: Sequence[Gap]) -> list[LeftOut]:

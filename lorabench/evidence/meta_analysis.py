@@ -5,10 +5,10 @@
 Four models, one a contrast (`gaps.Contrast`), each a mixed model over sources (random_effects) with the moderators that
 its rows carry:
 
-    full     1, untuned, log10 parameters, log10 tokens, log2 rank and its square, log2 scaling; kind of task and its
-             slopes; adapter
-    rank     each times the distance d = log2(rank / reference): 1, parameters, tokens, alpha follows, untuned, kind;
-             and a curvature, since a step counts less the higher the rank
+    full     1, untuned, log10 parameters, log10 tokens, height of the rank, log2 scaling; kind of task and its slopes;
+             adapter
+    rank     each times the distance d = height(rank) - height(reference): 1, parameters, tokens, alpha follows,
+             untuned, kind
     method   untuned, kind, method
     storage  kind, storage, log10 parameters
 
@@ -17,6 +17,11 @@ centre. Kinds of task are drawn around a common mean, so that a kind with one so
 of a source is one of a source in one kind, since a source in which ranks matter for code need not be one in which they
 matter for chat. The priors are weakly informative: a step in any moderator is not expected to move a score by more than
 a few points. That of the rank lies above zero, since what rank r can learn, rank 2r can learn, too.
+
+The height of a rank is 0 in the limit of high ranks (rank_height.py), so that the constant of `full` is that limit: an
+adapter that is full fine-tuning written otherwise, which is expected to be no better and no worse. What a source's own
+effect moves is what an adapter misses: it counts in proportion to the height. The level of tables with untuned rates is
+their own, however far off, and says nothing of tuned ones: they speak for slopes and spreads.
 
 Width and degrees are those that the sources themselves show when each is left out (calibration.py).
 """
@@ -32,12 +37,15 @@ import numpy as np
 
 from lorabench.evidence.gaps import METHODS, STORAGES, Contrast, Gap
 from lorabench.evidence.random_effects import Array, Fit, Prior, Rows, Variances, fit
+from lorabench.evidence.rank_height import CENTER, height
 
 KINDS = (
     "classification", "instruction", "math", "code", "continued-pretraining", "commonsense", "generation", "other",
 )  # fmt: skip
 MODERATORS = ("rank", "against_rank", "parameters", "tokens", "scaling")
 CONTRASTS: tuple[Contrast, ...] = ("full", "rank", "method", "storage")
+UNTUNED = 10.0
+"""points, standard deviation of the level of a kind's untuned tables: a rate off by three loses as much"""
 _ADAPTER_EFFECTS = ("rslora", "dora", "pissa")
 
 
@@ -127,6 +135,8 @@ class MetaAnalysis:
     contrast: Contrast
     fit: Fit
     ranges: Ranges
+    power: float
+    """of the rank"""
     calibration: Calibration = Calibration()
 
     def predict(self, setting: Setting) -> Prediction:
@@ -135,7 +145,7 @@ class MetaAnalysis:
 
     def predict_all(self, settings: Sequence[Setting]) -> list[Prediction]:
         """Of many, each in a new source of its own."""
-        x, kind, loading, flagged, noise = _arrays(self.contrast, [self.within(s) for s in settings])
+        x, kind, loading, flagged, noise = _arrays(self.contrast, self.power, [self.within(s) for s in settings])
         mean, sd, degrees = self.fit.predict(x, kind, loading, flagged, noise)
         width, most = self.calibration.width, self.calibration.degrees
         return [
@@ -146,7 +156,7 @@ class MetaAnalysis:
     def weights(self, setting: Setting) -> dict[str, float]:
         """How much of what the sources tell of it each of them brought, largest first; they sum to one."""
         shares: dict[str, float] = {}
-        for name, share in self.fit.shares(design(self.contrast, self.within(setting))).items():
+        for name, share in self.fit.shares(design(self.contrast, self.power, self.within(setting))).items():
             if name:
                 source = name.split("\t")[0]
                 shares[source] = shares.get(source, 0.0) + share
@@ -168,20 +178,27 @@ class MetaAnalysis:
 
 
 def meta_analysis(
-    contrast: Contrast, gaps: Iterable[Gap], variances: Variances | None = None, start: Variances | None = None
+    contrast: Contrast,
+    gaps: Iterable[Gap],
+    power: float,
+    variances: Variances | None = None,
+    start: Variances | None = None,
 ) -> MetaAnalysis:
     """Fits one contrast to the gaps of it that are in points; at the variances given, else at the most probable, sought
-    from `start`. Its intervals are not calibrated yet."""
+    from `start`. Its intervals are not calibrated yet. A power of 0 is the logarithm, which knows no limit."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
-    return MetaAnalysis(contrast, fit(rows_of(contrast, mine), prior_of(contrast), variances, start), ranges_of(mine))
+    found = fit(rows_of(contrast, power, mine), prior_of(contrast), variances, start)
+    return MetaAnalysis(contrast, found, ranges_of(mine), power)
 
 
 def ranges_of(gaps: Iterable[Gap]) -> Ranges:
     """What gaps span."""
     found: dict[tuple[str, str], Range] = {}
     for g in gaps:
-        for name in MODERATORS:
-            value = getattr(g, name)
+        values = [(name, getattr(g, name)) for name in MODERATORS]
+        if g.contrast == "rank":
+            values += [("rank", g.against_rank), ("against_rank", g.rank)]  # two ends of one curve
+        for name, value in values:
             if value is None:
                 continue
             for kind in ("", g.kind):
@@ -201,14 +218,14 @@ def with_own(known: MetaAnalysis, own: Iterable[Gap]) -> MetaAnalysis:
         return known
     share = known.fit.variances.noise_share  # a study's own variance is of the paired gap, and counts in full
     mine = [replace(g, noise=g.noise / share) for g in mine]
-    extra = fit(rows_of(known.contrast, mine), known.fit.prior, known.fit.variances)
+    extra = fit(rows_of(known.contrast, known.power, mine), known.fit.prior, known.fit.variances)
     return replace(known, fit=added(known.fit, extra))
 
 
-def rows_of(contrast: Contrast, gaps: Iterable[Gap]) -> Rows:
+def rows_of(contrast: Contrast, power: float, gaps: Iterable[Gap]) -> Rows:
     """The gaps of one contrast in points, as arrays."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
-    x, kind, loading, flagged, noise = _arrays(contrast, [setting_of(g) for g in mine])
+    x, kind, loading, flagged, noise = _arrays(contrast, power, [setting_of(g) for g in mine])
     sources, source = np.unique([f"{g.source}\t{g.kind}" for g in mine], return_inverse=True)
     setting = np.unique([g.setting for g in mine], return_inverse=True)[1]
     y = np.array([g.value for g in mine])
@@ -221,10 +238,12 @@ def kind_index(kind: str) -> int:
     return KINDS.index(kind if kind in KINDS else "other")
 
 
-def _arrays(contrast: Contrast, settings: Sequence[Setting]) -> tuple[Array, np.ndarray, Array, Array, Array]:
-    x = np.array([design(contrast, s) for s in settings])
+def _arrays(
+    contrast: Contrast, power: float, settings: Sequence[Setting]
+) -> tuple[Array, np.ndarray, Array, Array, Array]:
+    x = np.array([design(contrast, power, s) for s in settings])
     kind = np.array([kind_index(s.kind) for s in settings])
-    loading = np.array([_distance(s) if contrast == "rank" else 1.0 for s in settings])
+    loading = np.array([_loading(contrast, power, s) for s in settings])
     flagged = np.array([float(s.flagged) for s in settings])
     return x, kind, loading, flagged, np.array([s.noise for s in settings])
 
@@ -233,25 +252,30 @@ def _log(value: float | None, center: float, base: float) -> float:
     return math.log(value / center, base) if value else 0.0
 
 
-def _distance(s: Setting) -> float:
-    return math.log2(s.rank / s.against_rank) if s.rank and s.against_rank else 0.0
+def _loading(contrast: Contrast, power: float, s: Setting) -> float:
+    if contrast == "rank":
+        return _distance(s, power)
+    return height(s.rank, power) / height(CENTER, power) if contrast == "full" and power else 1.0
 
 
-def design(contrast: Contrast, s: Setting) -> Array:
+def _distance(s: Setting, power: float) -> float:
+    return height(s.rank, power) - height(s.against_rank, power) if s.rank and s.against_rank else 0.0
+
+
+def design(contrast: Contrast, power: float, s: Setting) -> Array:
     """The row of moderators of a setting."""
     size, tokens = _log(s.parameters, 7e9, 10), _log(s.tokens, 1e8, 10)
     kind = np.zeros(len(KINDS))
     kind[kind_index(s.kind)] = 1.0
     untuned = float(not s.tuned)
     if contrast == "full":
-        rank = _log(s.rank, 16, 2)
+        rank = height(s.rank, power)
         adapter = [float(s.method == m) for m in _ADAPTER_EFFECTS]
-        common = [1.0, untuned, size, tokens, rank, rank**2 / 2, _log(s.scaling, 1.0, 2)]
+        common = [1.0, untuned, size, tokens, rank, _log(s.scaling, 1.0, 2)]
         return np.array([*common, *kind, *(kind * rank), *(kind * tokens), *(kind * untuned), *adapter])
     if contrast == "rank":
-        d = _distance(s)
-        high, low = _log(s.rank, 16, 2), _log(s.against_rank, 16, 2)
-        common = [d, d * size, d * tokens, d * float(bool(s.alpha_moves)), d * untuned, (high**2 - low**2) / 2]
+        d = _distance(s, power)
+        common = [d, d * size, d * tokens, d * float(bool(s.alpha_moves)), d * untuned]
         return np.array([*common, *(kind * d), *(kind * d * tokens)])
     if contrast == "method":
         return np.array([untuned, *(float(s.method == m) for m in METHODS), *kind])
@@ -263,12 +287,13 @@ def prior_of(contrast: Contrast) -> Prior:
     rank, whose two ends, nothing and a step of GLUE's own spread over seeds (0.6), it lies between."""
     k = len(KINDS)
     sd = {
-        "full": [3.0, 2.0, 1.0, 1.0, 0.3, 0.1, 0.5]
+        "full": [3.0, 2.0, 1.0, 1.0, 0.3, 0.5]
         + k * [2.0]
         + k * [0.5]
-        + 2 * k * [2.0]
+        + k * [2.0]
+        + k * [UNTUNED]
         + len(_ADAPTER_EFFECTS) * [1.0],
-        "rank": [0.3, 0.2, 0.2, 0.2, 0.3, 0.05] + k * [0.5] + k * [0.3],
+        "rank": [0.3, 0.2, 0.2, 0.2, 0.3] + k * [0.5] + k * [0.3],
         "method": [1.0] + len(METHODS) * [1.0] + k * [0.5],
         "storage": len(STORAGES) * [1.0] + [0.5] + k * [0.5],
     }[contrast]

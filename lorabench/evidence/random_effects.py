@@ -15,7 +15,7 @@ moderators, so this is written out; tests/evidence holds it against both where t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,8 @@ class Fit:
     information: tuple[Information, ...]
     kinds: tuple[str, ...]
     sources_of_kind: tuple[int, ...]
+    log_posterior: float
+    """of the variances, coefficients integrated out: tells designs with the same prior apart"""
 
     def shares(self, x: Array) -> dict[str, float]:
         """How much of what is known of x'b each source brought, and how much the prior: they sum to one."""
@@ -147,7 +149,7 @@ def fit(rows: Rows, prior: Prior, variances: Variances | None = None, start: Var
     )
     counts = tuple(len(np.unique(rows.source[rows.kind == k])) for k in range(len(rows.kinds)))
     assert mean.shape == (p,)
-    return Fit(mean, covariance, v, prior, information, rows.kinds, counts)
+    return Fit(mean, covariance, v, prior, information, rows.kinds, counts, _log_posterior(_theta(v), rows, prior))
 
 
 def added(known: Fit, new: Fit) -> Fit:
@@ -157,7 +159,7 @@ def added(known: Fit, new: Fit) -> Fit:
     covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     mean = covariance @ (np.sum([i.weighted for i in total], axis=0) + known.prior.mean / known.prior.sd**2)
     counts = tuple(a + b for a, b in zip(known.sources_of_kind, new.sources_of_kind, strict=True))
-    return Fit(mean, covariance, known.variances, known.prior, total, known.kinds, counts)
+    return replace(known, mean=mean, covariance=covariance, information=total, sources_of_kind=counts)
 
 
 def most_probable_variances(rows: Rows, prior: Prior, start: Variances | None = None) -> Variances:

@@ -79,7 +79,8 @@ def recommend(
         nearby_studies: where `studies` is empty, directories that speak only where their model is near in size.
         timings: results directories, or folders that hold some, whose cells tell how fast this machine is.
         priority: accuracy, memory or speed.
-        tolerated_loss: in the unit of each study's metric; absent: each study's own margin.
+        tolerated_loss: in the unit of each study's metric, in points for published scores; absent: each study's own
+            margin, and the highest rank that helps.
         task: the kind of task, as studies name it; absent: any.
         target_parameters: experts, or names of parameters that adapters are put on beside the modules.
         trainer: the program that will train; absent: lorabench's own loop.
@@ -121,7 +122,8 @@ def recommend(
         base,
     )
     specs = _for_this_model(specs, base, card)
-    asked = asked_of(task, parameters, _hidden_size(base), here.architecture, train_tokens, batch_size)
+    hidden_size = _hidden_size(base)
+    asked = asked_of(task, parameters, hidden_size, here.architecture, train_tokens, batch_size, tolerated_loss)
     if own:
         from lorabench.advice.own_gaps import with_studies  # analysis is loaded by then
 
