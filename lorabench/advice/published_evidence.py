@@ -29,7 +29,9 @@ from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, Setting, 
 
 SOURCE = "lorabench evidence"
 _NAMED = 3
-"""sources that are named, largest weight first"""
+"""sources that are named at most, largest weight first"""
+_WORTH_A_NAME, _SLIGHT = 0.05, 0.005
+"""weights below which a source is counted only, and not even that"""
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,12 @@ def _with_rank(
     if rank < highest:
         beside = f"beside which rank {highest} is expected to bring little"
         why = beside if loss is None else f"the least within {_loss(loss)} of rank {highest} on average"
-    words = f"rank {rank}, {why}"
-    if (near := least(MARGIN)) < rank:
-        words += f"; rank {near} is within {_loss(MARGIN)} on average"
-    if told := [r for r in (near, rank, 8) if r in costs][:1]:
-        cost, setting = costs[told[0]], _setting(asked, rank=highest, against_rank=told[0])
-        words += f" ({_points(cost.mean)} {_interval(cost)} to rank {highest})" if near == told[0] < rank else ""
+    words, shown = f"rank {rank}, {why}", min(rank, least(MARGIN))
+    if shown < rank:
+        words += f"; rank {shown} is within {_loss(MARGIN)} on average"
+    if shown in costs:
+        setting = _setting(asked, rank=highest, against_rank=shown)
+        words += f" ({_points(costs[shown].mean)} {_interval(costs[shown])})"
         words += f"; {_named(asked.analyses['rank'], setting)}"
     item = EvidenceItem("published", words, SOURCE)
     facts = tuple(e for e in spec.evidence if e.kind == "published" and not e.text.startswith(("learning", "rank")))
@@ -179,10 +181,9 @@ def _with_rate(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     )  # fmt: skip
     found = published_rate_model().predict(setting)
     tried = ", ".join(f"{r:g}" for r in found.grid)
-    named = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in found.weights[:_NAMED])
     text = (
         f"learning rate {found.grid[1]:g}, 80 % of new sources {found.low:.1e} to {found.high:.1e}; try {tried};"
-        f" {named}{_more(len(found.weights))}"
+        f" {_most(found.weights)}"
     )
     kept = tuple(e for e in spec.evidence if not e.text.startswith("learning rate"))
     item = EvidenceItem("published", text, SOURCE)
@@ -213,12 +214,15 @@ def _interval(p: Prediction) -> str:
 
 
 def _named(analysis: MetaAnalysis, setting: Setting) -> str:
-    weights = [(name, w) for name, w in analysis.weights(setting).items() if w >= 0.005]
-    return ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in weights[:_NAMED]) + _more(len(weights))
+    return _most(list(analysis.weights(setting).items()))
 
 
-def _more(sources: int) -> str:
-    return f" and {sources - _NAMED} more" if sources > _NAMED else ""
+def _most(weights: Sequence[tuple[str, float]]) -> str:
+    """The sources of most weight, three at most, and how many there are beside them."""
+    told = [(name, w) for name, w in weights if w >= _SLIGHT]
+    named = [(name, w) for name, w in told[:_NAMED] if w >= _WORTH_A_NAME] or told[:1]
+    words = ", ".join(f"{name} {100 * w:.0f}\u00a0%" for name, w in named)
+    return words + (f" and {len(told) - len(named)} more" if len(told) > len(named) else "")
 
 
 def published_sentence(task: str, parameters: float | None, tokens: float | None, ranks: Sequence[int]) -> str | None:

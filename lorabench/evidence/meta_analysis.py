@@ -286,13 +286,9 @@ def prior_of(contrast: Contrast) -> Prior:
     """Means and standard deviations in points for a step of one moderator; the means are zero but for a doubling of the
     rank, whose two ends, nothing and a step of GLUE's own spread over seeds (0.6), it lies between."""
     k = len(KINDS)
+    full = [3.0, 2.0, 1.0, 1.0, 0.3, 0.5] + k * [2.0] + k * [0.5] + k * [2.0] + k * [UNTUNED]
     sd = {
-        "full": [3.0, 2.0, 1.0, 1.0, 0.3, 0.5]
-        + k * [2.0]
-        + k * [0.5]
-        + k * [2.0]
-        + k * [UNTUNED]
-        + len(_ADAPTER_EFFECTS) * [1.0],
+        "full": full + len(_ADAPTER_EFFECTS) * [1.0],
         "rank": [0.3, 0.2, 0.2, 0.2, 0.3] + k * [0.5] + k * [0.3],
         "method": [1.0] + len(METHODS) * [1.0] + k * [0.5],
         "storage": len(STORAGES) * [1.0] + [0.5] + k * [0.5],

@@ -67,12 +67,39 @@ def test_a_storage_adds_its_gap():
     assert any(e.text.startswith("nf4 against a 16-bit base") for e in stored.evidence)
 
 
-def test_the_rank_is_one_that_fits_and_what_a_lower_one_costs_is_said():
+def test_the_rank_is_the_highest_that_fits_and_the_least_within_a_point_is_said():
     spec = informed_of("code", most=64)
     assert spec.method.rank == 64
-    (text,) = [e.text for e in spec.evidence if e.text.startswith("rank 64")]
-    assert "gap to rank 64" in text and "rank 8: −" in text
+    (text,) = [e.text for e in spec.evidence if e.text.startswith("rank 64,")]
+    near = int(re.search(r"rank (\d+) is within 1 point on average \(−", text).group(1))
+    gaps = gaps_to(64, "code")
+    assert gaps[near] >= -1 and all(gap < -1 for r, gap in gaps.items() if r < near)
     assert informed_of("classification", priority="memory").method.rank < 64
+
+
+def gaps_to(highest, task):
+    """What each lower rank is expected to lose."""
+    known = Setting(task, parameters=8_030_000_000, tokens=40_000_000, alpha_moves=False)
+    rank = published_meta_analyses()["rank"]
+    return {r: -rank.predict(replace(known, rank=highest, against_rank=r)).mean for r in RANKS if r < highest}
+
+
+@pytest.mark.parametrize("tolerated", [0.4, 1.5, 2.5, 50])
+def test_of_a_tolerated_loss_the_least_rank_within_it_is_taken(tolerated):
+    spec = informed(spec_of(), replace(asked("code"), tolerated=tolerated), RANKS, "accuracy", lambda s: True)
+    gaps = gaps_to(256, "code") | {256: 0.0}
+    assert spec.method.rank == min(r for r, gap in gaps.items() if gap >= -tolerated)
+    assert spec.quality.margin == tolerated
+    if spec.method.rank < 256:
+        words = f"the least within {tolerated:g} points of rank 256 on average"
+        assert any(words in e.text for e in spec.evidence)
+
+
+def test_what_speaks_is_said_in_short_with_three_sources_at_most():
+    for task in ("math", "code", "classification", "instruction", "continued-pretraining"):
+        for e in informed_of(task, quantization="nf4").evidence:
+            assert len(e.text) <= 160, e.text
+            assert e.text.count("\u00a0%") <= 3
 
 
 def test_the_rate_has_an_interval_and_a_grid_and_the_middle_is_taken():

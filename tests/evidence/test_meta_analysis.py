@@ -12,7 +12,8 @@ from lorabench.evidence.calibration import FITTED, calibrated, calibration, publ
 from lorabench.evidence.choices import CHOSEN, FIXED, chosen_rank, mean_regrets, regrets
 from lorabench.evidence.gaps import published_gaps
 from lorabench.evidence.leave_one_out import coverage, left_out, without_each
-from lorabench.evidence.meta_analysis import CONTRASTS, Prediction, Setting, with_own
+from lorabench.evidence.meta_analysis import CONTRASTS, Prediction, Setting, meta_analysis, with_own
+from lorabench.evidence.rank_height import LOGARITHM, POWERS, height
 
 
 def test_weights_name_sources_and_sum_to_one():
@@ -32,6 +33,46 @@ def test_kinds_of_task_differ_as_the_sources_do():
     assert said("classification") > said("instruction") > said("math")
     assert said("instruction") > said("code")
     assert said("code") < -1
+
+
+def test_high_ranks_come_near_full_fine_tuning_and_do_not_pass_it_by_a_point():
+    """Biderman et al. 2024 at rank 256, tuned: code -1.3, math -1.8, instruction -0.1."""
+    full = published_meta_analyses()["full"]
+    for kind in ("math", "code", "continued-pretraining", "instruction", "classification", "commonsense"):
+        at = {r: full.predict(Setting(kind, rank=r, parameters=8e9, tokens=4e7)).mean for r in (16, 64, 256, 1024)}
+        assert at[256] < 1, kind
+        assert abs(at[1024] - at[256]) < abs(at[64] - at[16]) + 1e-9, kind
+        if kind in ("math", "code"):
+            assert at[16] < at[64] < at[256] < 0, kind
+
+
+def test_tables_with_untuned_rates_do_not_move_the_level_of_tuned_ones():
+    known = published_meta_analyses()["full"]
+    kept = [g for g in published_gaps() if g.contrast == "full" and g.unit == "points"]
+    better = [replace(g, value=g.value + 5) if g.untuned and g.kind == "math" else g for g in kept]
+    again = meta_analysis("full", better, known.power, known.fit.variances)
+    tuned = Setting("math", rank=64, parameters=8e9)
+    assert abs(again.predict(tuned).mean - known.predict(tuned).mean) < 0.5
+    untuned = replace(tuned, tuned=False)
+    assert again.predict(untuned).mean - known.predict(untuned).mean > 3
+
+
+def test_a_rank_is_held_against_each_lower_one_that_was_printed():
+    rank = published_meta_analyses()["rank"]
+    setting = Setting("code", parameters=8e9, rank=256, alpha_moves=False)
+    gained = [rank.predict(replace(setting, against_rank=r)).mean for r in (8, 16, 32, 64, 128, 256)]
+    assert gained == sorted(gained, reverse=True)
+    assert gained[-2] > gained[-1] == 0
+
+
+@pytest.mark.parametrize("power", [*POWERS, LOGARITHM])
+def test_a_height_rises_by_one_a_doubling_at_rank_16_and_to_zero_in_the_limit(power):
+    step = height(16 * 2**0.01, power) - height(16 / 2**0.01, power)
+    assert step / 0.02 == pytest.approx(1, abs=1e-3)
+    if power:
+        assert height(1e30, power) == pytest.approx(0, abs=1e-4)
+        assert height(1e-30, power) == pytest.approx(2 * height(16, power), abs=1e-4)
+    assert height(None, power) == height(16, power)
 
 
 def test_continued_pretraining_costs_more_the_longer_it_is():
@@ -93,6 +134,7 @@ def test_what_is_stored_is_what_a_refit_gives(contrast):
     again = calibrated(contrast, published_gaps())
     for name in ("between", "within", "row"):
         assert getattr(again.fit.variances, name) == pytest.approx(stored["variances"][name], rel=0.1, abs=0.02)
+    assert again.power == stored["power"]
     assert again.calibration.width == pytest.approx(stored["calibration"]["width"], rel=0.06)
 
 
