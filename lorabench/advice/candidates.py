@@ -52,6 +52,10 @@ class CandidateSpec:
     """that the best learning rate is expected in; absent where a study measured it"""
     rate_grid: tuple[float, ...] = ()
     """learning rates to try"""
+    measured: bool = False
+    """settings are those of a study that decides"""
+    doubts: tuple[str, ...] = ()
+    """caveats that the rules themselves bring: they go where published tables say more"""
 
     @property
     def key(self) -> Key:
@@ -129,9 +133,8 @@ def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[i
     spec = MethodSpec(name=method, rank=rank, alpha=settings.alpha, target_modules=settings.target_modules)
     quiet = "no evidence of its quality" if quality.basis == "none" else ""
     added = "its quality adds differences of two benchmarks" if len(facts) > 1 else ""
-    return CandidateSpec(
-        spec, kind, *training, quality, (*facts, ranked, rated), tuple(filter(None, (quiet, added, caveat)))
-    )
+    doubts = tuple(filter(None, (quiet, added, caveat)))
+    return CandidateSpec(spec, kind, *training, quality, (*facts, ranked, rated), doubts, doubts=doubts)
 
 
 def stored_as(quantization: str) -> QuantizationSpec:
@@ -226,4 +229,5 @@ def _measured(
         evidence,
         tuple(caveats),
         PAGED if key[0] == "full" else ("adamw",),
+        measured=True,
     )

@@ -87,7 +87,7 @@ def informed(
 ) -> CandidateSpec:
     """The candidate with what was published: rate, and where the task is named rank and quality. A candidate that was
     measured by the user stays as it is."""
-    if any(item.kind == "cells" for item in spec.evidence):
+    if spec.measured:
         return spec
     chosen = spec
     if asked.kind is not None and spec.method.name != "full":
@@ -128,9 +128,11 @@ def _with_rank(
         words += f" ({_points(costs[shown].mean)} {_interval(costs[shown])})"
         words += f"; {_named(asked.analyses['rank'], setting)}"
     item = EvidenceItem("published", words, SOURCE)
+    one_seed = tuple(e for e in spec.evidence if e.kind == "cells")
     facts = tuple(e for e in spec.evidence if e.kind == "published" and not e.text.startswith(("learning", "rank")))
     rates = tuple(e for e in spec.evidence if e.text.startswith("learning"))
-    return replace(of[rank], evidence=(*facts, item, *rates), caveats=())
+    caveats = tuple(c for c in spec.caveats if c not in spec.doubts)
+    return replace(of[rank], evidence=(*facts, item, *rates, *one_seed), caveats=caveats)
 
 
 def _loss(points: float) -> str:
@@ -190,7 +192,7 @@ def _with_rate(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     return replace(
         spec,
         learning_rate=found.grid[1],
-        evidence=(*kept, item),
+        evidence=(*(e for e in kept if e.kind != "cells"), item, *(e for e in kept if e.kind == "cells")),
         rate_range=(found.low, found.high),
         rate_grid=found.grid,
     )

@@ -9,6 +9,7 @@ two or three sources do not move far.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -58,7 +59,9 @@ def calibrated(
     that its own sources show."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
     tried = powers if contrast in ("full", "rank") else powers[:1]
-    known = max((meta_analysis(contrast, mine, p, start=start) for p in tried), key=lambda m: m.fit.log_posterior)
+    known = max(
+        (meta_analysis(contrast, mine, p, start=start) for p in tried), key=lambda m: m.fit.log_posterior or -math.inf
+    )
     return replace(known, calibration=calibration(distances(mine, known)))
 
 

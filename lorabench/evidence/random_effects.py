@@ -104,8 +104,8 @@ class Fit:
     information: tuple[Information, ...]
     kinds: tuple[str, ...]
     sources_of_kind: tuple[int, ...]
-    log_posterior: float
-    """of the variances, coefficients integrated out: tells designs with the same prior apart"""
+    log_posterior: float | None
+    """of variances that were sought, coefficients integrated out: tells designs with the same prior apart"""
 
     def shares(self, x: Array) -> dict[str, float]:
         """How much of what is known of x'b each source brought, and how much the prior: they sum to one."""
@@ -149,7 +149,8 @@ def fit(rows: Rows, prior: Prior, variances: Variances | None = None, start: Var
     )
     counts = tuple(len(np.unique(rows.source[rows.kind == k])) for k in range(len(rows.kinds)))
     assert mean.shape == (p,)
-    return Fit(mean, covariance, v, prior, information, rows.kinds, counts, _log_posterior(_theta(v), rows, prior))
+    probable = None if variances else _log_posterior(_theta(v), rows, prior)
+    return Fit(mean, covariance, v, prior, information, rows.kinds, counts, probable)
 
 
 def added(known: Fit, new: Fit) -> Fit:

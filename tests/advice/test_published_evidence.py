@@ -9,8 +9,12 @@ from dataclasses import replace
 import pytest
 
 from lorabench.advice.candidates import candidate_specs
+from lorabench.advice.evidence import FULL
 from lorabench.advice.own_gaps import own_gaps, with_studies
-from lorabench.advice.published_evidence import asked_of, informed, kind_of, limits
+from lorabench.advice.priors import POINTS
+from lorabench.advice.published_evidence import asked_of, informed, kind_of, limits, published_sentence
+from lorabench.advice.text import quality
+from lorabench.advice.types import Quality
 from lorabench.analysis.study import analyse
 from lorabench.evidence.calibration import published_meta_analyses
 from lorabench.evidence.gaps import published_gaps
@@ -98,8 +102,33 @@ def test_of_a_tolerated_loss_the_least_rank_within_it_is_taken(tolerated):
 def test_what_speaks_is_said_in_short_with_three_sources_at_most():
     for task in ("math", "code", "classification", "instruction", "continued-pretraining"):
         for e in informed_of(task, quantization="nf4").evidence:
-            assert len(e.text) <= 160, e.text
+            assert len(e.text) <= 170, e.text
             assert e.text.count("\u00a0%") <= 3
+
+
+@pytest.mark.parametrize(
+    ("worse", "low", "high", "words"),
+    [
+        (-2.1, -10.9, 6.6, "2.1 [−6.6, 10.9] points better than full fine-tuning"),
+        (1.7, -3.7, 7.1, "1.7 [−3.7, 7.1] points worse than full fine-tuning"),
+        (-0.04, -1.0, 0.9, "0.0 [−1.0, 0.9] points worse than full fine-tuning"),
+        (-10.0, -12.0, -8.0, "10.0 [8.0, 12.0] points better than full fine-tuning"),
+    ],
+)
+def test_what_is_better_is_not_called_worse_by_less_than_nothing(worse, low, high, words):
+    assert quality(Quality("published", FULL, POINTS, worse, low, high, high, 1.0)).startswith(words)
+
+
+def test_a_report_says_better_or_worse_with_the_interval_the_same_way_round():
+    sentence = published_sentence("math", 8e9, 4e7, [16, 64])
+    found = re.findall(r"(\d+\.\d) \[([−\d.]+), ([−\d.]+)\] points (better|worse)", sentence)
+    assert len(found) == 2
+    for value, low, high, _ in found:
+        assert float(low.replace("−", "-")) < float(value) < float(high.replace("−", "-"))
+    gap = published_meta_analyses()["full"].predict(
+        Setting("math", rank=64, parameters=8e9, tokens=4e7, alpha_moves=False)
+    )
+    assert gap.mean < 0 and found[0][0] == f"{-gap.mean:.1f}" and found[0][3] == "worse"
 
 
 def test_the_rate_has_an_interval_and_a_grid_and_the_middle_is_taken():
@@ -118,8 +147,17 @@ def test_without_a_task_the_capacity_rule_chooses_the_rank_and_the_rate_is_still
 
 
 def test_what_was_measured_by_the_user_stays():
-    measured = replace(spec_of(), evidence=(replace(spec_of().evidence[0], kind="cells"),))
+    measured = replace(spec_of(), measured=True)
     assert informed(measured, asked(), RANKS, "accuracy", lambda s: True) is measured
+
+
+def test_what_one_seed_shows_stands_beside_and_other_caveats_stay():
+    cells = replace(spec_of().evidence[0], kind="cells", text="shown")
+    spec = replace(spec_of(), evidence=(*spec_of().evidence, cells), caveats=(*spec_of().caveats, "one seed"))
+    found = informed(spec, asked(), RANKS, "accuracy", lambda s: True)
+    assert cells in found.evidence
+    assert found.caveats == ("one seed",)
+    assert found.rate_grid
 
 
 @pytest.mark.parametrize(
