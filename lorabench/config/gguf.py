@@ -113,8 +113,10 @@ def read_header(path: str | Path) -> GgufFile:
         start = stream.read(4)
     if start != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file (it does not begin with GGUF); download it again")
-    from gguf import GGUFReader
-
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ModelError(f"{path} needs the Python package gguf to be read; install it: pip install gguf") from None
     try:
         reader = GGUFReader(path)
         architecture = str(_value(reader, "general.architecture") or "")
