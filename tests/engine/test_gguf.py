@@ -108,7 +108,7 @@ def test_what_is_no_model_is_one_sentence(tmp_path, q4_1, write, words):
 
 def test_an_environment_without_the_package_is_told_what_to_install(q4_1, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ModelError, match="needs the Python package gguf to be read; install it: pip install gguf"):
+    with pytest.raises(ModelError, match="package gguf alone, which is not installed: pip install gguf"):
         read_header(q4_1[0])
 
 
