@@ -53,6 +53,9 @@ class Trainer:
     """runs the forward pass under autocast"""
     weights_follow: bool = False
     """loads weights in the dtype of mixed precision, so that float32 ones train without it"""
+    wide_residual: bool = False
+    """keeps norms, embeddings and head of full fine-tuning in float32, but for flash attention and fused losses, whose
+    kernels take none"""
     outputs: Literal["freed", "held", "float32"] = "float32"
     """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
     accelerate"""
@@ -78,6 +81,11 @@ class Trainer:
     def loss_program(self) -> str:
         """The program of the loss in force."""
         return dict(self.losses)[self.loss_in_force]
+
+    @property
+    def widens_full(self) -> bool:
+        """Whether norms, embeddings and head of full fine-tuning are float32."""
+        return self.wide_residual and self.attention != "flash" and self.loss_in_force != "fused"
 
     @property
     def released(self) -> str:

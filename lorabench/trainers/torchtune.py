@@ -15,8 +15,8 @@ TRAINER = Trainer(
         "Quantized bases are torchao's nf4, not int8 or fp4; methods are LoRA and DoRA.",
         "torchtune is being wound down: no new models and features are added to it.",
     ),
-    measured="Live tensors of its LoRA recipe (0.6.1) on a CPU, 3 settings: 0.3 to 2.3 % more than predicted; two published"
-    " peaks, compiled: 1.5 and 5.1 % less.",
+    measured="Live tensors of its LoRA recipe (0.6.1) on a CPU, 3 settings: 0.3 to 2.3 % more than predicted; two"
+    " published peaks, compiled: 1.5 and 5.1 % less.",
     errors=(0.85, 1.10),
     losses=(("chunked", "torchtune"), ("fused", "torchtune-compiled")),
     checkpoints=True,
