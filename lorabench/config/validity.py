@@ -44,7 +44,8 @@ def target_parameters_fault(method: MethodSpec, truncation: tuple[int, ...] = ()
     if truncation:
         return (
             "analysis.truncation cannot be combined with target_parameters: a cell cuts modules alone, no experts;"
-            " allowed: no truncation (lorabench truncate cuts a saved adapter with its experts), or target_parameters: null"
+            " allowed: no truncation (lorabench truncate cuts saved adapters with their experts), or target_parameters:"
+            " null"
         )
     if method.name not in PARAMETER_METHODS:
         return (
