@@ -104,6 +104,15 @@ class Trainer:
             chosen.append("packed examples")
         return f"{self.title}{released}, with {', '.join(chosen)}"
 
+    def checkpointing_note(self, checkpointed: bool) -> str | None:
+        """Of a trainer that would checkpoint, and a prediction without it; None where the two agree."""
+        if not self.checkpoints or checkpointed:
+            return None
+        return (
+            f"{self.title} has gradient checkpointing on unless it is turned off; this is without it:"
+            " --gradient-checkpointing adds it"
+        )
+
     def to_dict(self) -> dict[str, object]:
         """What `--json` says of it; absent values left out."""
         plain = {
@@ -116,6 +125,7 @@ class Trainer:
             "attention": self.attention,
             "kbit_preparation": self.kbit_preparation,
             "packing": self.packing,
+            "checkpoints_by_default": self.checkpoints,
         }
         return {k: v for k, v in plain.items() if v is not None}
 
