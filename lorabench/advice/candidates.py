@@ -48,6 +48,10 @@ class CandidateSpec:
     """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
     dtype: Dtype = "auto"
     """of unquantized weights, as Candidate has it"""
+    rate_range: tuple[float, float] | None = None
+    """that the best learning rate is expected in; absent where a study measured it"""
+    rate_grid: tuple[float, ...] = ()
+    """learning rates to try"""
 
     @property
     def key(self) -> Key:

@@ -201,7 +201,7 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     text = (
         f"rank {rank}: {count(trainable[rank])} parameters were seen to learn"
         f" {count(round(rule.bits_per_parameter * trainable[rank]))} bits ({rule.bits_per_parameter:g} each,"
-        f" [{low:g}, {high:g}]), up to {count(tokens)} tokens bring about {count(round(bits_needed))}"
+        f" [{low:g}, {high:g}]), up to {count(tokens)} tokens carry about {count(round(bits_needed))}"
     )
     evidence = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
     if fit is not None:

@@ -81,7 +81,8 @@ def rank_candidates(
         saving = SAVING.get(candidate.optimizer)
         caveats = (*spec.caveats, *((saving,) if saving else ()))
         headroom = memory.memory_bytes - needs.high_bytes
-        ranked.append(RankedCandidate(candidate, needs, headroom, spec.quality, spec.evidence, caveats))
+        told = (spec.quality, spec.evidence, caveats, spec.rate_range, spec.rate_grid)
+        ranked.append(RankedCandidate(candidate, needs, headroom, *told))
     ranked = [_explained(r, ranked) for r in ranked]
     ranked.sort(key=lambda r: order(r, priority))
     order_notes = _order_notes(ranked) if priority == "accuracy" else ()

@@ -233,6 +233,9 @@ def _recommended(r: RankedCandidate, w: Workload) -> dict[str, object]:
         **_needs(r.needs, w, r.candidate),
         "headroom_bytes": r.headroom_bytes,
         "quality": _quality(r.quality),
+        **(
+            {"learning_rate_range": list(r.rate_range), "learning_rate_grid": list(r.rate_grid)} if r.rate_range else {}
+        ),
         "evidence": evidence,
         "caveats": list(r.caveats),
     }

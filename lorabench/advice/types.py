@@ -135,6 +135,10 @@ class RankedCandidate:
     quality: Quality
     evidence: tuple[EvidenceItem, ...] = ()
     caveats: tuple[str, ...] = field(default=())
+    rate_range: tuple[float, float] | None = None
+    """80 % prediction interval of the best learning rate; absent where a study measured it"""
+    rate_grid: tuple[float, ...] = ()
+    """learning rates to try"""
 
 
 @dataclass(frozen=True)

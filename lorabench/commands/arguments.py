@@ -7,7 +7,7 @@ import sys
 from typing import TypedDict
 
 JSON = "print JSON in place of text"
-MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
+MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory, GGUF file or hub id"
 
 
 class Renamed(argparse.Action):

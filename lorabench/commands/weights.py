@@ -23,7 +23,7 @@ def add_spectrum_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--base",
         metavar="MODEL",
-        help="the weights before training: directory, shipped model or hub id (default: a cell's own)",
+        help="the weights before training: directory, GGUF file, shipped model or hub id (default: a cell's own)",
     )
     c.add_argument("--compare", metavar="OTHER", help="a second one: how similar are the subspaces that the two span?")
     c.add_argument(
@@ -99,7 +99,7 @@ def truncate(options: argparse.Namespace) -> int:
 
 
 def add_quantization_error_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("model", metavar="MODEL", help="directory, shipped model or hub id")
+    c.add_argument("model", metavar="MODEL", help="directory, GGUF file, shipped model or hub id")
     c.add_argument(
         "--quantization",
         metavar="NAME",

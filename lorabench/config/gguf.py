@@ -53,11 +53,16 @@ def _described(path: str, size: int, changed: int) -> Path:
     folder = _cache() / mark
     if gguf_of(folder) is None:
         header = read_header(path)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ModelError(
+                f"{folder} cannot be made ({e.strerror}), where the configuration and tokenizer of {path} are kept; set"
+                " XDG_CACHE_HOME to a folder that can be written"
+            ) from None
         with tempfile.TemporaryDirectory(dir=folder.parent) as made:
             _describe(Path(path), Path(made))
             (Path(made) / NAME).write_text(json.dumps(asdict(header)), encoding="utf-8")
-            folder.mkdir(exist_ok=True)
             for file in sorted(Path(made).iterdir(), key=lambda f: f.name == NAME):  # gguf.json last: then it is whole
                 os.replace(file, folder / file.name)
     return folder
@@ -113,8 +118,12 @@ def read_header(path: str | Path) -> GgufFile:
         start = stream.read(4)
     if start != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file (it does not begin with GGUF); download it again")
-    from gguf import GGUFReader
-
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ModelError(
+            f"{path} can be read with the package gguf alone, which is not installed: pip install gguf"
+        ) from None
     try:
         reader = GGUFReader(path)
         architecture = str(_value(reader, "general.architecture") or "")

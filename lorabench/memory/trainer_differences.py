@@ -41,12 +41,11 @@ LOSSES = {
     ),
     "torchtune": Difference(
         "logits in chunks",
-        "The loss goes through eight chunks of logits, which are all there at once; their float32 log-probabilities are"
-        " kept.",
+        "The loss takes logits in eight chunks, which all exist at once; their float32 log-probabilities are kept.",
     ),
     "torchtune-compiled": Difference(
         "logits in chunks",
-        "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
+        "The loss takes logits in eight chunks, all kept in the model's dtype; one at a time is cast to float32.",
     ),
     "unsloth": Difference(
         "logits in chunks",

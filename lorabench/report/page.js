@@ -360,6 +360,9 @@
     return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best, by train peak; its numbers are in the table" }, ...marks);
   }
 
+  // the words of a text, each on one line: a browser would break 3e-05 after its hyphen
+  const unbroken = (words) => words.split(" ").flatMap((word, i) => [i ? " " : "", word.includes("e-") ? make("span", { class: "number" }, word) : word]);
+
   function panel(box) {
     const settings = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = settings;
     let memory = null, limit = "", tolerated = settings.tolerated;
@@ -390,8 +393,8 @@
       body.replaceChildren(...now.rows.map((row) => {
         const swatch = make("span", { class: "swatch" }), out = fits(row, memory) && enough(row, tolerated) ? "" : "out";
         swatch.style.background = row.colour;
-        const cells = [standing(row, picked, memory, tolerated), row.parameters, row.memory, row.value, row.beside];
-        return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)));
+        const cells = [standing(row, picked, memory, tolerated), row.parameters, row.memory, row.value];
+        return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)), make("td", { class: "left" }, ...unbroken(row.beside)));
       }));
       const row = body.querySelector(".chosen");
       if (row && touched) { // the table opens at its top; later the chosen row is kept in view

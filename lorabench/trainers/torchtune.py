@@ -7,10 +7,11 @@ TRAINER = Trainer(
     title="torchtune",
     versions=(("torchtune", "0.6"),),
     differences=(
-        "Everything is bfloat16, without autocast: base, adapters, gradients, optimizer states, full fine-tuning, too.",
-        "The loss goes through eight chunks of logits, which are all there at once, and keeps the float32"
-        " log-probabilities of each: its configurations have compile: False. With compile: True (here --loss fused) a"
-        " chunk is float32 within one kernel, and bfloat16 logits are kept alone.",
+        "Everything is bfloat16, without autocast: base, adapters, gradients and optimizer states, in full fine-tuning"
+        " too.",
+        "The loss takes logits in eight chunks, which all exist at once, and keeps the float32 log-probabilities of"
+        " each: its configurations have compile: False. With compile: True (here --loss fused) a chunk is float32 only"
+        " within one kernel, and only bfloat16 logits are kept.",
         "Gradients are not clipped by default.",
         "Quantized bases are torchao's nf4, not int8 or fp4; methods are LoRA and DoRA.",
         "torchtune is being wound down: no new models and features are added to it.",

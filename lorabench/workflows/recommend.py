@@ -21,6 +21,7 @@ from lorabench.advice.notes import (
     notes_on_the_trainer,
 )
 from lorabench.advice.priors import rules
+from lorabench.advice.published_evidence import asked_of, informed, limits
 from lorabench.advice.ranking import rank_candidates, variant
 from lorabench.advice.text import title
 from lorabench.advice.types import Candidate, Priority, Recommendation, Workload
@@ -35,6 +36,8 @@ from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.config.trainer import OWN, Trainer
 from lorabench.config.validity import leaves_experts
 from lorabench.errors import LorabenchError, unknown
+from lorabench.evidence.library import task_kind_of
+from lorabench.evidence.schema import TASK_KINDS
 from lorabench.formatting import size
 from lorabench.record.archive import opened
 from lorabench.workflows.estimate import require_attention
@@ -107,8 +110,8 @@ def recommend(
     )
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
-    here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, task, tolerated_loss)
-    groups = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
+    here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, _task(task), tolerated_loss)
+    groups, own = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     chosen = nearest(groups, bool(folders))
     wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
     specs, notes = _possible(
@@ -118,7 +121,19 @@ def recommend(
         base,
     )
     specs = _for_this_model(specs, base, card)
+    asked = asked_of(task, parameters, _hidden_size(base), here.architecture, train_tokens, batch_size)
+    if own:
+        from lorabench.advice.own_gaps import with_studies  # analysis is loaded by then
+
+        asked = with_studies(asked, own)
     with traced_memory(card, workload, base, timings) as memory:
+
+        def fits(spec: CandidateSpec) -> bool:
+            least = variant(spec, workload, 1, True, spec.optimizers[-1])
+            return memory.needs(least).high_bytes <= memory.memory_bytes
+
+        ranks = [r for r in trainable if r >= min(rules().rank.floor, max(trainable))]
+        specs = [informed(spec, asked, ranks, priority, fits) for spec in specs]
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
             *([f"{file}."] if (file := gguf_sentence(base.model.name)) else ()),
@@ -129,6 +144,7 @@ def recommend(
             *notes_on_the_best(chosen, priority, ranking),
             *ranking.notes,
             *notes_on_the_studies(chosen, groups, folders, tolerated_loss),
+            *limits(asked),
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
     return Recommendation(
@@ -166,12 +182,29 @@ def _check_request(
             f"global batch size {batch_size} is above {MAX_BATCH_SIZE:,}; give the sequences of one optimizer step"
         )
     if task is not None and task not in plugins.names("tasks"):
-        raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
+        try:
+            task_kind_of(task)
+        except LorabenchError:
+            allowed = list(dict.fromkeys((*plugins.names("tasks"), *TASK_KINDS)))
+            raise LorabenchError(unknown_choice("task", task, allowed)) from None
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(
             f"a tolerated loss of {tolerated_loss:g} is not a number above 0; "
             "give it in the unit of the study's metric, such as 0.02"
         )
+
+
+def _task(task: str | None) -> str | None:
+    """The task that studies would name for a kind of task; a task's own name stays."""
+    if task is None or task in plugins.names("tasks"):
+        return task
+    return {"classification": "classify", "continued-pretraining": "text"}.get(task_kind_of(task), "instruct")
+
+
+def _hidden_size(base: TrainConfig) -> int | None:
+    config = base.shape.config
+    found = getattr(getattr(config, "text_config", config), "hidden_size", None)
+    return found if isinstance(found, int) else None
 
 
 def _base_setting(model: str, sequence_length: int, card: Gpu, trainer: Trainer | None) -> TrainConfig:

@@ -118,7 +118,7 @@ def test_the_section_speaks_of_each_axis_and_says_that_a_tuned_rate_is_none(tmp_
         == "Of the variance in held-out loss between the 6 conditions of the grid, 91.4 % goes with rank, 8.6 % with"
         " quantization, 0.0 % with combinations of them."
     )  # type: ignore[union-attr]
-    assert "so the learning rate is no axis" in figure.caption  # type: ignore[union-attr]
+    assert "so the learning rate is not an axis" in figure.caption  # type: ignore[union-attr]
     assert "left out" not in figure.caption.lower()  # type: ignore[union-attr]
 
 

@@ -191,11 +191,7 @@ def workbook(path):
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
         ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* is a comma before the closing bracket"),
-        (
-            "t.jsonl",
-            ",\n".join(json.dumps(r) for r in ROWS),
-            r"t\.jsonl:1: not JSON .* commas between objects",
-        ),
+        ("t.jsonl", ",\n".join(json.dumps(r) for r in ROWS), r"t\.jsonl:1: not JSON .* commas between objects"),
         ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* a Python dict, not JSON"),
         ("t.jsonl", "[" * 100_000, "nested too deeply"),
         ("t.csv", "question,answer\n", r"has a header \(question, answer\) but no row below it"),
