@@ -25,10 +25,13 @@ if TYPE_CHECKING:
         recommend,
         run,
         spectrum,
+        train_adapters,
         truncate,
     )
     from lorabench.config import Cell, Study, expand, load_study
+    from lorabench.config.adapter import AdapterSetting
     from lorabench.errors import LorabenchError
+    from lorabench.workflows.adapter_training import TrainedAdapter
 
 __version__ = "0.2.0"
 
@@ -37,6 +40,8 @@ _HOMES = {
     "expand": "lorabench.config",
     "Study": "lorabench.config",
     "Cell": "lorabench.config",
+    "AdapterSetting": "lorabench.config.adapter",
+    "TrainedAdapter": "lorabench.workflows.adapter_training",
     "run": "lorabench.api",
     "open_results": "lorabench.api",
     **dict.fromkeys(
@@ -48,6 +53,7 @@ _HOMES = {
             "recommend",
             "parameters",
             "spectrum",
+            "train_adapters",
             "truncate",
             "quantization_error",
         ),
@@ -58,10 +64,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterSetting",
     "Cell",
     "LorabenchError",
     "Study",
     "StudyResults",
+    "TrainedAdapter",
     "__version__",
     "compare_trainers",
     "estimate",
@@ -75,6 +83,7 @@ __all__ = [
     "recommend",
     "run",
     "spectrum",
+    "train_adapters",
     "truncate",
 ]
 
