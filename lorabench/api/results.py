@@ -34,6 +34,7 @@ def run(
     executor: str | Callable[[int | None], Worker] = "local",
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
+    pack: int = 1,
     progress: Progress | None = None,
 ) -> StudyResults:
     """Runs the cells that a study still lacks, writes its tables and report, and returns its results.
@@ -45,6 +46,7 @@ def run(
         executor: where cells run, by name or as a function that opens a worker.
         retry: outcomes that are run again.
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
+        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
             absent.
     Returns:
@@ -72,6 +74,7 @@ def run(
         progress=progress,
         retry=retry,
         skip_infeasible=skip_infeasible,
+        pack=pack,
         frame=outcome.cells,
     )
     write_outputs(plan.store, outcome.of(plan.store))

@@ -6,6 +6,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
+from lorabench.commands.arguments import pack_size
 from lorabench.commands.output import say, table_text
 from lorabench.formatting import plural
 
@@ -32,6 +33,14 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
     c.add_argument(
         "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"
+    )
+    c.add_argument(
+        "--pack",
+        metavar="auto|off|N",
+        type=pack_size,
+        default=1,
+        help="train up to N cells at once on one base, where they differ in adapter, rate or seed alone; auto: up to 8 "
+        "(default: off)",
     )
     c.add_argument(
         "--skip-infeasible",
@@ -69,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
             source=source,
             skip_infeasible=options.skip_infeasible,
             frame=outcome.cells,
+            pack=options.pack,
         )
     return _finish(plan, outcome)
 
@@ -151,6 +161,7 @@ def evaluate(options: argparse.Namespace) -> int:
             pool=pool,
             progress=open_progress(),
             frame=outcome.cells,
+            pack=options.pack,
         )
     return _finish(plan, outcome)
 

@@ -41,11 +41,6 @@ from lorabench.engine.train import (
 )
 from lorabench.engine.weight_deltas import Factors
 
-METHODS = ("lora", "rslora")
-OPTIMIZERS = ("adamw", "sgd")
-SHARED = ("steps", "epochs", "batch_size", "gradient_accumulation", "gradient_checkpointing", "autocast", "optimizer")
-"""fields of TrainingSpec in which the adapters of a pack agree"""
-
 
 @dataclass
 class PackedTraining:
@@ -55,7 +50,14 @@ class PackedTraining:
     """A and B after the last step that it took, by module"""
     progress: TrainingProgress
     """seconds are those of the whole pack"""
-    diverged: Diverged | None = None
+    diverged: Diverged | None
+    cells: int
+    """adapters of the pack"""
+
+    def on_host(self) -> PackedTraining:
+        """The same with its factors off the device."""
+        factors = {name: (a.cpu(), b.cpu()) for name, (a, b) in self.factors.items()}
+        return PackedTraining(factors, self.progress, self.diverged, self.cells)
 
 
 @dataclass
@@ -73,8 +75,8 @@ class _Member:
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     diverged: Diverged | None = None
 
-    def training(self) -> PackedTraining:
-        return PackedTraining(self.bucket.learned(self.place), self.progress, self.diverged)
+    def training(self, cells: int) -> PackedTraining:
+        return PackedTraining(self.bucket.learned(self.place), self.progress, self.diverged, cells)
 
 
 def unpackable(model: CausalModel) -> str | None:
@@ -108,14 +110,14 @@ def train_packed(
     padding: int,
     where: torch.device,
     autocast: torch.dtype | None,
-    on_step: Callable[[int, int], None] = lambda step, tokens: None,
+    on_step: Callable[[int, int, float], None] = lambda step, tokens, seconds: None,
     loss_of: Loss = token_loss,
 ) -> list[PackedTraining]:
     """Trains adapters on a bare frozen model, which is as it was afterwards; in their order what became of each.
 
-    specs: of each adapter; they agree in SHARED.
+    specs: of each adapter; they agree in config.packs.SHARED.
     seeds: of the order of each adapter's rows.
-    on_step: gets each step and the tokens of all adapters so far.
+    on_step: gets each step, the tokens of all adapters so far and the seconds.
     """
     spec = specs[0]
     groups = arranged(adapters, spec.batch_size * max(len(e.ids) for e in examples))
@@ -145,11 +147,11 @@ def train_packed(
             _record(members, micro, losses, norms, step, clock.seconds())
             if all(m.diverged for m in members):
                 break
-            on_step(step, sum(m.progress.tokens for m in members))
+            on_step(step, sum(m.progress.tokens for m in members), clock.seconds())
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_disable()
         model.eval()
-    trained = {index: member.training() for index, member in zip(order, members, strict=True)}
+    trained = {index: member.training(len(members)) for index, member in zip(order, members, strict=True)}
     return [trained[index] for index in range(len(adapters))]
 
 

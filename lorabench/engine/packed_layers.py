@@ -63,6 +63,15 @@ class AdapterStart:
         return len(next(iter(self.factors.values()))[0])
 
 
+@torch.no_grad()
+def put(adapted: torch.nn.Module, factors: Factors) -> None:
+    """Trained factors into a PeftModel that was attached by the same configuration."""
+    for name, layer in adapted_layers(adapted):
+        a, b = factors[name]
+        layer.lora_A["default"].weight.copy_(a)
+        layer.lora_B["default"].weight.copy_(b)
+
+
 class Bucket:
     """Adapters of the same targets, beside each other in a pack: their parameters as one buffer (n, parameters of an
     adapter), each with its rank padded.

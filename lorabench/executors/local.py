@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +66,17 @@ class LocalWorker:
         )
 
     def run(
-        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+        self,
+        cell: Cell,
+        folder: Path,
+        on_event: Callable[[Event], None],
+        skip_infeasible: bool = False,
+        pack: Sequence[Cell] = (),
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
         process, there is a result."""
-        return self._ask({"do": "run", "skip_infeasible": skip_infeasible}, cell, folder, on_event)
+        others = [c.model_dump(mode="json") for c in pack]
+        return self._ask({"do": "run", "skip_infeasible": skip_infeasible, "pack": others}, cell, folder, on_event)
 
     def repeat(
         self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]

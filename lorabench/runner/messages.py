@@ -20,6 +20,8 @@ class Command(TypedDict):
     folder: NotRequired[str]
     """that the cell's files go to"""
     skip_infeasible: NotRequired[bool]
+    pack: NotRequired[Sequence[object]]
+    """cells that come next and may train with the cell that is to be run"""
     before: NotRequired[object]
     """the result of a cell of which phases are repeated"""
     phases: NotRequired[Sequence[Phase]]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
+from lorabench.runner.packs import TrainedPacks
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -46,9 +47,11 @@ class Engine(NamedTuple):
     check_cells: Check
     misfits: Check
     """what of the cells would not fit into memory"""
-    run_cell: Callable[[Cell, Path, Report], CellResult]
+    run_cell: Callable[..., CellResult]
+    """of a cell, its folder, a report, and what the cell learned in a pack where it did"""
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
     predict_memory: Callable[[Cell], MemoryPrediction | None]
+    packs: TrainedPacks
 
 
 def _engine(package: str, predictor: str) -> Engine:
@@ -60,6 +63,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
+        TrainedPacks(lambda cells, report: importlib.import_module(f"{package}.pack").train_pack(cells, report)),
     )
 
 
@@ -128,7 +132,8 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
             if command["do"] == "repeat":
                 result = _repeated(engine, cell, folder, command, report)
             else:
-                result = _predicted(engine, cell, folder, command["skip_infeasible"], report)
+                pack = [_cell(c) for c in command.get("pack", ())]
+                result = _predicted(engine, cell, folder, command["skip_infeasible"], pack, report)
             reply: Reply = {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
@@ -137,19 +142,27 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
     return reply
 
 
-def _predicted(engine: Engine, cell: Cell, folder: Path, skip: bool, report: Report) -> CellResult:
+def _predicted(
+    engine: Engine, cell: Cell, folder: Path, skip: bool, pack: Sequence[Cell], report: Report
+) -> CellResult:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
     prediction = engine.predict_memory(cell)
     if prediction is None:
-        return engine.run_cell(cell, folder, report)
+        return _run_cell(engine, cell, folder, pack, report)
     if skip and prediction.fits is False:
         return prediction.skipped(cell)
     if prediction.warning:
         report(Event(cell.id, "foresee", warning=prediction.warning))
-    result = engine.run_cell(cell, folder, report)
+    result = _run_cell(engine, cell, folder, pack, report)
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
+
+
+def _run_cell(engine: Engine, cell: Cell, folder: Path, pack: Sequence[Cell], report: Report) -> CellResult:
+    """Runs a cell, with what it learned in a pack where it has one."""
+    packed = engine.packs.training(cell, pack, engine.predict_memory, report)
+    return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 
 def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:

@@ -14,17 +14,18 @@ import torch
 
 from lorabench import plugins
 from lorabench.config.adapter import AdapterSetting
+from lorabench.config.packs import training_key
 from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import resolve_autocast
-from lorabench.engine.packed import METHODS, OPTIMIZERS, SHARED, train_packed, unpackable
-from lorabench.engine.packed_layers import AdapterStart
+from lorabench.engine.packed import train_packed, unpackable
+from lorabench.engine.packed_layers import AdapterStart, put
 from lorabench.engine.saved import START, save_adapter
 from lorabench.engine.train import CausalModel, Diverged, train
-from lorabench.engine.weight_deltas import Factors, adapted_layers, start_factors
+from lorabench.engine.weight_deltas import adapted_layers, start_factors
 from lorabench.errors import DataError, LorabenchError, ModelError
 
 Row = Mapping[str, Any]
@@ -82,10 +83,8 @@ def _packs(model: CausalModel, settings: Sequence[AdapterSetting]) -> list[list[
     packs: dict[tuple[object, ...], list[int]] = {}
     reason = unpackable(model)
     for place, setting in enumerate(settings):
-        spec = setting.training
-        packable = reason is None and setting.method.name in METHODS and spec.optimizer in OPTIMIZERS
-        shared = tuple(getattr(spec, name) for name in SHARED)
-        packs.setdefault((*shared, spec.sequence_length) if packable else (place,), []).append(place)
+        key = training_key(setting.method, setting.training) if reason is None else None
+        packs.setdefault(key or (None, place), []).append(place)
     return list(packs.values())
 
 
@@ -157,15 +156,6 @@ def _saved(adapted: CausalModel, folder: Path) -> Path:
         file.replace(folder / file.name)
     (folder / "adapter").rmdir()
     return folder
-
-
-@torch.no_grad()
-def put(adapted: CausalModel, factors: Factors) -> None:
-    """Trained factors into a PeftModel that was attached by the same configuration."""
-    for name, layer in adapted_layers(adapted):
-        a, b = factors[name]
-        layer.lora_A["default"].weight.copy_(a)
-        layer.lora_B["default"].weight.copy_(b)
 
 
 @contextmanager
