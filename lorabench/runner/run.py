@@ -45,7 +45,8 @@ def run(
 
     frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
-    to fit into memory is recorded as skipped, and is tried again by the next run. pack: cells that train at once at most (runner.packs).
+    to fit into memory is recorded as skipped, and is tried again by the next run.
+    pack: cells that train at once at most (runner.packs).
     """
     from lorabench.runner.plan import make_plan
 
