@@ -1,16 +1,17 @@
 """What a pack gains: cells an hour of packed training against one cell after another, all in one run.
 
     python benchmarks/packed.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
-        [--cells N] [--rounds N] [--limit SECONDS]
+        [--ranks R ...] [--rounds N] [--limit SECONDS]
 
 For each storage and shape, alternating, round by round:
 
-    packed    steps of the engine's train_packed, all adapters at once (ranks 4 to 64, own rates and seeds)
-    solo      steps of the engine's train with one adapter of rank 16
+    packed    steps of the engine's train_packed, an adapter for each of --ranks with its own rate and seed
+    solo      steps of the engine's train, of one adapter of each rank that differs
     bare      steps of model(input_ids, labels).loss.backward() over PEFT's model with torch's AdamW
 
-A step's seconds are the median over the steps after the first of each round. `ratio` = N * solo / packed,
-`bare_ratio` = N * bare / packed; on a GPU also the allocator's peaks. The base has random weights of a published
+A step takes the median over the steps after the first of each round. `ratio` is the sum of the solo steps of all
+adapters over the packed step, `bare_ratio` that of the bare ones, `processor_ratio` as `ratio`, in processor seconds,
+which other processes disturb less; on a GPU also the allocator's peaks. The base has random weights of a published
 configuration at full size (smollm2-135m, llama-3.2-1b, llama-3.1-8b), or is a shipped model (tiny-4m).
 """
 
@@ -22,7 +23,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,6 @@ from lorabench.engine.packed_layers import AdapterStart
 from lorabench.engine.train import collate, train
 from lorabench.memory.meta_model import configuration
 
-RANKS = (4, 8, 16, 32, 64, 8, 16, 16)  # of the cells in turn
 AUTOCAST = torch.bfloat16 if CUDA else None  # as training.autocast: auto takes it
 STEPS = 4  # of a round; the first is not counted
 
@@ -66,32 +68,58 @@ def adapted(model: Any, rank: int, seed: int) -> Any:
     return peft.get_peft_model(model, config)
 
 
-def starts(model: Any, cells: int) -> list[AdapterStart]:
+def starts(model: Any, ranks: Sequence[int]) -> list[AdapterStart]:
     made = []
-    for seed in range(cells):
-        with_adapter = adapted(model, RANKS[seed % len(RANKS)], seed)
+    for seed, rank in enumerate(ranks):
+        with_adapter = adapted(model, rank, seed)
         made.append(AdapterStart.of(with_adapter, seed))
         with_adapter.unload()
     return made
 
 
-def peak(run: Callable[[], list[float]]) -> tuple[list[float], int | None]:
-    """Seconds at the end of each step, as seconds of each step but the first; the allocator's peak on a GPU."""
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-    ends = run()
-    return np.diff(ends).tolist(), torch.cuda.max_memory_allocated() if CUDA else None
+@dataclass
+class Steps:
+    """Of one way to train: seconds and processor seconds of each step after a round's first, and the peak."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    def take(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """Runs some steps, which call what they are given at the end of each."""
+        ends: list[tuple[float, float]] = []
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+
+        def end() -> None:
+            if CUDA:
+                torch.cuda.synchronize()
+            ends.append((time.perf_counter(), time.process_time()))
+
+        run(end)
+        wall, processor = np.diff(np.array(ends), axis=0).T.tolist()
+        self.wall += wall
+        self.processor += processor
+        if CUDA:
+            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated())
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "seconds": statistics.median(self.wall),
+            "processor_seconds": statistics.median(self.processor),
+            "steps": len(self.wall),
+            "peak_bytes": self.peak_bytes,
+        }
 
 
 class Bench:
-    """One base, twice in memory: bare for the pack, with PEFT's layers for the others."""
+    """One base, bare between two ways to train on it."""
 
     def __init__(self, options: argparse.Namespace, quantization: str, rows: int, length: int) -> None:
         wide = frozenset() if CUDA else frozenset({"float32"})
         row = Row("loop", options.model, quantization, "lora", 16, rows, length, wide)
-        self.bare, self.cells = base(row, folder(options.model)).requires_grad_(False), options.cells
-        self.starts = starts(self.bare, options.cells)
-        self.model = adapted(base(row, folder(options.model)), 16, 0)
+        self.model, self.ranks = base(row, folder(options.model)).requires_grad_(False), options.ranks
+        self.starts = starts(self.model, options.ranks)
         chance = np.random.default_rng(0)
         predicted = np.arange(length) > 0
         self.examples = [
@@ -99,74 +127,75 @@ class Bench:
         ]
         self.spec = TrainingSpec(steps=STEPS, batch_size=rows, sequence_length=length)
 
-    def packed(self) -> list[float]:
-        ends: list[float] = []
-        specs = [self.spec.model_copy(update={"learning_rate": 1e-4 * (1 + c % 3)}) for c in range(self.cells)]
+    def packed(self, end: Callable[[], None]) -> None:
+        cells = range(len(self.ranks))
         train_packed(
-            self.bare,
+            self.model,
             self.starts,
             self.examples,
-            specs,
-            seeds=range(self.cells),
+            [self.spec.model_copy(update={"learning_rate": 1e-4 * (1 + c % 3)}) for c in cells],
+            seeds=cells,
             padding=0,
             where=WHERE,
             autocast=AUTOCAST,
-            on_step=lambda step, tokens, seconds: ends.append(seconds),
+            on_step=lambda step, tokens, seconds: end(),
         )
-        return ends
 
-    def solo(self) -> list[float]:
-        done = train(
-            self.model,
+    def solo(self, rank: int, end: Callable[[], None]) -> None:
+        model = adapted(self.model, rank, 0)
+        train(
+            model,
             self.examples,
             self.spec,
             seed=0,
             padding=0,
             where=WHERE,
             autocast=AUTOCAST,
-            on_step=lambda step, tokens: None,
+            on_step=lambda step, tokens: end(),
         )
-        return [s.seconds for s in done.curve]
+        model.unload()
 
-    def loop(self) -> list[float]:
-        optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-        ids, ends, began = collate(self.examples[: self.spec.batch_size], 0, WHERE).ids, [], time.perf_counter()
+    def bare(self, rank: int, end: Callable[[], None]) -> None:
+        model = adapted(self.model, rank, 0).train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+        ids = collate(self.examples[: self.spec.batch_size], 0, WHERE).ids
         for _ in range(STEPS):
             with torch.autocast(WHERE.type, AUTOCAST, enabled=AUTOCAST is not None):
-                loss = self.model(input_ids=ids, labels=ids).loss
+                loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            loss.item()
-            ends.append(time.perf_counter() - began)
-        return ends
+            end()
+        model.unload()
 
 
 def measure(options: argparse.Namespace, quantization: str, rows: int, length: int, until: float) -> dict[str, Any]:
     empty_cache()
-    bench = Bench(options, quantization, rows, length)
-    seconds: dict[str, list[float]] = {"packed": [], "solo": [], "bare": []}
-    peaks: dict[str, int | None] = {}
+    bench, ranks = Bench(options, quantization, rows, length), sorted(set(options.ranks))
+    packed, solo, bare = Steps(), {r: Steps() for r in ranks}, {r: Steps() for r in ranks}
     for done in range(options.rounds):
-        for name, run in (("packed", bench.packed), ("solo", bench.solo), ("bare", bench.loop)):
-            taken, peaks[name] = peak(run)
-            seconds[name] += taken
+        packed.take(bench.packed)
+        for rank in ranks:
+            solo[rank].take(partial(bench.solo, rank))
+            bare[rank].take(partial(bench.bare, rank))
         if done and time.monotonic() > until:
             break
-    step = {name: statistics.median(taken) for name, taken in seconds.items()}
+
+    def ratio(steps: dict[int, Steps], kind: str = "seconds") -> float:
+        return float(sum(steps[r].told()[kind] for r in options.ranks) / packed.told()[kind])
+
     return {
         "model": options.model,
         "quantization": quantization,
         "rows": rows,
         "length": length,
-        "cells": options.cells,
-        "packed_step_seconds": step["packed"],
-        "solo_step_seconds": step["solo"],
-        "bare_step_seconds": step["bare"],
-        "ratio": options.cells * step["solo"] / step["packed"],
-        "bare_ratio": options.cells * step["bare"] / step["packed"],
-        "steps": seconds,
-        "peak_bytes": peaks,
+        "ranks": options.ranks,
+        "ratio": ratio(solo),
+        "bare_ratio": ratio(bare),
+        "processor_ratio": ratio(solo, "processor_seconds"),
+        "packed": packed.told(),
+        "solo": {r: s.told() for r, s in solo.items()},
+        "bare": {r: s.told() for r, s in bare.items()},
     }
 
 
@@ -176,7 +205,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m" if CUDA else "tiny-4m")
     parser.add_argument("--quantization", nargs="+", default=["none", "nf4"])
     parser.add_argument("--shape", nargs="+", default=["1x128", "4x256", "16x128"])
-    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--ranks", nargs="+", type=int, default=[16] * 8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=240)
     options = parser.parse_args()
@@ -186,8 +215,7 @@ def main() -> None:
             if time.monotonic() - began < options.limit:
                 size, length = map(int, shape.split("x"))
                 rows.append(measure(options, quantization, size, length, began + options.limit))
-                short = {k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items() if k != "steps"}
-                print(short, flush=True)
+                print(json.dumps(rows[-1]), flush=True)
                 options.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
     shutil.rmtree(Path(tempfile.gettempdir()) / f"lorabench-random-{options.model}", ignore_errors=True)
 

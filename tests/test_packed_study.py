@@ -22,7 +22,7 @@ name: packed
 model: lorabench/tiny-300k
 task: python-docs
 method: {name: lora, rank: 4, alpha: 16}
-training: {steps: 8, batch_size: 4, sequence_length: 48, learning_rate: 3e-3, schedule: constant, warmup: 0}
+training: {steps: 8, batch_size: 2, sequence_length: 48, learning_rate: 3e-3, schedule: constant, warmup: 0}
 grid: {method.rank: [2, 8]}
 include: [{method: {name: dora, rank: 4}}, {method.dropout: 0.1}, {training.learning_rate: 1e30}]
 seeds: [0, 1]
@@ -120,6 +120,13 @@ def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
     assert fitting(alone, 4) == 4
     assert fitting(None, 8) == 8
     assert fitting(MemoryPrediction(50, 50, 60, 10, {"weights": 40}), 8) == 1
+
+
+def test_on_a_cpu_no_pack_is_larger_than_what_gains():
+    from lorabench.engine.pack import useful_cells
+
+    sizes = [useful_cells(cells_of(f"training.batch_size={n}", "training.sequence_length=128")[0]) for n in (1, 4, 16)]
+    assert sizes == [8, 2, 1]
 
 
 @pytest.mark.parametrize("word", ["none", "0", "2.5"])

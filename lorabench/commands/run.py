@@ -39,8 +39,8 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         metavar="auto|off|N",
         type=pack_size,
         default=1,
-        help="train up to N cells at once on one base, where they differ in adapter, rate or seed alone; auto: up to 8 "
-        "(default: off)",
+        help="train at most N cells at once on one base, where they differ in adapter, rate or seed alone, as many of "
+        "them as fit and gain; auto: at most 8 (default: off)",
     )
     c.add_argument(
         "--skip-infeasible",

@@ -9,6 +9,7 @@ took is pack_seconds, of all its cells.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +23,14 @@ from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.measure import PhaseMeter
+from lorabench.engine.model import device
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
 from lorabench.engine.packed_layers import AdapterStart, put
 from lorabench.engine.train import Diverged, collate, make_optimizer, take_step, train
 
+CPU_TOKENS = 1024
+"""of a pass on a CPU: so many hide what an operator and a layer's dequantization cost; with more, activations leave the
+caches and a pack of 8 x 1,024 tokens took 1.25 times as long as its cells one by one (LOG.md)"""
 PROBE_STEPS = 6  # alone: one to warm up and five to be timed; a tenth of what the shortest studies take
 
 
@@ -59,6 +64,13 @@ def train_pack(cells: Sequence[Cell], report: Report = lambda event: None) -> di
         loss_of=loaded.loss,
     )
     return {cell.id: training.on_host() for cell, training in zip(cells, done, strict=True)}
+
+
+def useful_cells(cell: Cell) -> int:
+    """How many cells like this one gain by training at once on this machine."""
+    if device().type == "cuda":
+        return sys.maxsize
+    return max(1, CPU_TOKENS // (cell.training.batch_size * cell.training.sequence_length))
 
 
 class _Pace:

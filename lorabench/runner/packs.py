@@ -6,10 +6,11 @@ one, and each cell's result is its own either way.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lorabench.config.packs import pack_key
 
@@ -48,34 +49,41 @@ def fitting(prediction: MemoryPrediction | None, cells: int) -> int:
     return cells if each <= 0 else max(1, min(cells, (prediction.available_bytes - base) // each))
 
 
+class PackEngine(Protocol):
+    """The functions of an engine that trains packs."""
+
+    def useful_cells(self, cell: Cell) -> int:
+        """How many cells like this one gain by training at once on this machine."""
+
+    def train_pack(self, cells: Sequence[Cell], report: Callable[[Event], None]) -> dict[str, PackedTraining]:
+        """By id what became of each; empty where they have to train one by one."""
+
+
 class TrainedPacks:
     """What a worker's process has trained in packs and no cell has asked for yet."""
 
-    def __init__(self, train_pack: Callable[[Sequence[Cell], Callable[[Event], None]], dict[str, PackedTraining]]):
-        self._train_pack = train_pack
+    def __init__(self, engine: str, predict: Callable[[Cell], MemoryPrediction | None]) -> None:
+        self._engine, self._predict = engine, predict
         self._trained: dict[str, PackedTraining] = {}
         self._alone: set[str] = set()
         """cells whose pack was tried and came to nothing"""
 
-    def training(
-        self,
-        cell: Cell,
-        others: Sequence[Cell],
-        predict: Callable[[Cell], MemoryPrediction | None],
-        report: Callable[[Event], None],
-    ) -> PackedTraining | None:
+    def training(self, cell: Cell, others: Sequence[Cell], report: Callable[[Event], None]) -> PackedTraining | None:
         """What a cell learned in a pack, which is trained now unless it was; None where the cell is to train alone."""
         if cell.id not in self._trained:
             self._trained = {}
             if not others or cell.id in self._alone:
                 return None
             pack = [cell, *others]
-            most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), len(pack))
+            engine: PackEngine = importlib.import_module(f"{self._engine}.pack")  # type: ignore[assignment]
+            most = min(len(pack), engine.useful_cells(cell))
+            if most > 1:
+                most = fitting(self._predict(max(pack, key=lambda c: c.method.rank or 0)), most)
             self._alone |= {c.id for c in pack[:most]}
             if most < 2:
                 return None
             try:
-                self._trained = self._train_pack(pack[:most], report)
+                self._trained = engine.train_pack(pack[:most], report)
             except Exception:  # whatever it is, the cells can train alone
                 traceback.print_exc()
                 _release()

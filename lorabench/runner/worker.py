@@ -63,7 +63,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
-        TrainedPacks(lambda cells, report: importlib.import_module(f"{package}.pack").train_pack(cells, report)),
+        TrainedPacks(package, prediction.predict_memory),
     )
 
 
@@ -161,7 +161,7 @@ def _predicted(
 
 def _run_cell(engine: Engine, cell: Cell, folder: Path, pack: Sequence[Cell], report: Report) -> CellResult:
     """Runs a cell, with what it learned in a pack where it has one."""
-    packed = engine.packs.training(cell, pack, engine.predict_memory, report)
+    packed = engine.packs.training(cell, pack, report)
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 
