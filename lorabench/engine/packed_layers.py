@@ -220,7 +220,8 @@ class PackedLinear(torch.nn.Module):
         super().__init__()
         self.layer, self.name, self.streams = layer, name, streams
         self.pack = buckets[-1].last  # adapters, with those that do not target it
-        self.buckets = [b for b in buckets if name in b.factors]
+        self.parts = [(len(b.adapters), b if name in b.factors else None) for b in buckets]
+        """adapters beside each other, and their bucket where they target the layer"""
         kind = type(layer).__name__
         self.quantized = kind in ("Linear8bitLt", "Linear4bit")
         self.alone = kind == "Linear8bitLt" and streams.where.type == "cuda" and layer.state.threshold > 0
@@ -237,15 +238,12 @@ class PackedLinear(torch.nn.Module):
             raise ModelError(f"{self.name} does not see every token once, so that adapters on it cannot be packed")
         result = torch.cat([self.layer(rows) for rows in x.chunk(self.pack)]) if self.alone else self.layer(x)
         rows, out = x.reshape(self.pack, tokens, -1), result.reshape(self.pack, tokens, -1)
-        pieces, at = [], 0
-        for bucket in self.buckets:
-            if bucket.first > at:
-                pieces.append(out[at : bucket.first])
-            at = bucket.last
-            pieces.append(self._adapted(bucket, rows[bucket.first : at], out[bucket.first : at]))
-        if at < self.pack:
-            pieces.append(out[at:])
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(result.shape)
+        whole = self.parts[0][1]
+        if len(self.parts) == 1 and whole is not None:
+            return self._adapted(whole, rows, out).view(result.shape)
+        sizes = [size for size, _ in self.parts]
+        pieces = zip(self.parts, rows.split(sizes), out.split(sizes), strict=True)
+        return torch.cat([y if b is None else self._adapted(b, x, y) for (_, b), x, y in pieces]).view(result.shape)
 
     def _adapted(self, bucket: Bucket, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         a, b = bucket.factors[self.name]
@@ -260,8 +258,11 @@ class PackedLinear(torch.nn.Module):
                 ]
             )
         inner = torch.bmm(x, a)
-        delta = torch.bmm(inner * bucket.scaling.to(inner.dtype), b)
-        if self.quantized and not mixed:
+        inner = inner * bucket.scaling.to(inner.dtype)
+        if result.dtype == inner.dtype:
+            return torch.baddbmm(result, inner, b)
+        delta = torch.bmm(inner, b)
+        if self.quantized and not mixed:  # as PEFT's layers: these round before they add, those over floats after
             delta = delta.to(result.dtype)
         return (result + delta).to(result.dtype)
 
