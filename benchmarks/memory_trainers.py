@@ -11,7 +11,7 @@ programs below:
   (peft_module_casting_to_bf16).
 - fused cross entropy (fms-acceleration, from unsloth): the logits' gradient is written over them; its fused norms and
   positions; its fused LoRA layers are not modelled.
-- torchtune: the chunked loss of the trainer `torchtune`.
+- torchtune: the chunked loss of the trainer `torchtune`, compiled.
 
 `measured_trainers` reads rows of benchmarks/trainers.py, measured on a GPU or by live tensors on a CPU.
 """
@@ -19,6 +19,7 @@ programs below:
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import json
 import re
@@ -117,7 +118,7 @@ def described(row: dict[str, str]) -> dict[str, str]:
 def trainer_of(row: dict[str, str]) -> Trainer:
     program = row["program"]
     if program == "torchtune":
-        return find_trainer("torchtune")
+        return find_trainer("torchtune").with_options(loss="fused")  # the README's are compiled
     if program.startswith("loop"):
         return replace(LOOP, kbit_preparation="kbit" in program, attention=row["attention"])  # type: ignore[arg-type]
     loss = program if "linear" in program else " ".join(program.split()[:4]) if "fused" in program else program[:17]
@@ -256,17 +257,19 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
         reentrant="reentrant" in words,
         attention="eager" if "eager" in words else None,
         loss="fused" if "liger" in words else None,
+        packing="packing" in words or None,
     )
     method = FULL
     if row["method"] != "full":
         targets: Any = tuple(ATTENTION.values()) if "attention" in words else "all-linear"
         method = MethodSpec(name=row["method"], rank=row["rank"], dropout=0.0, target_modules=targets)
-    autocast = row["trainer"] != "loop" and (on_cuda or "float32" not in words)
+    autocast = row["trainer"] not in ("loop", "torchtune") and (on_cuda or "float32" not in words)
     name = row["model"]
+    cast = method is FULL and trainer.full_dtype == "float32"  # LLaMA-Factory's trained weights, whatever was loaded
     setting = TrainConfig(
         ModelSpec(
             name=f"lorabench/{name}" if name.startswith("tiny") else name,
-            dtype="float32" if "float32" in words else "bfloat16",
+            dtype="float32" if "float32" in words or cast else "bfloat16",
         ),
         QuantizationSpec(
             name=kind, double_quant=double == "dq", compute_dtype="bfloat16" if kind in ("nf4", "fp4") else "auto"
@@ -286,12 +289,17 @@ def measured_setting(row: dict[str, Any], on_cuda: bool) -> TrainConfig:
     )
     if on_cuda or name.startswith("tiny"):
         return setting
+    if name == "narrow-llama":
+        from other_trainers import NARROW_LLAMA
+        from transformers import LlamaConfig
+
+        return with_config(setting, LlamaConfig(**NARROW_LLAMA))
     from trainers import narrow_config
 
     return with_config(setting, narrow_config(name))
 
 
-NOT_PREDICTED = {"packing", "offload", "evaluate"}
+NOT_PREDICTED = {"offload", "evaluate"}
 
 
 @contextlib.contextmanager
@@ -327,6 +335,23 @@ def liger_in_the_process(setting: TrainConfig) -> Iterator[None]:
         trainer_step.layer_kernels = own
 
 
+@contextlib.contextmanager
+def sdpa_of_gemma_2(setting: TrainConfig) -> Iterator[TrainConfig]:
+    """transformers 5.17, of the rows of 2026-11-27, took sdpa for Gemma-2 and left its soft-capping out; 5.24 refuses
+    sdpa there, so that its default is eager attention (modeling_gemma2.py, _supports_sdpa)."""
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
+
+    own, config = Gemma2PreTrainedModel._supports_sdpa, copy.deepcopy(setting.shape.config)
+    if config.model_type == "gemma2":
+        config.attn_logit_softcapping = None
+        setting = with_config(setting, config)
+    Gemma2PreTrainedModel._supports_sdpa = True
+    try:
+        yield setting
+    finally:
+        Gemma2PreTrainedModel._supports_sdpa = own
+
+
 def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of benchmarks/trainers.py, predicted."""
     found = json.loads(file.read_text())
@@ -339,7 +364,11 @@ def measured_rows(file: Path) -> Iterator[dict[str, Any]]:
                 print(f"not predicted: {row['row']}", flush=True)
                 continue
             setting = measured_setting(row, on_cuda)
-            with liger_in_the_process(setting) if on_cuda and liger_before else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if on_cuda and liger_before:
+                    stack.enter_context(liger_in_the_process(setting))
+                if found["versions"].get("transformers", "").startswith("5.17."):
+                    setting = stack.enter_context(sdpa_of_gemma_2(setting))
                 step = predict_step(setting)
             liger_before |= "liger" in row["options"]
             before = row.get("before_bytes", 0)  # from the second row of a process on, the workspaces are among them

@@ -18,7 +18,10 @@ from lorabench.record.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports"
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers")
+KINDS = (
+    *("methods", "quantizations", "tasks", "executors", "sections", "exporters", "importers", "emitters", "trainers"),
+    "probes",
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

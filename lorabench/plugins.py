@@ -17,7 +17,10 @@ from types import ModuleType
 
 from lorabench.errors import LorabenchError, unknown
 
-KINDS = ("methods", "quantizations", "tasks", "executors", "sections", "exporters", "emitters", "trainers", "probes")
+KINDS = (
+    "methods", "quantizations", "tasks", "executors", "sections", "exporters", "importers", "emitters", "trainers",
+    "probes",
+)  # fmt: skip
 
 _registered: dict[tuple[str, str], str] = {}  # (kind, name) to a module elsewhere
 
@@ -58,5 +61,5 @@ def _source(kind: str, name: str) -> Path:
     if (kind, name) not in _registered:
         return _files(kind)[name]
     spec = importlib.util.find_spec(_registered[kind, name])
-    assert spec is not None and spec.origin is not None, f"{_registered[kind, name]} is no file"
+    assert spec is not None and spec.origin is not None, f"{_registered[kind, name]} is not a file"
     return Path(spec.origin)

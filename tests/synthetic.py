@@ -102,7 +102,7 @@ def expected(cell: Cell) -> dict[str, float]:
 class Worker:
     """Runs cells at once, in this process."""
 
-    def check(self, cells: Iterable[Cell]) -> tuple[Problem, ...]:
+    def check(self, cells: Iterable[Cell], calibrations: Path | None = None) -> tuple[Problem, ...]:
         """A rank above what any matrix has."""
         words = "rank {} exceeds every matrix; at most {} is allowed"
         return tuple(
@@ -112,7 +112,12 @@ class Worker:
         )
 
     def run(
-        self, cell: Cell, folder: Path, on_event: Callable[[Event], None], skip_infeasible: bool = False
+        self,
+        cell: Cell,
+        folder: Path,
+        on_event: Callable[[Event], None],
+        skip_infeasible: bool = False,
+        calibrations: Path | None = None,
     ) -> CellResult:
         """The cell's result; its curve and what it learned in `folder`. Nothing is foreseen, so nothing is skipped."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,8 @@ def test_six_lines_give_an_accuracy_that_decides(out, capsys):
     assert cli.main(["run", str(study), "--out", str(results)]) == 0
     shown = capsys.readouterr().out
     assert re.search(
-        r"test: 400 rows read, 10 dropped because no response fits in 64 tokens.*; measured are the first 256 of the"
-        r" 390 test rows \(evaluation.max_sequences\)",
+        r"test: 400 rows read, 10 dropped because no response fits in 64 tokens.*; the first 256 of the"
+        r" 390 test rows are measured \(evaluation.max_sequences\)",
         shown,
     )
     assert re.search(r"finished in .*, held-out loss [\d.]+, accuracy [\d.]+ %", shown)

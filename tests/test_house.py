@@ -12,7 +12,7 @@ from lorabench import plugins
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lorabench"
 LIGHT = {"errors", "plugins", "formatting", "config", "record"}
-ARMS = {"spectra", "engine", "memory", "runner", "analysis", "report", "advice"}
+ARMS = {"spectra", "engine", "memory", "runner", "analysis", "evidence", "report", "advice"}
 ALLOWED = {  # layer: the layers that it may import
     "errors": set(),
     "plugins": {"errors"},
@@ -30,10 +30,12 @@ ALLOWED = {  # layer: the layers that it may import
     "runner": LIGHT | {"startup", "engine", "executors"},
     "executors": LIGHT | {"engine", "runner"},
     "analysis": LIGHT,
-    "report": LIGHT | {"analysis", "advice"},
-    "advice": LIGHT | {"analysis"},
-    "sections": LIGHT | {"analysis", "report", "advice"},
+    "evidence": LIGHT | {"analysis"},
+    "report": LIGHT | {"analysis", "evidence", "advice"},
+    "advice": LIGHT | {"analysis", "evidence"},
+    "sections": LIGHT | {"analysis", "evidence", "report", "advice"},
     "exporters": LIGHT | {"analysis", "report"},
+    "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
     "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
@@ -69,7 +71,11 @@ def test_imports_run_one_way(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", ["config", "record", "analysis", "advice", "report", "sections", "exporters", "emitters", "trainers"]
+    "layer",
+    [
+        *("config", "record", "analysis", "evidence", "advice", "report", "sections"),
+        *("exporters", "importers", "emitters", "trainers"),
+    ],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
     for file in (PACKAGE / layer).rglob("*.py"):
@@ -83,6 +89,7 @@ def test_the_light_arm_names_no_heavy_library(layer):
         "lorabench.commands.main",
         "lorabench.config",
         "lorabench.record.frames",
+        "lorabench.evidence.library",
         "lorabench.report.page",
         "lorabench.runner.run",
     ],
@@ -102,7 +109,8 @@ def test_importing_it_leaves_torch_alone(module):
         ("executors", {"open_worker"}),
         ("sections", {"ORDER", "TITLE", "section"}),
         ("exporters", {"EXTENSION", "export"}),
-        ("emitters", {"emit"}),
+        ("importers", {"read"}),
+        ("emitters", {"emit", "TRAINER"}),
         ("trainers", {"TRAINER"}),
         ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),
     ],
@@ -115,6 +123,13 @@ def test_every_plug_in_has_what_its_kind_needs_and_is_light_at_the_top(kind, nee
         assert 10 < len(plugins.describe(kind, name)) < 160, name
         file = Path(module.__file__)
         assert not {n.split(".")[0] for n in imports_of(file, top_only=True)} & HEAVY, name
+
+
+@pytest.mark.parametrize("name", plugins.names("emitters"))
+def test_an_emitter_s_files_are_predicted_as_a_trainer_that_there_is(name):
+    trainer = plugins.load("emitters", name).TRAINER
+    assert trainer.name in plugins.names("trainers")
+    assert trainer.title == plugins.load("trainers", trainer.name).TRAINER.title
 
 
 def test_no_file_is_called_utils_and_none_is_very_long():

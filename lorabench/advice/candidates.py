@@ -2,7 +2,8 @@
 published, else by the capacity rule.
 
 A quantization that the comparison group did not measure takes rank, alpha and learning rate of the same method in the
-quantization that it did measure, and is not called better than that one.
+quantization that it did measure, and is not called better than that one. What was measured with one seed is shown and
+decides nothing: settings and quality are then published ones, or follow from rules.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
 from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
 from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.config.imported import knows
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
 from lorabench.formatting import plural
@@ -46,6 +48,10 @@ class CandidateSpec:
     """that are tried, by rising saving: an adapter's state is small, that of a whole model is twice its weights"""
     dtype: Dtype = "auto"
     """of unquantized weights, as Candidate has it"""
+    rate_range: tuple[float, float] | None = None
+    """that the best learning rate is expected in; absent where a study measured it"""
+    rate_grid: tuple[float, ...] = ()
+    """learning rates to try"""
 
     @property
     def key(self) -> Key:
@@ -94,6 +100,19 @@ def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, b
     return candidates
 
 
+def with_parameters(
+    specs: Sequence[CandidateSpec], target_parameters: str | tuple[str, ...] | None
+) -> list[CandidateSpec]:
+    """The same with adapters on stacks of experts, too; methods without adapters as they are."""
+    if target_parameters is None:
+        return list(specs)
+    asked = MethodSpec(target_parameters=target_parameters).target_parameters
+    return [
+        replace(s, method=s.method.model_copy(update={"target_parameters": asked})) if s.method.rank is not None else s
+        for s in specs
+    ]
+
+
 def by_rules(key: Key, parameters: int, tokens: int | None, trainable: Mapping[int, int]) -> CandidateSpec:
     """One of them without any measurement."""
     method, quantization = key
@@ -133,10 +152,17 @@ def _candidate_spec(
     if group is None:
         return by_rules(key, parameters, tokens, trainable)
     own = group.result(key)
-    if own is not None:
+    if own is not None and own.decides:
         return _measured(group, own, key, parameters, batch_size)
+    if own is not None:
+        spec = by_rules(key, parameters, tokens, trainable)
+        caveat = (
+            f"{group.study} had one seed: its numbers are shown and decide nothing, a repetition may land elsewhere"
+        )
+        shown = own.evidence[:1]  # its numbers; the second witness speaks of a choice, which there is none of
+        return replace(spec, evidence=(*spec.evidence, *shown), caveats=(caveat, *spec.caveats))
     parent = group.result((key[0], "none")) or next((w for w in group.results if w.key[0] == key[0]), None)
-    if parent is None:
+    if parent is None or not parent.decides:
         return by_rules(key, parameters, tokens, trainable)
     family = _measured(group, parent, key, parameters, batch_size)
     facts = published(key[0], key[1], tokens)[1]
@@ -165,14 +191,12 @@ def _measured(
             f"rank {setting.method.rank} is {standing} that {group.study} tried"
             + (", and the highest: a higher one may do better" if result.at_the_edge else "")
         )
-    if result.option.seeds == 1:
-        caveats.append("one seed: the bound speaks for the items of its test set, a repetition may land elsewhere")
     if result.quality.against != FULL:
-        caveats.append(f"{group.study} has no full fine-tuning to hold it against")
+        caveats.append(f"{group.study} has no full fine-tuning to compare it with")
     if group.made_up:
-        caveats.append(f"{group.study}'s task is made up: its answer says nothing of another task")
+        caveats.append(f"{group.study}'s task is made up: its answer says nothing about other tasks")
     if group.distance > REACH:
-        caveats.append(f"{group.study} lies far from this model ({group.far}): what holds there need not hold here")
+        caveats.append(f"{group.study} is far from this model ({group.far}): what holds there need not hold here")
     elif group.far:
         caveats.append(f"{group.study} had {group.far}")
     if group.distance > REACH or training.optimizer != "adamw":
@@ -184,22 +208,20 @@ def _measured(
         )
     else:
         sequences = training.batch_size * training.gradient_accumulation
-        beside = (
-            f"for {plural(sequences, 'sequence')} a step (here {batch_size})"
-            if batch_size not in (None, sequences)
-            else ""
-        )
+        other = batch_size not in (None, sequences) and knows(setting, "training.batch_size")
+        beside = f"for {plural(sequences, 'sequence')} a step (here {batch_size})" if other else ""
         if odd := " and ".join(filter(None, (beside, "" if result.tuned else "not tuned"))):
             caveats.append(f"its learning rate was {odd}")
     quantization = setting.quantization if setting.quantization.name == key[1] else stored_as(key[1])
+    rate_rules, update = rules().learning_rate, rules().update
     return CandidateSpec(
         setting.method,
         quantization,
         value,
-        training.schedule,
-        training.warmup,
-        training.weight_decay,
-        training.max_grad_norm,
+        training.schedule if knows(setting, "training.schedule") else rate_rules.schedule,
+        training.warmup if knows(setting, "training.warmup") else rate_rules.schedule_warmup,
+        training.weight_decay if knows(setting, "training.weight_decay") else update.weight_decay,
+        training.max_grad_norm if knows(setting, "training.max_grad_norm") else update.max_grad_norm,
         result.quality,
         evidence,
         tuple(caveats),

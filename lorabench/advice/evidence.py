@@ -63,6 +63,11 @@ class MethodResult:
         """Its method and quantization."""
         return key_of(self.group)
 
+    @property
+    def decides(self) -> bool:
+        """Whether anything may rest on it: one seed is shown and decides nothing."""
+        return self.option.repeated
+
 
 @dataclass(frozen=True)
 class ComparisonGroup:
@@ -83,6 +88,13 @@ class ComparisonGroup:
     """what the study's report calls best: of all results the best mean"""
     best_key: Key
     """method and quantization of that"""
+    left_out: int = 0
+    """imported conditions that advice cannot give: methods that lorabench has not, settings that are not told"""
+
+    @property
+    def decides(self) -> bool:
+        """Whether any of its results does."""
+        return any(r.decides for r in self.results)
 
     def result(self, key: Key) -> MethodResult | None:
         """The result of a method and quantization; None where the group has none."""
@@ -95,9 +107,11 @@ def key_of(group: Replicates) -> Key:
 
 
 def nearest(groups: Sequence[ComparisonGroup], named: bool = False) -> ComparisonGroup | None:
-    """The comparison group that speaks: within reach and not made up unless its study was named; of about equally near
-    ones one with full fine-tuning, more ranks, more methods, more seeds."""
+    """The comparison group that speaks: within reach and not made up unless its study was named, and of more than one
+    seed where there is such a one; of about equally near ones one with full fine-tuning, more ranks, more methods, more
+    seeds."""
     able = [c for c in groups if c.results and (named or (c.distance <= REACH and not c.made_up))]
+    able = [c for c in able if c.decides] or able
     close = min((c.distance for c in able), default=0.0) + ALIKE
     near = [c for c in able if c.distance <= close]
     return min(

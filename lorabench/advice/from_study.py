@@ -23,6 +23,7 @@ from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.analysis.verdict import Comparison, margin_of
 from lorabench.config.architectures import model_type
+from lorabench.config.imported import knows
 from lorabench.config.paths import short_model
 from lorabench.record.metrics import metric as described
 
@@ -43,6 +44,7 @@ def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tup
 def _comparison_group(
     source: StudyAnalysis, folder: Path, here: Here, members: Sequence[Replicates], tolerated: float
 ) -> ComparisonGroup | None:
+    all_members, members = members, [g for g in members if _can_be_advised(g)]
     summaries, of = source.by_condition, {g.condition: g for g in members}
     options = trained_options(members, source.summaries, source.verdicts, source.metric)
     if not options:
@@ -59,7 +61,8 @@ def _comparison_group(
     setting = members[0].setting
     distance, far = _distance(results[0].group, summaries[results[0].option.condition], here)
     ranks = {g.setting.method.rank for g in members if g.trains}
-    made_up = bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
+    own_task = setting.imported is None
+    made_up = own_task and bool(getattr(plugins.load("tasks", setting.task.name), "MADE_UP", False))
     return ComparisonGroup(
         source.study.name,
         setting.model.name,
@@ -71,7 +74,21 @@ def _comparison_group(
         len(ranks - {None}),
         best,
         key_of(of[best.condition]),
+        len(all_members) - len(members),
     )
+
+
+def _can_be_advised(group: Replicates) -> bool:
+    """Whether a condition is one that lorabench can run; of an imported one whether its source tells what to set."""
+    setting = group.setting
+    if setting.imported is None:
+        return True
+    if setting.method.name not in plugins.names("methods") or setting.quantization.name not in plugins.names(
+        "quantizations"
+    ):
+        return False
+    needed = [f"method.{field}" for field in plugins.load("methods", setting.method.name).FIELDS if field != "dropout"]
+    return all(knows(setting, name) for name in ("training.learning_rate", *needed))
 
 
 @dataclass(frozen=True)
@@ -180,14 +197,14 @@ def _evidence_item(
     bound = f"bound {formatting.number(took.bound or 0.0, m.unit)}, {seeds}"
     if took.condition == field.best.condition:
         text += (
-            f" the best mean of all; nothing less of its kind is shown to be as good ({seeds})"
+            f" the best mean of all; nothing smaller of its kind is shown to be as good ({seeds})"
             if several
             else f" the best mean of all ({seeds})"
         )
     elif level:
         text += (
-            f" is {'the least of its kind that is ' if several else ''}{within} of {field.best.label}, the best of all"
-            f" ({bound})"
+            f" is {'the smallest of its kind that is ' if several else ''}{within} of {field.best.label}, the best"
+            f" of all ({bound})"
         )
     elif not several:
         text += (
@@ -195,11 +212,11 @@ def _evidence_item(
             f" ({seeds})"
         )
     elif took.condition == best.condition:
-        text += f" has the best mean of its kind, and nothing less is shown to be as good ({seeds})"
+        text += f" has the best mean of its kind, and nothing smaller is shown to be as good ({seeds})"
     else:
         text += (
-            f" is the least that is {within} of {best.label}, the best of its kind, of which none is shown to be so"
-            f" near to {field.best.label}, the best of all ({bound})"
+            f" is the smallest that is {within} of {best.label}, the best of its kind, of which none is shown to be"
+            f" that close to {field.best.label}, the best of all ({bound})"
         )
     if behind is not None and (field.full or not level):
         interval = (

@@ -12,6 +12,7 @@ from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
 from lorabench.config.gpus import Gpu
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.formatting import plural
 
 
 def notes_on_the_trainer(trainer: Trainer) -> Iterator[str]:
@@ -33,11 +34,13 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: 
     else:
         yield f"{card.name} is {card.capacity}."
     if not card.bf16 and trainer.name != OWN:
-        yield f"{card.name} does not compute in bfloat16: mixed precision is float16, as {trainer.title} is told there."
+        yield (
+            f"{card.name} does not compute in bfloat16: {trainer.title} is assumed to use float16 for mixed precision."
+        )
     elif not card.bf16:
         yield (
-            f"{card.name} does not compute in bfloat16: memory and time are those without mixed precision, "
-            "of products that it takes through float32."
+            f"{card.name} does not compute in bfloat16: memory and time are predicted without mixed "
+            "precision, with products computed in float32."
         )
     if priority == "speed" and all(r.needs.seconds is None for r in ranking.ranked):
         yield (
@@ -55,14 +58,14 @@ def notes_on_the_data(workload: Workload, *, assumed_length: bool = False) -> It
         )
     if tokens is not None and examples is not None and tokens > examples * length:
         yield (
-            f"{tokens // examples:,} tokens an example do not fit into {length:,}: "
-            "what is beyond is cut off and not counted."
+            f"{tokens // examples:,} tokens per example do not fit into {length:,}: "
+            "the rest is cut off and not counted."
         )
 
 
 def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking: Ranking) -> Iterator[str]:
     """Why what the study's own report calls best does not stand first."""
-    if group is None or not ranking.ranked:
+    if group is None or not ranking.ranked or not group.decides:
         return
     first = ranking.ranked[0]
     keys = [(r.candidate.method.name, r.candidate.quantization.name) for r in ranking.ranked]
@@ -74,16 +77,16 @@ def notes_on_the_best(group: ComparisonGroup | None, priority: Priority, ranking
     elif group.best_key not in keys:
         why = "what it takes does not fit here"
     elif keys[0] == group.best_key:
-        why = "less of its kind is shown to be within the tolerated loss of it"
+        why = "a smaller one of its kind is shown to be within the tolerated loss of it"
     elif first.quality.enough and keys[0] != WHOLE:
         why = (
             f"{title(first.candidate)} stands first, since it is shown to be within the tolerated loss of "
             f"{first.quality.against}, which settles the order before any mean"
         )
     elif keys[0] == WHOLE:
-        why = "that it is better than full fine-tuning, or within the tolerated loss of it, is not shown"
+        why = "it is not shown to be better than full fine-tuning, nor within the tolerated loss of it"
     else:
-        why = "that it is better than what stands before it is not shown"
+        why = "it is not shown to be better than what stands before it"
     yield f"By its mean {group.best.label} is the best of {group.study}; {why}."
 
 
@@ -95,11 +98,24 @@ def notes_on_the_studies(
 ) -> Iterator[str]:
     """Why no study speaks, where none does."""
     if chosen is not None:
+        if chosen.left_out:
+            yield (
+                f"{plural(chosen.left_out, 'imported condition')} of {chosen.study}"
+                f" {'takes' if chosen.left_out == 1 else 'take'} no part: of methods that lorabench does not have, or"
+                " without rank, alpha, target modules or learning rate."
+            )
+        if chosen.decides:
+            return
+        yield (
+            f"{chosen.study} had one seed, which decides nothing: what is recommended rests on the literature and on"
+            " rules, and its numbers stand beside it. Run more seeds of it to let it decide."
+        )
         return
     if studies:
         yield (
             f"Nothing could be learned from {', '.join(map(str, studies))}: no trained condition has a metric with "
-            "a better direction and a tolerated loss (--tolerated-loss)."
+            "a better direction and a tolerated loss (--tolerated-loss), and, where it was imported, a method that"
+            " lorabench has with its rank, alpha, target modules and learning rate."
         )
         return
     what = "No stored study that can be compared is"

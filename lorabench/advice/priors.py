@@ -3,8 +3,9 @@ published differences.
 
     a rank is large enough where   bits_per_parameter * trainable parameters >= bits_per_token * training tokens
 
-An upper bound of what is to be learned against what an adapter can hold; ranks below the floor are taken only where a
-study measured them.
+An upper bound of what is to be learned against a lower bound of what an adapter can hold; ranks below the floor are
+taken only where a study measured them. Where the data bring more, published differences speak: those of continued
+pretraining grow with its tokens.
 """
 
 from __future__ import annotations
@@ -88,12 +89,14 @@ class RankRule(Frozen):
     floor_source: str
     """where it is from"""
     bits_per_parameter: float
-    """what a trained parameter holds"""
+    """what a parameter of an adapter was seen to learn: a lower bound, since its loss still fell"""
+    bits_per_parameter_interval: tuple[float, float]
+    """95 %, over seeds"""
     bits_per_parameter_source: str
     """where it is from"""
-    bits_per_parameter_learned: tuple[float, float]
-    """what was measured after fewer exposures"""
-    bits_per_parameter_learned_source: str
+    bits_per_parameter_whole: float
+    """what a parameter of a whole model holds after ten times as many exposures: an upper bound"""
+    bits_per_parameter_whole_source: str
     """where it is from"""
     bits_per_token: float
     """what a training token brings at most"""
@@ -194,31 +197,33 @@ def rank_by_capacity(trainable: Mapping[int, int], tokens: int | None) -> tuple[
     bits_needed = rule.bits_per_token * tokens
     fit = next((r for r in able if rule.bits_per_parameter * trainable[r] >= bits_needed), None)
     rank = able[-1] if fit is None else fit
-    capacity = count(round(rule.bits_per_parameter * trainable[rank]))
+    low, high = rule.bits_per_parameter_interval
     text = (
-        f"rank {rank}: {count(trainable[rank])} parameters hold {capacity} bits at most, up to {count(tokens)} tokens"
-        f" bring about {count(round(bits_needed))}"
+        f"rank {rank}: {count(trainable[rank])} parameters were seen to learn"
+        f" {count(round(rule.bits_per_parameter * trainable[rank]))} bits ({rule.bits_per_parameter:g} each,"
+        f" [{low:g}, {high:g}]), up to {count(tokens)} tokens carry about {count(round(bits_needed))}"
     )
     evidence = EvidenceItem("rule", text, f"{rule.bits_per_parameter_source}; {rule.bits_per_token_source}")
-    if fit is None:
+    if fit is not None:
+        doubt = (
+            f"where every detail of the data must be kept, a higher rank is safer: at {low:g} bits a parameter, the low"
+            " end of what was measured, this one holds less"
+        )
+        return rank, evidence, "" if low * trainable[rank] >= bits_needed else doubt
+    if rule.bits_per_parameter_whole * trainable[rank] < bits_needed:
         return (
             rank,
             evidence,
-            (
-                f"the data may hold more than rank {rank} can learn: by the capacity rule LoRA falls behind full"
-                " fine-tuning here"
-            ),
+            f"the data may hold more than rank {rank} can learn, even at the {rule.bits_per_parameter_whole:g} bits a"
+            f" parameter of whole models ({rule.bits_per_parameter_whole_source}): LoRA may fall behind full"
+            " fine-tuning here",
         )
-    least, most = rule.bits_per_parameter_learned
-    if least * trainable[rank] >= bits_needed:
-        return rank, evidence, ""
     return (
         rank,
         evidence,
-        (
-            f"where every detail of the data must be kept, a higher rank is needed: {least:g} to {most:g} bits a"
-            f" parameter were learned in {rule.bits_per_parameter_learned_source}"
-        ),
+        f"the data may hold more than rank {rank} was seen to learn, and less than it could at the"
+        f" {rule.bits_per_parameter_whole:g} bits a parameter of whole models"
+        f" ({rule.bits_per_parameter_whole_source})",
     )
 
 

@@ -72,7 +72,7 @@ def rank_candidates(
             excluded.append(Excluded(least, least_needs, over, change))
             continue
         if priority == "accuracy" and _int8_brings_nothing(spec, ranked):
-            notes.append("An int8 base is left out: it would save memory that is there, and cost time.")
+            notes.append("An int8 base is left out: it would save memory that is not needed, and cost time.")
             continue
         candidate, needs = min(
             _fitting(spec, workload, memory),
@@ -81,7 +81,8 @@ def rank_candidates(
         saving = SAVING.get(candidate.optimizer)
         caveats = (*spec.caveats, *((saving,) if saving else ()))
         headroom = memory.memory_bytes - needs.high_bytes
-        ranked.append(RankedCandidate(candidate, needs, headroom, spec.quality, spec.evidence, caveats))
+        told = (spec.quality, spec.evidence, caveats, spec.rate_range, spec.rate_grid)
+        ranked.append(RankedCandidate(candidate, needs, headroom, *told))
     ranked = [_explained(r, ranked) for r in ranked]
     ranked.sort(key=lambda r: order(r, priority))
     order_notes = _order_notes(ranked) if priority == "accuracy" else ()
@@ -93,14 +94,14 @@ def _order_notes(ranked: Sequence[RankedCandidate]) -> tuple[str, ...]:
     notes = []
     if len(ranked) > 1 and ranked[0].candidate.method.name == "full":
         notes.append(
-            "Full fine-tuning stands first since the others are held against it: nothing smaller that fits is shown to"
+            "Full fine-tuning stands first since the others are compared with it: nothing smaller that fits is shown to"
             " be within the margin of it."
         )
     undecided = [i for i, r in enumerate(ranked, 1) if quality_tier(r.quality)[0] == 1]
     if len(undecided) > 1:
         notes.append(
-            f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} are not told apart: the"
-            " one that may be the least behind stands first."
+            f"Entries {undecided[0]} {'and' if len(undecided) == 2 else 'to'} {undecided[-1]} cannot be told"
+            " apart: the one that may be the least behind comes first."
         )
     return tuple(notes)
 
@@ -189,10 +190,12 @@ def order(r: RankedCandidate, priority: Priority) -> tuple[float, ...]:
 
 def quality_tier(q: Quality) -> tuple[int, float]:
     """Tier and, among what is not shown to be within the margin, the worst that it may be: in margins, which differ
-    between measured and published qualities."""
+    between measured and published qualities. An interval of one seed orders nothing."""
     worst = math.inf if q.high is None else 0.0 if q.enough else q.high / (q.margin or 1.0)
     if q.behind or q.enough is False:
         return 3, worst
+    if q.shown is not None and not q.shown.repeated:
+        return 2, math.inf
     if q.high is None or q.against != FULL:
         return 2, worst
     return (0 if q.enough else 1), worst

@@ -1,10 +1,11 @@
 """Which of a study's own conditions to take: the least that is not worse than the best by more than is tolerated.
 
 A condition is good enough where it is shown not to be worse than the best by more than is tolerated (analysis.verdict:
-the one-sided 95 % bound of how much worse it is, paired by seed). With one seed nothing is shown. Ranks of one family
-are tested from the best downwards and the first that fails ends it (analysis.rank_curve says why); other conditions are
-tested alone. Of conditions of one cost, which differ in what is free (FREE), only the one of the best mean is taken: a
-rate is tuned, not decided by the noise of a peak.
+the one-sided 95 % bound of how much worse it is, paired by seed). With one seed nothing is shown and nothing chosen,
+the best mean neither: a repetition may put another one there. Ranks of one family are tested from the best downwards
+and the first that fails ends it (analysis.rank_curve says why); other conditions are tested alone. Of conditions of one
+cost, which differ in what is free (FREE), only the one of the best mean is taken: a rate is tuned, not decided by the
+noise of a peak.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Option:
     """one-sided 95 % bound of it; 0 for the best itself, absent where no noise is known"""
     seeds: int
     repeated: bool = True
-    """whether a claim may rest on the bound: with one seed it speaks for the items alone"""
+    """whether a claim or a choice may rest on it: with one seed the bound speaks for the items alone, and the best mean
+    for one run"""
     best: bool = False
     """whether it is the one that the others stand beside"""
 
@@ -125,7 +127,7 @@ def _option(
     statistic, peak, sign = s.statistics[metric], s.mean(PEAK), -1.0 if described(metric).better == "higher" else 1.0
     worse, bound, repeated = sign * (statistic.mean - best.statistics[metric].mean), None, False
     if s is best:
-        worse, bound, repeated = 0.0, 0.0, True
+        worse, bound, repeated = 0.0, 0.0, statistic.n > 1
     elif (c := verdicts.of(metric, s.condition, best.condition)) is not None:
         worse, bound, repeated = sign * c.difference, c.worse_at_most, c.repeated
     return Option(

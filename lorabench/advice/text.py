@@ -9,7 +9,7 @@ from lorabench import formatting
 from lorabench.advice.priors import POINTS
 from lorabench.advice.types import Candidate, Excluded, Needs, Quality, RankedCandidate, Recommendation, Workload
 from lorabench.config.condition_labels import method_label
-from lorabench.config.trainer import OWN
+from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import one_line, size
 from lorabench.record.metrics import metric
 
@@ -28,11 +28,7 @@ def as_text(recommendation: Recommendation) -> str:
             f" {w.sequence_length:,} tokens, {formatting.plural(w.batch_size, 'sequence')} a step{data}; priority:"
             f" {recommendation.priority}"
         ),
-        *(
-            []
-            if recommendation.trainer.name == OWN
-            else [f"trained by {recommendation.trainer.title} ({recommendation.trainer.released})"]
-        ),
+        *([] if recommendation.trainer == find_trainer(OWN) else [f"trained by {recommendation.trainer.words()}"]),
         "",
     ]
     for i, r in enumerate(recommendation.ranked, 1):
@@ -50,6 +46,9 @@ def title(c: Candidate) -> str:
     """ "LoRA r=8, alpha 16, all-linear, base in NF4 with double quantization\""""
     m = c.method
     modules = m.target_modules if isinstance(m.target_modules, str) else " + ".join(m.target_modules or ())
+    if m.target_parameters is not None:
+        named = m.target_parameters if isinstance(m.target_parameters, str) else " + ".join(m.target_parameters)
+        modules += f" and {named}"
     of = "" if m.rank is None else f" r={m.rank}, alpha {m.alpha:g}, {one_line(modules)}"
     stored = (
         ""
@@ -178,7 +177,7 @@ def as_plain(recommendation: Recommendation) -> dict[str, object]:
         "sequence_length": w.sequence_length,
         "batch_size": w.batch_size,
         "priority": recommendation.priority,
-        **({} if recommendation.trainer.name == OWN else {"trainer": recommendation.trainer.to_dict()}),
+        **({} if recommendation.trainer == find_trainer(OWN) else {"trainer": recommendation.trainer.to_dict()}),
         **{k: v for k, v in (("examples", w.examples), ("tokens", w.tokens)) if v is not None},
         "recommendations": [_recommended(r, w) for r in recommendation.ranked],
         "excluded": [
@@ -234,6 +233,9 @@ def _recommended(r: RankedCandidate, w: Workload) -> dict[str, object]:
         **_needs(r.needs, w, r.candidate),
         "headroom_bytes": r.headroom_bytes,
         "quality": _quality(r.quality),
+        **(
+            {"learning_rate_range": list(r.rate_range), "learning_rate_grid": list(r.rate_grid)} if r.rate_range else {}
+        ),
         "evidence": evidence,
         "caveats": list(r.caveats),
     }
@@ -251,6 +253,7 @@ def _candidate(c: Candidate) -> dict[str, object]:
         "rank": m.rank,
         "alpha": m.alpha,
         "target_modules": modules,
+        **({"target_parameters": m.target_parameters} if m.target_parameters is not None else {}),
         "quantization": c.quantization.name,
         "double_quant": c.quantization.double_quant,
         "micro_batch_size": c.micro_batch_size,

@@ -31,6 +31,8 @@ class Workload:
     device: DeviceKind = "cuda"
     bf16: bool = True
     """whether the card computes in bfloat16: other trainers are told to mix in float16 where it does not"""
+    trainer: Trainer | None = None
+    """the program that trains, with the loss, attention and preparation that are asked for; None: as it comes"""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ class RankedCandidate:
     quality: Quality
     evidence: tuple[EvidenceItem, ...] = ()
     caveats: tuple[str, ...] = field(default=())
+    rate_range: tuple[float, float] | None = None
+    """80 % prediction interval of the best learning rate; absent where a study measured it"""
+    rate_grid: tuple[float, ...] = ()
+    """learning rates to try"""
 
 
 @dataclass(frozen=True)

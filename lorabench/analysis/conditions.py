@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from lorabench.config.imported import declared
 from lorabench.config.study import Cell
 
 
@@ -30,7 +31,7 @@ class Replicates:
     @cached_property
     def declared(self) -> dict[str, dict[str, object]]:
         """The condition as plain data, a tuned rate as its grid; made once, so not to be changed."""
-        return self.setting.condition.model_dump(mode="json")
+        return declared(self.setting.condition)
 
     @property
     def trains(self) -> bool:

@@ -22,6 +22,7 @@ from lorabench.analysis.tuning import Tuning, chosen, chosen_cells, tunings
 from lorabench.analysis.verdict import Comparison, Verdicts
 from lorabench.config.decision import deciding_metric
 from lorabench.config.fingerprint import canonical_json
+from lorabench.config.paths import model_label
 from lorabench.config.study import Study
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
@@ -67,6 +68,12 @@ class StudyAnalysis:
     def data(self) -> pd.DataFrame:
         """record.wide of the cells of `groups`: those at rates that were not chosen are left out."""
         return self._everything[self._everything["cell"].isin({i for g in self.groups for i in g.ids})]
+
+    @cached_property
+    def gguf_types(self) -> Mapping[str, str]:
+        """Each base that came as a GGUF file, and how its weights were stored: Q4_1."""
+        found = [(r.cell.model.name, r.resolved.stored_type) for r in self.results.values() if r.resolved]
+        return {model_label(name): kind for name, kind in found if kind}
 
     # one row a condition
 

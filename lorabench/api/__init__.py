@@ -2,10 +2,13 @@
 name."""
 
 from lorabench.api.adapters import train_adapters
-from lorabench.api.predictions import compare_trainers, estimate, parameters, plan, recommend
+from lorabench.api.imports import import_results
+from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
 from lorabench.api.probes import probe
+from lorabench.api.recommendation import recommend
 from lorabench.api.results import RunAnalysis, StudyResults, cells_frame, open_results, run, write_outputs, write_report
 from lorabench.api.weights import quantization_error, spectrum, truncate
+from lorabench.evidence.listing import evidence
 
 __all__ = [
     "RunAnalysis",
@@ -13,6 +16,8 @@ __all__ = [
     "cells_frame",
     "compare_trainers",
     "estimate",
+    "evidence",
+    "import_results",
     "open_results",
     "parameters",
     "plan",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorabench.advice.types import Priority, Recommendation
     from lorabench.config import Study
+    from lorabench.config.gpus import Gpu
     from lorabench.workflows.estimate import MemoryEstimate
     from lorabench.workflows.parameters import ParameterCounts
     from lorabench.workflows.plan import StudyPlan
@@ -21,6 +21,7 @@ def estimate(
     method: str | None = None,
     rank: int | None = None,
     target_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     quantization: str | None = None,
     double_quant: bool | None = None,
     dtype: str | None = None,
@@ -35,8 +36,10 @@ def estimate(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
     gpus: int = 1,
     strategy: str | None = None,
+    calibrations: str | Path | None = None,
 ) -> MemoryEstimate:
     """The memory that one training step needs, traced on torch's meta device without weights, GPU or network.
 
@@ -47,6 +50,7 @@ def estimate(
         method: full, lora, rslora, dora or pissa.
         rank: of the adapter.
         target_modules: all-linear, attention, mlp, or names of modules.
+        target_parameters: experts, or names of parameters that are adapted beside the modules.
         quantization: of the frozen base: none, int8, fp4 or nf4.
         double_quant: quantize the block constants, too.
         dtype: of unquantized weights.
@@ -61,8 +65,11 @@ def estimate(
         loss: full, chunked or fused; the trainer's own where it is absent.
         attention: sdpa, flash or eager; the model's own where it is absent.
         kbit_preparation: PEFT's prepare_model_for_kbit_training on a quantized base; as the trainer does where absent.
+        packing: examples packed end to end, a micro-batch in one row.
         gpus: that train together; the bytes are then those of one of them, and not measured.
         strategy: what they share: ddp, zero2, zero3 or fsdp.
+        calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
+            prediction for that card; none is read where absent.
     Returns:
         MemoryEstimate: bytes by category, the peak with its range, and with a gpu whether it fits.
     Raises:
@@ -83,6 +90,7 @@ def estimate(
         method=method,
         rank=rank,
         target_modules=target_modules,
+        target_parameters=target_parameters,
         quantization=quantization,
         double_quant=double_quant,
         dtype=dtype,
@@ -93,8 +101,8 @@ def estimate(
         optimizer=optimizer,
         autocast=autocast,
     )
-    by = chosen(trainer, loss, attention, kbit_preparation)
-    return workflow.estimate(settings, gpu, by, sharding_of(gpus, strategy))
+    by = chosen(trainer, loss, attention, kbit_preparation, packing)
+    return workflow.estimate(settings, card_named(gpu, calibrations), by, sharding_of(gpus, strategy))
 
 
 def compare_trainers(
@@ -104,6 +112,8 @@ def compare_trainers(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
+    calibrations: str | Path | None = None,
     **settings: Any,
 ) -> TrainerEstimates:
     """The memory of one setting under every trainer that is known, and why they differ.
@@ -114,6 +124,8 @@ def compare_trainers(
         loss: as for estimate; a trainer that has it not is told of as such.
         attention: as for estimate.
         kbit_preparation: as for estimate.
+        packing: as for estimate.
+        calibrations: as for estimate.
         settings: method, rank, quantization, micro_batch_size and the other settings of estimate.
     Returns:
         TrainerEstimates: a row per trainer, the least peak first.
@@ -127,7 +139,9 @@ def compare_trainers(
     """
     from lorabench.workflows import trainers as workflow
 
-    return workflow.compare_trainers(_settings(model, **settings), gpu, loss, attention, kbit_preparation)
+    return workflow.compare_trainers(
+        _settings(model, **settings), card_named(gpu, calibrations), loss, attention, kbit_preparation
+    )
 
 
 def _settings(
@@ -136,6 +150,7 @@ def _settings(
     method: str | None = None,
     rank: int | None = None,
     target_modules: str | Sequence[str] | None = None,
+    target_parameters: str | Sequence[str] | None = None,
     quantization: str | None = None,
     double_quant: bool | None = None,
     dtype: str | None = None,
@@ -150,7 +165,12 @@ def _settings(
     settings: dict[str, dict[str, object]] = {
         "model": {"name": model, "dtype": dtype},
         "quantization": {"name": quantization, "double_quant": double_quant},
-        "method": {"name": method, "rank": rank, "target_modules": _modules(target_modules)},
+        "method": {
+            "name": method,
+            "rank": rank,
+            "target_modules": modules(target_modules),
+            "target_parameters": modules(target_parameters),
+        },
         "training": {
             "batch_size": micro_batch_size,
             "sequence_length": sequence_length,
@@ -165,7 +185,16 @@ def _settings(
 
 
 def plan(
-    study: Study | str | Path, gpu: str, *, studies: Sequence[str | Path] = (), trainer: str = "lorabench"
+    study: Study | str | Path,
+    gpu: str,
+    *,
+    studies: Sequence[str | Path] = (),
+    trainer: str = "lorabench",
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
+    packing: bool = False,
+    calibrations: str | Path | None = None,
 ) -> StudyPlan:
     """What every condition of a study needs on a card: parameters, memory, time.
 
@@ -175,6 +204,11 @@ def plan(
         studies: results directories, or folders that hold some, whose cells tell how fast the card is; without one that
             ran there its data sheet does (a roofline).
         trainer: as for estimate.
+        loss: as for estimate.
+        attention: as for estimate.
+        kbit_preparation: as for estimate.
+        packing: as for estimate.
+        calibrations: as for estimate.
     Returns:
         StudyPlan: a row per condition; bytes, and seconds as a range.
     Raises:
@@ -191,64 +225,8 @@ def plan(
     from lorabench.workflows.trainers import chosen
 
     read = study if isinstance(study, Study) else load_study(study)
-    return workflow.plan(read, gpu, studies, trainer=chosen(trainer))
-
-
-def recommend(
-    model: str,
-    *,
-    gpu: str,
-    sequence_length: int | None = None,
-    global_batch_size: int = 16,
-    examples: int | None = None,
-    tokens: int | None = None,
-    studies: Sequence[str | Path] = (),
-    task: str | None = None,
-    priority: Priority = "accuracy",
-    tolerated_loss: float | None = None,
-    trainer: str = "lorabench",
-) -> Recommendation:
-    """Which rank, method and quantization to take for a model on a card, with the evidence for it.
-
-    Args:
-        model: as for estimate.
-        gpu: as for plan.
-        sequence_length: tokens of a training sequence at most; absent: a study's default, which a note says.
-        global_batch_size: sequences of an optimizer step, over all micro-batches.
-        examples: training examples.
-        tokens: training tokens of one epoch.
-        studies: results directories to learn from; quality is from the literature where there is none.
-        task: kind of task, as studies name it.
-        priority: accuracy, memory or speed.
-        tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric.
-        trainer: as for estimate.
-    Returns:
-        Recommendation: ranked recommendations with memory, time and evidence, and what is ruled out.
-    Raises:
-        LorabenchError: a value is none that is allowed.
-    Example:
-        >>> import lorabench as lb
-        >>> answer = lb.recommend("lorabench/tiny-300k", gpu="24GB", sequence_length=64, global_batch_size=2)
-        >>> bool(answer.frame().high_bytes.max() < 24e9)
-        True
-    """
-    from lorabench.workflows import recommend as workflow
-    from lorabench.workflows.trainers import chosen
-
-    return workflow.recommend(
-        model,
-        gpu,
-        sequence_length,
-        batch_size=global_batch_size,
-        examples=examples,
-        tokens=tokens,
-        studies=studies,
-        priority=priority,
-        tolerated_loss=tolerated_loss,
-        task=task,
-        timings=studies,
-        trainer=chosen(trainer),
-    )
+    card = card_named(gpu, calibrations) or gpu
+    return workflow.plan(read, card, studies, trainer=chosen(trainer, loss, attention, kbit_preparation, packing))
 
 
 def parameters(
@@ -257,6 +235,7 @@ def parameters(
     rank: int | Sequence[int],
     target_modules: str | Sequence[str] = "all-linear",
     method: str = "lora",
+    target_parameters: str | Sequence[str] | None = None,
 ) -> ParameterCounts:
     """Trainable parameters by rank: rank (in + out) for each matrix (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
@@ -265,6 +244,7 @@ def parameters(
         rank: one or several.
         target_modules: as for estimate.
         method: lora or a variant of it.
+        target_parameters: as for estimate.
     Returns:
         ParameterCounts: a row per rank.
     Raises:
@@ -278,8 +258,17 @@ def parameters(
     from lorabench.workflows import parameters as workflow
 
     ranks = [rank] if isinstance(rank, int) else list(rank)
-    return workflow.parameters(model, ranks, _modules(target_modules) or "all-linear", method)
+    return workflow.parameters(model, ranks, modules(target_modules) or "all-linear", method, target_parameters)
 
 
-def _modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+def card_named(gpu: str | None, calibrations: str | Path | None) -> str | Gpu | None:
+    """The card with what a folder of calibrations says of it; as it was named without a folder."""
+    if gpu is None or calibrations is None:
+        return gpu
+    from lorabench.record.card_calibration import calibrated_card
+
+    return calibrated_card(gpu, Path(calibrations))
+
+
+def modules(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
     return names if names is None or isinstance(names, str) else tuple(names)

@@ -34,6 +34,7 @@ def run(
     executor: str | Callable[[int | None], Worker] = "local",
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
+    calibrations: str | Path | None = None,
     pack: int = 1,
     progress: Progress | None = None,
 ) -> StudyResults:
@@ -46,6 +47,8 @@ def run(
         executor: where cells run, by name or as a function that opens a worker.
         retry: outcomes that are run again.
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
+        calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
+            memory that is predicted; none is read where absent.
         pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
             absent.
@@ -74,6 +77,7 @@ def run(
         progress=progress,
         retry=retry,
         skip_infeasible=skip_infeasible,
+        calibrations=Path(calibrations) if calibrations else None,
         pack=pack,
         frame=outcome.cells,
     )

@@ -7,7 +7,7 @@ import sys
 from typing import TypedDict
 
 JSON = "print JSON in place of text"
-MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory or hub id"
+MODEL_NAMES = "preset (llama-3.1-8b), shipped model, directory, GGUF file or hub id"
 
 
 class Renamed(argparse.Action):
@@ -69,6 +69,15 @@ def amount(text: str) -> int:
         return round(float(number.replace(",", "").replace("_", "")) * scale)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount; write it as 20000, 20K or 6M") from None
+
+
+def add_target_parameters_option(c: argparse.ArgumentParser) -> None:
+    """For the commands that ask where adapters go."""
+    c.add_argument(
+        "--target-parameters",
+        metavar="NAMES",
+        help="experts, or names of their parameters with commas: adapted beside the modules (default: none)",
+    )
 
 
 def modules(text: str | None) -> str | tuple[str, ...] | None:

@@ -19,7 +19,9 @@ def add_calibrate_options(c: argparse.ArgumentParser) -> None:
         "--gpu", metavar="N", required=True, help="a card of this machine by its number (see: lorabench doctor), or cpu"
     )
     c.add_argument(
-        "--out", metavar="FILE", help="where it is written (default: ~/.cache/lorabench/calibrations, where it is read)"
+        "--out",
+        metavar="FILE",
+        help="where it is written (default: ~/.cache/lorabench/calibrations, where predictions find it)",
     )
     c.add_argument("--json", action="store_true", help=JSON)
 
@@ -48,6 +50,15 @@ def add_calibration_option(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--no-calibration", action="store_true", help="leave out what lorabench calibrate measured on this card"
     )
+
+
+def calibrations_of(options: argparse.Namespace) -> Path | None:
+    """The folder of calibrations that a run's predictions are corrected by; None where it holds none, or they are to
+    be left out."""
+    from lorabench.record.card_calibration import calibrations_folder
+
+    folder = calibrations_folder()
+    return None if options.no_calibration or not any(folder.glob("*.json")) else folder
 
 
 def card_if_named(options: argparse.Namespace) -> Gpu | None:

@@ -69,17 +69,17 @@ def _changes(calibration: CardCalibration) -> list[str]:
             f" prediction in place of {low:.2f} to {high:.2f} (median {middle:.3f} of {plural(len(ratios), 'row')})"
         )
     if measured.steps:
-        lines.append(f"  time: fitted to {plural(len(measured.steps), 'timed row')}, where a step is not far from them")
+        lines.append(f"  time: fitted to {plural(len(measured.steps), 'timed row')}, for steps near these")
     if len(lines) == 1:
         lines = ["nothing changes: no row of lorabench's own loop was measured"]
     if calibration.workspace_bytes is not None:
         lines.append(
-            f"cuBLAS's workspaces, which predictions hold already: {size(calibration.workspace_bytes)} measured"
+            f"cuBLAS's workspaces, which predictions already include: {size(calibration.workspace_bytes)} measured"
         )
     if calibration.reserved_ratio is not None:
         lines.append(
-            f"the allocator kept {calibration.reserved_ratio:.2f} times what it held (median); this is shown, not used,"
-            " since a full card gives blocks back"
+            f"the allocator kept {calibration.reserved_ratio:.2f} times what it held (median); this is shown but not"
+            " used, since a full card gives blocks back"
         )
     return lines
 
@@ -87,7 +87,7 @@ def _changes(calibration: CardCalibration) -> list[str]:
 def _read_by(calibration: CardCalibration, path: Path) -> str:
     """Which predictions read it."""
     if path.parent != calibrations_folder():
-        return f"predictions read what lies in {calibrations_folder()}"
+        return f"predictions read only the files in {calibrations_folder()}"
     names = [c.name for c in cards_named(calibration.card)]
     name = "cpu" if calibration.card == "cpu" else names[0] if len(names) == 1 else f"'{calibration.card}'"
     return f"read by estimate, plan, recommend and check with --gpu {name}, unless --no-calibration is given"

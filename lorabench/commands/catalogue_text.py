@@ -42,7 +42,7 @@ def models(words: str = "") -> str:
                     " layers and widths, such as: lorabench models llama 8b)"
                 ),
                 (
-                    "found too: their ids under unsloth/ and NousResearch/, without their vendor, in any case; dense"
+                    "also found: their ids under unsloth/ and NousResearch/, without their vendor, in any case; dense"
                     " models of unsloth ending in -bnb-4bit as the nf4 that they are stored in"
                 ),
                 (
@@ -103,7 +103,7 @@ def _also(preset: Architecture) -> str:
     vendor = preset.name.partition("/")[0] + "/"
     names = ", ".join((*preset.aliases, *(one.removeprefix(vendor) for one in preset.variants)))
     remarks = [f"({remark})" for remark in preset.remarks]
-    return " ".join([names, *remarks, *(["(for parameters alone)"] if preset.parameters_only else [])])
+    return " ".join([names, *remarks, *(["(for parameters only)"] if preset.parameters_only else [])])
 
 
 def _presets(presets: tuple[Architecture, ...]) -> list[str]:

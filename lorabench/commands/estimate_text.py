@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorabench.commands import trainer_text
 from lorabench.commands.output import columns
 from lorabench.config.architectures import find_architecture
+from lorabench.config.paths import gguf_sentence
 from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import count, plural, size
 
@@ -94,8 +95,13 @@ def as_text(result: MemoryEstimate) -> str:
     if card is not None:
         lines += ["", _verdict(memory, card), *(_remedy_lines(result.remedies, setting) if result.remedies else ())]
         lines += card.measured.sentences(setting.trainer.name == OWN) if card.measured else []
-    lines += trainer_text.trainer_lines(setting.trainer, result.differences)
-    sentences = (unreached_text(result.unreached, setting), tower_text(setting), preset_text(setting))
+    lines += trainer_text.trainer_lines(setting.trainer, result.differences, setting.training.gradient_checkpointing)
+    sentences = (
+        gguf_sentence(setting.model.name),
+        unreached_text(result.unreached, setting),
+        tower_text(setting),
+        preset_text(setting),
+    )
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]
     return "\n".join(lines)
@@ -107,10 +113,10 @@ def tower_text(setting: TrainConfig) -> str:
     if not tower:
         return ""
     full = setting.method.target_modules is None
-    trained = "counts as trained, its gradients come with images alone" if full else "is held and has no adapters"
+    trained = "counts as trained, though only images give it gradients" if full else "is in memory and has no adapters"
     stored = "" if kind == "none" else f", its linear layers in {kind},"
     left = f"the image tower ({count(tower)} parameters){stored} {trained}"
-    return f"the step is of the language model on text alone; {left}"
+    return f"the step is that of the language model on text alone; {left}"
 
 
 def preset_text(setting: TrainConfig) -> str:
@@ -128,7 +134,11 @@ def sharding_text(by: Sharding, setting: TrainConfig) -> str:
 def unreached_text(left: Unreached | None, setting: TrainConfig) -> str:
     """The sentence on weights that are neither quantized nor adapted; empty where there are none."""
     return (
-        left.words(quantized=setting.quantization.name != "none", adapted=True, size=size(left.bytes or 0))
+        left.words(
+            quantized=setting.quantization.name != "none",
+            adapted=setting.method.target_parameters is None,
+            size=size(left.bytes or 0),
+        )
         if left
         else ""
     )
@@ -170,7 +180,7 @@ def _remedy_lines(mended: Remedies, setting: TrainConfig) -> list[str]:
         return lines
     assert mended.least is not None
     lines = [
-        f"nothing that was tried makes it fit; the least is {size(mended.least.high_bytes)} at most, with:"
+        f"nothing that was tried makes it fit; the smallest needs {size(mended.least.high_bytes)} at most, with:"
         f" {mended.least.flags or 'the setting as it is'}"
     ]
     lines.append(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from lorabench.commands.status_text import cell_rows, in_unit, reason_of
 from lorabench.config.fingerprint import flattened
+from lorabench.config.imported import declared
 from lorabench.formatting import block, plural
 
 if TYPE_CHECKING:
+    from lorabench.config.study import Cell
     from lorabench.record.result import CellResult
     from lorabench.record.store import Store
     from lorabench.workflows.cell_lookup import NamedCells
@@ -35,8 +37,8 @@ def explain_condition(named: NamedCells) -> str:
     store, view = named.store, make_view(named.store)
     summary = view.analysis.summary(named.cells[0].condition_id)
     parts = [
-        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}, {summary.outcomes.finished} of"
-        f" {summary.outcomes.total} of those it is reported by finished"
+        f"condition {named.title} of {store.folder}: {plural(len(named.cells), 'cell')}; it is reported from"
+        f" {summary.outcomes.total} of them, of which {summary.outcomes.finished} finished"
     ]
     tuning = next((t for t in view.analysis.tunings if t.condition == summary.condition), None)
     if tuning is not None and tuning.chosen is not None:
@@ -82,17 +84,19 @@ def explain(store: Store, result: CellResult) -> str:
     folder = store.cells_folder / cell.id
     words = describe_cells(store.plan()).get(cell.id, "")
     outcome = result.outcome.replace("_", " ")
+    begun = f", begun {result.started_at}" if result.started_at else ""  # an imported one may not tell
     parts = [
         f"cell {cell.id} of {store.folder}: {words}",
-        f"condition {cell.condition_id}, outcome {outcome}, begun {result.started_at}",
+        f"condition {cell.condition_id}, outcome {outcome}{begun}",
     ]
     if result.error:
         parts.append(
             f"reason     {reason_of(result)}{f' (in the phase {result.error.phase})' if result.error.phase else ''}"
         )
     parts += [f"later      {f.phase}: {f.kind}: {f.message}" for f in result.faults]
-    declared = cell.model_dump(mode="json", exclude_none=True)
-    parts.append(block("declared", _rows(declared)))
+    if result.source:
+        parts.append(f"imported   from {result.source}; settings that it does not tell are left out below")
+    parts.append(block("declared", _rows(told(cell))))
     if result.resolved:
         resolved = result.resolved.model_dump(mode="json", exclude_none=True)
         modules = resolved.pop("target_modules", [])
@@ -125,6 +129,17 @@ def explain(store: Store, result: CellResult) -> str:
     ]
     parts.append(block(f"files in {folder}", files))
     return "\n".join(parts)
+
+
+def told(cell: Cell) -> dict[str, object]:
+    """A cell as it was declared; of an imported one what its source tells."""
+    if cell.imported is None:
+        return cell.model_dump(mode="json", exclude_none=True)
+    told = {
+        part: {k: v for k, v in fields.items() if v is not None and f"{part}.{k}" != "imported.importer"}
+        for part, fields in declared(cell).items()
+    }
+    return {**told, "seed": cell.seed, "fingerprints": {"model": cell.fingerprints.model}}
 
 
 def _rows(plain: dict[str, object]) -> list[tuple[str, object]]:

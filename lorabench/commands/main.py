@@ -40,5 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141  # what a shell shows for SIGPIPE
     except KeyboardInterrupt as e:
         code = e.code if isinstance(e, Terminated) else 130
-        again = f"; what has finished is kept, the same command goes on from there: {shlex.join(['lorabench', *argv])}"
+        again = (
+            f"; what has finished is kept; the same command continues from there: {shlex.join(['lorabench', *argv])}"
+        )
         return say("stopped" + (again if argv[:1] == ["run"] and "--dry-run" not in argv else ""), code)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lorabench.commands.output import columns
+from lorabench.config.paths import find_model, gguf_sentence
 from lorabench.formatting import size
 
 if TYPE_CHECKING:
@@ -13,13 +14,21 @@ if TYPE_CHECKING:
     from lorabench.report.table_model import Table
 
 
-def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ...], method: str, as_json: bool) -> str:
+def parameters(
+    model: str,
+    ranks: list[int],
+    target_modules: str | tuple[str, ...],
+    method: str,
+    target_parameters: str | tuple[str, ...] | None,
+    as_json: bool,
+) -> str:
     """Trainable parameters by rank."""
     from lorabench.workflows.parameters import parameters as count_them
 
-    counts = count_them(model, ranks, target_modules, method)
+    counts = count_them(model, ranks, target_modules, method, target_parameters)
     if as_json:
         return json.dumps(counts.to_dict(), indent=2)
+    file = gguf_sentence(str(find_model(model, {})))
     rows, stored, left = counts.counts, counts.stored, counts.unreached
     lines = [("rank", "trainable", "of all", "adapter (float32)", "(16 bit)")]
     for r in rows:
@@ -38,6 +47,7 @@ def parameters(model: str, ranks: list[int], target_modules: str | tuple[str, ..
         else ""
     )
     note = ["", f"note: {left.words(quantized=False, adapted=True, size=size(2 * left.parameters))}"] if left else []
+    note += ["", f"note: {file}"] if file else []
     return "\n".join([f"{model}: {rows[0].base_parameters:,} parameters{form}", "", *columns(lines), *note])
 
 

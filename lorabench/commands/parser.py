@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lorabench import __version__
-from lorabench.commands import calibrate, catalogue, doctor, predict, probe, recommend, results, run, weights
+from lorabench.commands import (
+    calibrate,
+    catalogue,
+    doctor,
+    evidence,
+    imports,
+    predict,
+    probe,
+    recommend,
+    results,
+    run,
+    weights,
+)
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -30,6 +42,12 @@ COMMANDS: tuple[
         results.add_table_options,
     ),
     ("report", "rewrite the HTML report", results.report, results.add_report_options),
+    (
+        "import",
+        "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
+        imports.import_results,
+        imports.add_import_options,
+    ),
     (
         "explain",
         "everything about a cell: settings, readings, files, environment; of a condition: its metrics and cells",
@@ -61,8 +79,14 @@ COMMANDS: tuple[
         recommend.add_recommend_options,
     ),
     (
+        "evidence",
+        "published results and learning rates of LoRA and its relatives, with sources and what is wrong with them",
+        evidence.evidence,
+        evidence.add_evidence_options,
+    ),
+    (
         "probe",
-        "the ranks that rules name before training, from a few passes over the data",
+        "the ranks that several rules suggest before training, from a few passes over the data",
         probe.probe,
         probe.add_probe_options,
     ),
@@ -111,6 +135,7 @@ COMMANDS: tuple[
     ),
     ("methods", "all methods", catalogue.plugin_list, None),
     ("quantizations", "all quantizations", catalogue.plugin_list, None),
+    ("importers", "all importers", catalogue.plugin_list, None),
     ("executors", "all executors", catalogue.plugin_list, None),
     ("emitters", "all emitters", catalogue.plugin_list, None),
     ("probes", "all probes", catalogue.plugin_list, None),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lorabench.commands import trainer_text
 from lorabench.commands.output import columns
-from lorabench.config.paths import model_label
-from lorabench.config.trainer import OWN
+from lorabench.config.paths import gguf_sentence, model_label
+from lorabench.config.trainer import OWN, find_trainer
 from lorabench.formatting import DASH, count, plural, seconds, size
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
     n = planned.seeds
     total = (
         _total(n, timed, [r.seconds for r in counted if r.seconds], card)
-        + (", without what does not fit" if any(r.fits(card) is False for r in rows) else "")
+        + (", leaving out what does not fit" if any(r.fits(card) is False for r in rows) else "")
         if timed
         else ""
     )
@@ -68,7 +68,9 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
         for s, one in zip(settings, left, strict=True)
         if s is not None and one is not None
     )
-    head = [] if planned.trainer.name == OWN else [f"{trainer_text.named(planned.trainer)}", ""]
+    files = dict.fromkeys(s.model.name for s in settings if s is not None)
+    notes |= {f"note: {sentence}": None for name in files if (sentence := gguf_sentence(name))}
+    head = [] if planned.trainer == find_trainer(OWN) else [f"{trainer_text.named(planned.trainer)}", ""]
     remedy = _plan_remedies(words, rows, settings, mended, card)
     return "\n".join(
         [
@@ -92,7 +94,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
 def _own_words(trainer: Trainer) -> list[str]:
     """What another trainer's prediction is worth, and which part of a seed's time is not its own."""
     worth = [] if trainer.measured else [trainer_text.NOT_MEASURED]
-    rest = "beside the training, a seed's time is that of lorabench run: loading, evaluation, decomposition"
+    rest = "a seed's time beyond training is that of lorabench run: loading, evaluation, decomposition"
     return [*worth, *trainer_text.installed(trainer), rest]
 
 
@@ -123,7 +125,7 @@ def _plan_remedies(
             card_name = remedies.card
             larger = f"the smallest known card for that is {card_name}" if card_name else "no known card holds that"
             lines.append(
-                f"  {word}: nothing that was tried; it needs {size(remedies.least.high_bytes)} with"
+                f"  {word}: nothing that was tried makes it fit; it needs {size(remedies.least.high_bytes)} with"
                 f" {remedies.least.keys or 'the setting as it is'};"
                 f" {larger}"
             )

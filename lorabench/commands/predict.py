@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lorabench import startup
-from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, modules
+from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, add_target_parameters_option, modules
 from lorabench.commands.calibrate import add_calibration_option, card_if_named, card_of
 from lorabench.commands.trainer_options import (
     ALL,
@@ -13,6 +13,7 @@ from lorabench.commands.trainer_options import (
     add_trainer_option,
     add_variant_options,
     trainer_of,
+    variant_of,
 )
 from lorabench.errors import LorabenchError
 
@@ -62,8 +63,9 @@ def _add_setting_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--target-modules",
         metavar="NAMES",
-        help="all-linear, attention, mlp, or names with commas (default: all-linear)",
+        help="all-linear, attention, mlp, or names separated by commas (default: all-linear)",
     )
+    add_target_parameters_option(c)
     c.add_argument("--quantization", metavar="NAME", help="none, int8, fp4, nf4 (default: none)")
     c.add_argument("--double-quant", action="store_true", help="quantize the block constants, too")
     c.add_argument(
@@ -92,8 +94,7 @@ def estimate(options: argparse.Namespace) -> int:
         if options.trainer == ALL:
             if sharding:
                 raise LorabenchError("--trainer all compares trainers on one GPU; name one trainer beside --gpus")
-            variant = (options.loss, options.attention, options.kbit_preparation)
-            compared = compare_trainers(settings_of(options), card_if_named(options), *variant)
+            compared = compare_trainers(settings_of(options), card_if_named(options), *variant_of(options))
             print(trainer_text.comparison(compared, options.json))
         else:
             trainer = trainer_of(options)
@@ -125,7 +126,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, dict[str, object]]:
     settings: dict[str, dict[str, object]] = {
         "model": {"name": options.model, "dtype": options.dtype},
         "quantization": {"name": options.quantization, "double_quant": options.double_quant or None},
-        "method": {"name": options.method, "rank": options.rank, "target_modules": modules(options.target_modules)},
+        "method": {
+            "name": options.method,
+            "rank": options.rank,
+            "target_modules": modules(options.target_modules),
+            "target_parameters": modules(options.target_parameters),
+        },
         "training": (
             {f: getattr(options, f) for f in ("gradient_accumulation", "sequence_length", "optimizer", "autocast")}
             | {
@@ -146,6 +152,7 @@ def add_plan_options(c: argparse.ArgumentParser) -> None:
     add_calibration_option(c)
     c.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting of the study")
     add_trainer_option(c)
+    add_variant_options(c)
     c.add_argument("--json", action="store_true", help=JSON)
 
 
@@ -164,6 +171,7 @@ def add_parameters_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--model", required=True, metavar="NAME", help=MODEL_NAMES)
     c.add_argument("--rank", metavar="R", type=int, nargs="+", required=True, help="one or more ranks")
     c.add_argument("--target-modules", metavar="NAMES", help="as for estimate")
+    add_target_parameters_option(c)
     c.add_argument("--method", metavar="NAME", default="lora", help="see: lorabench methods (default: lora)")
     c.add_argument("--json", action="store_true", help=JSON)
 
@@ -174,5 +182,6 @@ def parameters(options: argparse.Namespace) -> int:
 
     targets = modules(options.target_modules) or "all-linear"
     with startup.predicting():
-        print(parameters_text.parameters(options.model, options.rank, targets, options.method, options.json))
+        stacks = modules(options.target_parameters)
+        print(parameters_text.parameters(options.model, options.rank, targets, options.method, stacks, options.json))
     return 0

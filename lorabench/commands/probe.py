@@ -11,7 +11,7 @@ from lorabench.errors import LorabenchError
 
 
 def add_probe_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("study", metavar="STUDY", nargs="?", help="a study file, whose base, data and batches are taken")
+    c.add_argument("study", metavar="STUDY", nargs="?", help="a study file, whose base, data and batches are used")
     c.add_argument("--model", metavar="NAME", help=f"in place of a study: {MODEL_NAMES}")
     c.add_argument(
         "--data",
@@ -22,23 +22,31 @@ def add_probe_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--sequence-length", metavar="N", type=whole_number, default=512, help="with --model (default 512)")
     c.add_argument("--batch-size", metavar="N", type=whole_number, default=8, help="with --model (default 8)")
     c.add_argument(
-        "--set", metavar="KEY=VALUE", dest="settings", action="append", default=[], help="a setting, changed"
+        "--set", metavar="KEY=VALUE", dest="settings", action="append", default=[], help="change a setting of the study"
     )
     c.add_argument(
         "--probes", metavar="NAME", nargs="+", help=f"which (default: all): {', '.join(plugins.names('probes'))}"
     )
     c.add_argument(
-        "--batches", metavar="N", type=whole_number, default=16, help="forward and backward passes, even (default 16)"
+        "--batches",
+        metavar="N",
+        type=whole_number,
+        default=16,
+        help="forward and backward passes, an even number (default 16)",
     )
     c.add_argument(
         "--steps",
         metavar="N",
         type=int,
         default=20,
-        help="of the short training that two probes need (default 20; 0: none)",
+        help="steps of the short training that two probes need (default 20; 0: none)",
     )
     c.add_argument(
-        "--mean-rank", metavar="R", type=whole_number, default=8, help="of a budget that is spread (default 8)"
+        "--mean-rank",
+        metavar="R",
+        type=whole_number,
+        default=8,
+        help="mean rank of a budget that is spread over modules (default 8)",
     )
     c.add_argument("--json", action="store_true", help=JSON)
 

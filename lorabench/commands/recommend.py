@@ -6,9 +6,17 @@ import argparse
 import sys
 
 from lorabench import plugins, startup
-from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, amount, whole_number
+from lorabench.commands.arguments import (
+    JSON,
+    MODEL_NAMES,
+    OLD_NAME,
+    add_target_parameters_option,
+    amount,
+    modules,
+    whole_number,
+)
 from lorabench.commands.calibrate import add_calibration_option, card_of
-from lorabench.commands.trainer_options import add_trainer_option, trainer_of
+from lorabench.commands.trainer_options import add_trainer_option, add_variant_options, trainer_of
 from lorabench.errors import LorabenchError
 
 
@@ -62,7 +70,9 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         type=float,
         help="how much worse than the best still counts as good, in a study's metric (default: the study's margin)",
     )
+    add_target_parameters_option(c)
     add_trainer_option(c, "; with --emit the one that the files are for")
+    add_variant_options(c)
     c.add_argument("--json", action="store_true", help=JSON)
     c.add_argument("--emit", metavar="TOOL", help=f"write files for a trainer: {', '.join(plugins.names('emitters'))}")
     c.add_argument(
@@ -91,14 +101,15 @@ def recommend(options: argparse.Namespace) -> int:
             f" {', '.join(plugins.names('emitters'))}"
         )
     emitter = plugins.load("emitters", options.emit) if options.emit else None
-    trainer = trainer_of(options)
-    if emitter is not None:
+    if emitter is None:
+        trainer = trainer_of(options)
+    else:
         if options.trainer and options.trainer != emitter.TRAINER.name:
             raise LorabenchError(
                 f"--emit {options.emit} writes files for {emitter.TRAINER.title}, but --trainer {options.trainer} is"
                 f" asked for; leave --trainer out or give --trainer {emitter.TRAINER.name}"
             )
-        trainer = emitter.TRAINER
+        trainer = trainer_of(options, emitter.TRAINER)
     with startup.predicting():
         answer = advisor.recommend(
             options.model,
@@ -112,6 +123,7 @@ def recommend(options: argparse.Namespace) -> int:
             priority=options.priority,
             tolerated_loss=options.tolerated_loss,
             task=options.task,
+            target_parameters=modules(options.target_parameters),
             timings=STORED,
             trainer=trainer,
         )

@@ -19,7 +19,7 @@ def add_status_options(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--cells",
         action="store_true",
-        help="a line for each cell: id, outcome, seconds of training, the study's metric, its words",
+        help="a line for each cell: id, outcome, seconds of training, the study's metric, its description",
     )
 
 

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from lorabench.commands.arguments import pack_size
+from lorabench.commands.calibrate import add_calibration_option, calibrations_of
 from lorabench.commands.output import say, table_text
 from lorabench.formatting import plural
 
@@ -47,6 +48,7 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not run cells that are predicted not to fit into memory, record them as skipped",
     )
+    add_calibration_option(c)
     c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
 
 
@@ -77,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
             progress=open_progress(),
             source=source,
             skip_infeasible=options.skip_infeasible,
+            calibrations=calibrations_of(options),
             frame=outcome.cells,
             pack=options.pack,
         )
@@ -90,7 +93,7 @@ def _dry_run(study: Study, options: argparse.Namespace, pool: WorkerPool, source
 
     plan = make_plan(study, options.out)
     if plan.pending:
-        plan = check(plan, pool, source, options.skip_infeasible)
+        plan = check(plan, pool, source, options.skip_infeasible, calibrations_of(options))
     print(status_text.dry_run(plan))
     return 0
 

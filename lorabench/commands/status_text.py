@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorabench.record.store import Store
     from lorabench.runner.plan import Plan
 
-LONGER = "; how long it takes and what it needs: lorabench plan STUDY --gpu cpu, or a card"
+LONGER = "; to see how long it takes and what it needs: lorabench plan STUDY --gpu cpu (or a card)"
 
 
 def dry_run(plan: Plan) -> str:
@@ -63,7 +63,10 @@ def status(store: Store, every: bool = False) -> str:
     lines += [f"note: {sentence}" for sentence in (*standing_changes(store), *_left_behind(store))]
     if repeatable:
         lines.append(f"to repeat what failed after training: lorabench evaluate {store.folder}")
-    if {"missing", "failed", "skipped"} & set(outcomes):
+    imported = store.study().imported
+    if imported is not None:
+        lines.append(f"imported ({imported.importer}): nothing of it was run here, and nothing is left to run")
+    elif {"missing", "failed", "skipped"} & set(outcomes):
         lines.append(
             f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out"
             f" {store.folder}"

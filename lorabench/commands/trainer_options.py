@@ -31,6 +31,9 @@ def add_variant_options(c: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="PEFT's prepare_model_for_kbit_training on a quantized base, or not (default: as the trainer does)",
     )
+    c.add_argument(
+        "--packing", action="store_true", help="examples packed end to end, a micro-batch in one row (with trl)"
+    )
 
 
 def add_sharding_options(c: argparse.ArgumentParser) -> None:
@@ -43,10 +46,16 @@ def add_sharding_options(c: argparse.ArgumentParser) -> None:
     )
 
 
-def trainer_of(options: argparse.Namespace) -> Trainer:
-    """The trainer that a command line names, with its variant; LorabenchError where there is no such one."""
+def variant_of(options: argparse.Namespace) -> tuple[str | None, str | None, bool | None, bool]:
+    """Loss, attention and preparation that a command line asks for, None where it leaves them to the trainer; and
+    whether it asks for packing."""
+    return options.loss, options.attention, options.kbit_preparation, options.packing
+
+
+def trainer_of(options: argparse.Namespace, of: Trainer | None = None) -> Trainer:
+    """The trainer that a command line names, else `of`, else lorabench's own loop, with its variant; LorabenchError
+    where there is no such one."""
     from lorabench.config.trainer import OWN
     from lorabench.workflows.trainers import chosen
 
-    variant = (getattr(options, name, None) for name in ("loss", "attention", "kbit_preparation"))
-    return chosen(options.trainer or OWN, *variant)
+    return chosen(of or options.trainer or OWN, *variant_of(options))

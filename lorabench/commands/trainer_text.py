@@ -20,22 +20,22 @@ NOT_MEASURED = "not measured: the prediction follows the trainer's code, and its
 
 def named(trainer: Trainer, quantized: bool = True) -> str:
     """ "trained by TRL SFTTrainer (trl 1.16, ...), with chunked loss"; `quantized` tells whether the base is."""
-    released = f" ({trainer.released})" if trainer.released else ""
-    chosen = [f"{trainer.loss_in_force} loss"]
-    if trainer.attention:
-        chosen.append(f"{trainer.attention} attention")
-    if trainer.kbit_preparation and quantized:
-        chosen.append("k-bit preparation of quantized bases")
-    return f"trained by {trainer.title}{released}, with {', '.join(chosen)}"
+    return f"trained by {trainer.words(quantized)}"
 
 
-def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...]) -> list[str]:
+def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...], checkpointed: bool) -> list[str]:
     """What a prediction for a trainer is worth, and why it is another one than for lorabench's own loop."""
     if trainer == find_trainer(OWN):
         return []
     lines = []
+    if trainer.checkpoints and not checkpointed:
+        lines = [
+            "",
+            f"note: {trainer.title} has gradient checkpointing on unless it is turned off; this is without it:"
+            " --gradient-checkpointing adds it",
+        ]
     if differences:
-        lines = ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
+        lines += ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
     worth = f"measured: {trainer.measured}" if trainer.measured else NOT_MEASURED
     return [*lines, "", *textwrap.wrap(worth, WIDTH), *installed(trainer)]
 

@@ -21,16 +21,18 @@ WEIGHT_SOURCES = (
 def add_spectrum_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("source", metavar="ADAPTER_OR_CELL_OR_CHECKPOINT", help=WEIGHT_SOURCES)
     c.add_argument(
-        "--base", metavar="MODEL", help="the weights before: directory, shipped model or hub id (default: a cell's own)"
+        "--base",
+        metavar="MODEL",
+        help="the weights before training: directory, GGUF file, shipped model or hub id (default: a cell's own)",
     )
-    c.add_argument("--compare", metavar="OTHER", help="a second one: how alike are the subspaces that they span?")
+    c.add_argument("--compare", metavar="OTHER", help="a second one: how similar are the subspaces that the two span?")
     c.add_argument(
         "--alpha",
         metavar="A",
         type=float,
         help=(
-            "lora_alpha, over what the files say (default: of adapter_config.json, .alpha tensors or the header; else"
-            " the rank)"
+            "lora_alpha, overriding what the files say (default: from adapter_config.json, .alpha tensors or the"
+            " header; otherwise the rank)"
         ),
     )
     c.add_argument("--intruders", action="store_true", help="look for intruder dimensions in matrices of any size")
@@ -65,10 +67,15 @@ def add_truncate_options(c: argparse.ArgumentParser) -> None:
             " turns it into PEFT's format uncut"
         ),
     )
-    c.add_argument("--rank", metavar="K", type=int, help="rank of every module; with --per-module as many parameters")
+    c.add_argument(
+        "--rank",
+        metavar="K",
+        type=int,
+        help="rank of every module; with --per-module, as many parameters as that rank has",
+    )
     c.add_argument("--energy", metavar="SHARE", type=float, help="share of the energy to keep, such as 0.95")
     c.add_argument("--per-module", action="store_true", help="spread ranks over the modules by energy")
-    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha, over what the files say")
+    c.add_argument("--alpha", metavar="A", type=float, help="lora_alpha, overriding what the files say")
     c.add_argument("-o", "--output", metavar="DIR", required=True, help="where the cut adapter goes")
     _add_place(c)
 
@@ -92,7 +99,7 @@ def truncate(options: argparse.Namespace) -> int:
 
 
 def add_quantization_error_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument("model", metavar="MODEL", help="directory, shipped model or hub id")
+    c.add_argument("model", metavar="MODEL", help="directory, GGUF file, shipped model or hub id")
     c.add_argument(
         "--quantization",
         metavar="NAME",

@@ -39,7 +39,7 @@ STORED_4BIT = {  # as unsloth's -bnb-4bit checkpoints of dense models say in the
     "bnb_4bit_use_double_quant": True,
     "bnb_4bit_compute_dtype": "bfloat16",
 }
-_FROM_MEMORY = "a shape from memory, checked by its published number of parameters alone"
+_FROM_MEMORY = "a shape written from memory, checked only against its published number of parameters"
 _ENDS = re.compile(r"(?P<stem>.*?)(?:-pt|-[Bb]ase(?P<date>-\d{4})?)?(?P<tail>(?:-v\d[\d.]*|-hf)*)")
 
 

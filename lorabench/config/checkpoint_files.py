@@ -8,12 +8,14 @@ only looked for here: reading them takes torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorabench.config.gguf_file import gguf_of
 from lorabench.errors import ModelError
 from lorabench.formatting import first_names
 
@@ -21,6 +23,10 @@ KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))  # in transformer
 _POINTER = b"version https://git-lfs.github.com"
 _NAMED = 3  # files in a sentence
 _LARGEST_HEADER = 100 * 2**20  # what safetensors itself allows
+SAMPLE_ABOVE = (
+    256 * 2**20
+)  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
+BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
     """The files of a checkpoint's weights, as transformers would take them; ModelError where they are missing, in part
     or as a whole, or mere pointers."""
     folder = Path(folder)
+    if (gguf := gguf_of(folder)) is not None:
+        return _checked_files((Path(gguf.file),))
     for stem, suffix in KINDS:
         whole, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
         if whole.is_file():
@@ -83,6 +91,21 @@ def refuse_pointer(file: Path) -> None:
         raise ModelError(
             f"{file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull, or download it again"
         )
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file's size and bytes; of a large one's size, ends and samples between."""
+    size = file.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        if size <= SAMPLE_ABOVE:
+            while block := stream.read(2**20):
+                total.update(block)
+        else:
+            for i in range(66):
+                stream.seek((size - BLOCK) * i // 65)
+                total.update(stream.read(BLOCK))
+    return total.hexdigest()
 
 
 def _checked_files(files: Sequence[Path]) -> tuple[Path, ...]:
@@ -141,8 +164,8 @@ def _without_weights(folder: Path) -> str:
         return adapter_sentence(folder)
     if gguf := of(".gguf"):
         return (
-            f"{folder} holds weights as GGUF ({first_names(gguf, _NAMED)}), which cannot be trained on; give a"
-            " transformers folder with config.json and safetensors"
+            f"{folder} holds weights as GGUF ({first_names(gguf, _NAMED)}) beside its config.json; name the file"
+            f" itself as the model: {folder / gguf[0]}, which brings its own configuration and tokenizer"
         )
     if shards := [n for n in names if n.startswith(("model-0", "pytorch_model-0"))]:
         return (

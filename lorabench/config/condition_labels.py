@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from lorabench.config.fingerprint import flattened
 from lorabench.config.paths import short_model
 
-_METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
+_METHODS = {
+    "lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA",
+    # of imported results, as their papers and PEFT spell them
+    "adalora": "AdaLoRA", "adamss": "AdaMSS", "adaption-prompt": "LLaMA-Adapter", "bdlora": "BD-LoRA", "beft": "BEFT",
+    "boft": "BOFT", "bone": "Bone", "c3a": "C3A", "corda": "CorDA", "deft": "DEFT", "delora": "DeLoRA", "eva": "EVA",
+    "fourierft": "FourierFT", "frod": "FRoD", "glora": "GLoRA", "gralora": "GraLoRA", "hira": "HiRA", "hra": "HRA",
+    "ia3": "IA3", "lily": "Lily", "ln-tuning": "LayerNorm tuning", "loftq": "LoftQ", "loha": "LoHa", "lokr": "LoKr",
+    "lora-fa": "LoRA-FA", "lora+": "LoRA+", "lora-ga": "LoRA-GA", "mica": "MiCA", "miss": "MiSS", "oft": "OFT",
+    "olora": "OLoRA", "osf": "OSF", "peanut": "PEANuT", "prefix-tuning": "prefix tuning", "psoft": "PSOFT",
+    "prompt-tuning": "prompt tuning", "p-tuning": "P-tuning", "pvera": "PVeRA", "randlora": "RandLoRA", "road": "RoAd",
+    "shira": "SHiRA", "tinylora": "TinyLoRA", "trainable-tokens": "trainable tokens", "unilora": "Uni-LoRA",
+    "vblora": "VB-LoRA", "vera": "VeRA", "waveft": "WaveFT", "xlora": "X-LoRA",
+}  # fmt: skip
 _SHORT = {
     "training.learning_rate": "lr",
     "training.learning_rate.tune": "lr",
@@ -25,7 +37,8 @@ _SHORT = {
 _NAMED = {**_SHORT, "task.rank": "planted rank"}
 _BARE = ("model.name", "model.dtype", "task.name", "method.target_modules", "training.optimizer", "training.schedule")
 _FLAGS = {"quantization.double_quant": "double quant", "training.gradient_checkpointing": "checkpointing"}
-_HEAD = ("method.name", "method.rank", "quantization.name")
+_VARIANT = "imported.variant"  # always shown: what the source calls it may be the one thing that tells what it is
+_HEAD = ("method.name", "method.rank", "quantization.name", _VARIANT, "imported.importer", "imported.experiment")
 _LONGEST = 40
 
 
@@ -82,7 +95,9 @@ def _label(setting: dict[str, object], fields: Iterable[str]) -> Label:
     rank = setting.get("method.rank")
     stored = setting.get("quantization.name")
     tail = [str(stored)] if stored not in (None, "none") else []
-    extra = [words for f in fields if (words := _words(f, setting.get(f)))]
+    variant = setting.get(_VARIANT)
+    extra = [str(variant)] if variant else []
+    extra += [words for f in fields if (words := _words(f, setting.get(f)))]
     ranked = [f"r={rank}"] if rank is not None else []
     return Label(", ".join([" ".join([*head, *ranked, *tail]), *extra]), ", ".join([" ".join([*head, *tail]), *extra]))
 

@@ -23,7 +23,7 @@ _LOW_RANK, _FEWER = (
 )
 _START, _PROMPT = (
     "pissa, which also starts the adapter from the base's weights",
-    "lora; adapters of the input alone are not studied here",
+    "lora; adapters that act on the input alone are not supported",
 )
 
 _CALLED: dict[str, dict[str, str]] = {

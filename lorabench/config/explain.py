@@ -110,7 +110,7 @@ def _keys(root: type[BaseModel], route: Route) -> list[str]:
             return []
         model = _model_in(model.model_fields[str(part)].annotation)
     fields = {} if model is None else model.model_fields
-    return [".".join([*map(str, route[:-1]), f.alias or n]) for n, f in fields.items()]
+    return [".".join([*map(str, route[:-1]), f.alias or n]) for n, f in fields.items() if n != "imported"]
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
@@ -125,6 +125,8 @@ def paths_of(model: type[BaseModel] = Condition) -> list[str]:
     """All dotted paths that an axis may vary: "method.rank", "quantization", ..."""
     paths = []
     for name, field in model.model_fields.items():
+        if name == "imported":  # what `lorabench import` writes, no setting
+            continue
         paths.append(name)
         inner = _model_in(field.annotation)
         if inner is not None:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from lorabench import plugins
 from lorabench.config import hub
-from lorabench.config.checkpoint_files import stored_tensors
+from lorabench.config.checkpoint_files import hash_file, stored_tensors
 from lorabench.config.frozen import Frozen
+from lorabench.config.gguf_file import gguf_of
+from lorabench.config.imported import declared
 from lorabench.config.paths import model_directory
 from lorabench.config.precision import is_large
 from lorabench.config.settings import ModelSpec, TaskSpec
@@ -26,10 +28,6 @@ from lorabench.config.study import Cell, Condition, Fingerprints
 from lorabench.errors import LorabenchError, ModelError
 
 IDENTITY_VERSION = 1
-SAMPLE_ABOVE = (
-    256 * 2**20
-)  # larger weight files are hashed by size, ends and 64 evenly spread blocks: 8B parameters in under 1 s
-BLOCK = 2**16
 
 
 def canonical_json(value: object) -> str:
@@ -40,6 +38,10 @@ def canonical_json(value: object) -> str:
 def digest(cell: Cell, *, with_seed: bool) -> str:
     """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned learning
     rate then stands for the whole grid."""
+    if cell.imported is not None:
+        seed = {"seed": cell.seed} if with_seed else {}
+        content = canonical_json({**declared(cell), **seed, "identity_version": IDENTITY_VERSION})
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
     parts = counted(cell)
     parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
     if cell.tuned_over and not with_seed:
@@ -60,9 +62,9 @@ def counted(cell: Cell) -> dict[str, dict[str, object]]:
     """A cell's settings as plain data, without those that do not count in an id; paths are left out, since what they
     lead to counts."""
     plain: dict[str, dict[str, object]] = cell.model_dump(
-        mode="json", exclude={"fingerprints", "seed", "tuned_over", "save"}
+        mode="json", exclude={"fingerprints", "seed", "tuned_over", "save", "imported"}
     )
-    for part in ("training", "evaluation", "analysis", "task"):
+    for part in ("method", "training", "evaluation", "analysis", "task"):
         plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
     plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
     del plain["evaluation"]["include_path"]
@@ -103,7 +105,8 @@ def may_be_large(name: str) -> bool:
     directory = model_directory(name)
     if directory is None:
         return True
-    total = 0
+    gguf = gguf_of(directory)
+    total = gguf.numbers if gguf else 0
     for file in directory.glob("*.safetensors"):
         with suppress(ModelError):  # a damaged file is told of when it is loaded
             total += sum(math.prod(t.shape) for t in stored_tensors((file,)).values())
@@ -128,12 +131,14 @@ def fingerprint_model(name: str, revision: str | None = None) -> str:
 def model_files(directory: str) -> tuple[tuple[str, str], ...]:
     """Name and hash of each file of a model's directory that decides what it is; ModelError where one cannot be
     read."""
-    hashes = []
+    gguf, hashes = gguf_of(directory), []
+    if gguf is not None:  # all that the folder holds is made from the file, whatever that is called
+        return (("model.gguf", hash_file(Path(gguf.file))),)
     for file in sorted(Path(directory).iterdir()):
         counts = file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
         if counts and file.name not in ("generation_config.json", "pretraining.json"):
             try:
-                hashes.append((file.name, _hash_file(file)))
+                hashes.append((file.name, hash_file(file)))
             except OSError as e:  # a link into a cache that was emptied
                 raise ModelError(
                     f"{file} cannot be read ({e.strerror}); download the model again, or fix its permissions"
@@ -170,24 +175,10 @@ def hash_path(path: str | Path) -> str:
     """SHA-256 of a file, or of all files below a folder with their names."""
     path = Path(path)
     if path.is_file():
-        return _hash_file(path)
+        return hash_file(path)
     total = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()):
-        total.update(f"{file.relative_to(path)}:{_hash_file(file)};".encode())
-    return total.hexdigest()
-
-
-def _hash_file(file: Path) -> str:
-    size = file.stat().st_size
-    total = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        if size <= SAMPLE_ABOVE:
-            while block := stream.read(2**20):
-                total.update(block)
-        else:
-            for i in range(66):
-                stream.seek((size - BLOCK) * i // 65)
-                total.update(stream.read(BLOCK))
+        total.update(f"{file.relative_to(path)}:{hash_file(file)};".encode())
     return total.hexdigest()
 
 

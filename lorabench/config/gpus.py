@@ -54,7 +54,7 @@ class MeasuredCard:
         """The line beside a prediction of lorabench's own loop, or of another trainer, whose range stays its own."""
         if own:
             return [self.words]
-        return [f"{self.words}; of another trainer only the CUDA context is corrected"] if self.context_bytes else []
+        return [f"{self.words}; for another trainer only the CUDA context is corrected"] if self.context_bytes else []
 
 
 @dataclass(frozen=True)

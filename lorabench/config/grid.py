@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from lorabench.config.checkpoint import as_stored
 from lorabench.config.explain import paths_of, sentence
 from lorabench.config.fingerprint import References, fingerprints, pinned
+from lorabench.config.imported import refuse_imported
 from lorabench.config.plain_settings import SETTINGS, agrees, get, lay, leaf_values, leaves, near_values
 from lorabench.config.settings import TrainingSpec, Tune
 from lorabench.config.source import Route, Source
@@ -69,6 +70,8 @@ def _tuned(training: TrainingSpec) -> Iterator[tuple[TrainingSpec, tuple[float, 
 
 def conditions(study: Study, source: Source | None = None) -> tuple[Condition, ...]:
     """The conditions of a study, checked; StudyError with the place in the source where one is amiss."""
+    if study.imported is not None:
+        raise refuse_imported(f"study {study.name}", study.imported.importer)
     place = source or Source("study", {}, {}, Path.cwd())
     _check_axes(study, place)
     base = base_of(study)
@@ -162,8 +165,7 @@ def _make(base: dict[str, object], changes: _Changes, origin: dict[str, Route], 
         at = "model" if declared.quantization.name == "none" else "quantization"
         raise StudyError(f"{place.at(_origin((at,), origin))}: {e}") from None
     except LorabenchError as e:
-        last = next(iter(reversed(origin.values())), ("method",))
-        raise StudyError(f"{place.at(last)}: {e}") from None
+        raise StudyError(f"{place.at(next(iter(reversed(origin.values())), ('method',)))}: {e}") from None
 
 
 def _origin(route: Route, origin: dict[str, Route]) -> Route:
@@ -250,7 +252,7 @@ def _check_clashes(route: Route, names: list[str], values: _Axes, place: Source)
             inside = long.removeprefix(short + ".")
             if inside != long and any(isinstance(v, dict) and inside.split(".")[0] in v for v in values.get(short, ())):
                 raise StudyError(
-                    f"{place.at((*route, long))}: {long} is also set by {short}; name it in one of the two"
+                    f"{place.at((*route, long))}: {long} is also set by {short}; set it in only one of the two"
                 )
 
 

@@ -122,10 +122,9 @@ def absent(model: str, revision: str | None = None) -> str:
     else:
         stored = model.lower().endswith("-bnb-4bit")
         shape = (
-            ("which of its layers are stored in 4 bits stands in its config.json alone; " if stored else "")
+            ("only its config.json says which of its layers are stored in 4 bits; " if stored else "")
             + "for estimate, plan, recommend and parameters a folder with its config.json alone is enough, and presets"
-            " need no file"
-            + (f": {', '.join(near)} are near" if len(near) > 1 else f": {near[0]} is near" if near else "")
+            " need no file" + (f", such as {', '.join(near)}" if near else "")
         )
     return (
         f"{model}{at} cannot be loaded: it is not a shipped model, not a directory and not in the local cache, and"

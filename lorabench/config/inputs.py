@@ -96,6 +96,6 @@ def moved(then: Iterable[Input], now: Iterable[Input]) -> tuple[Input, ...]:
 
 
 def _kind(name: str) -> str:
-    if Path(name).suffix in (".safetensors", ".bin") or name.endswith(".index.json"):
+    if Path(name).suffix in (".safetensors", ".bin", ".gguf") or name.endswith(".index.json"):
         return "weights"
     return "config" if name == "config.json" else "tokenizer"

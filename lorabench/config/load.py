@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from lorabench import plugins
 from lorabench.config.explain import sentence
 from lorabench.config.grid import conditions
-from lorabench.config.paths import Context, find_file, find_model
+from lorabench.config.imported import refuse_imported
+from lorabench.config.paths import Context, find_file, find_model, with_gguf_file
 from lorabench.config.published_tables import is_paper
 from lorabench.config.source import Source, override, read_source
 from lorabench.config.study import Study
@@ -44,6 +45,8 @@ def read_study(source: Source) -> Study:
         raise StudyError(
             f"{source.name}: a table of the literature has nothing to run; see it with: lorabench table {source.name}"
         )
+    if (imported := source.data.get("imported")) is not None:
+        raise refuse_imported(source.name, imported.get("importer") if isinstance(imported, dict) else imported)
     training = source.data.get("training")
     if isinstance(training, dict) and training.get("steps") is not None and training.get("epochs") is not None:
         raise StudyError(
@@ -64,6 +67,7 @@ def read_study(source: Source) -> Study:
 def _absolute(dotted: str, value: object, source: Source) -> object:
     """A value of an axis with its paths absolute, as those of the base setting are by validation."""
     if isinstance(value, dict):
+        value = with_gguf_file(value) if dotted == "model" else value
         inside = "" if dotted == "grid" else f"{dotted}."
         return {k: _absolute(inside + k, v, source) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -6,18 +6,24 @@ as an absolute path, so that a stored study runs from anywhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
+from lorabench.config import gguf
 from lorabench.config.checkpoint_files import adapter_sentence
+from lorabench.config.gguf_file import gguf_of
+from lorabench.errors import ModelError
 
 SHIPPED = "lorabench/"
 MODELS = Path(__file__).parent.parent / "models"
 Context = Mapping[str, Sequence[Path]]
 """what validation needs beside the data: `folders` that relative paths are looked up from; none for a stored cell"""
+IMPORTED: Context = {"imported": ()}
+"""of a stored cell that was imported: it may name methods, quantizations and tasks that are no plug-ins"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -26,10 +32,12 @@ def shipped_models() -> dict[str, Path]:
 
 
 def model_directory(name: str) -> Path | None:
-    """The directory of a shipped or local model, None for a hub id."""
+    """The directory of a shipped or local model, None for a hub id; of a GGUF file the one that describes it."""
     shipped = shipped_models().get(name)
     if shipped:
         return shipped
+    if name.endswith(gguf.SUFFIX) and Path(name).is_file():
+        return gguf.described(name)
     return Path(name) if Path(name).is_absolute() else None
 
 
@@ -41,6 +49,13 @@ def model_source(name: str) -> str:
 def model_label(name: str) -> str:
     """What tables call a model: the last part of a directory's path, a hub id or shipped name as it is."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def gguf_sentence(name: str) -> str | None:
+    """How a model that is a GGUF file is stored and what becomes of that; None of every other model."""
+    folder = model_directory(name) if name.endswith(gguf.SUFFIX) else None
+    file = gguf_of(folder) if folder else None
+    return f"{model_label(name)} {file.words}" if file else None
 
 
 def short_model(name: str) -> str:
@@ -63,10 +78,13 @@ def _resolve(name: str, context: Context | None) -> Path | None:
     return None
 
 
-def find_model(name: str, context: Context | None) -> str:
-    """A shipped name or hub id as it is, a local directory as its absolute path; ValueError where it is neither."""
-    if context is None:  # a stored cell: what was found then may be elsewhere by now
+def find_model(name: str, context: Context | None, revision: str | None = None) -> str:
+    """A shipped name or hub id as it is, a local directory or GGUF file (of the hub: owner/repository/file.gguf) as its
+    absolute path; ValueError where it is none of them."""
+    if context is None or context is IMPORTED:  # a stored cell: what was found then may be elsewhere by now
         return name
+    if name.endswith(gguf.SUFFIX):
+        return _find_gguf(name, context, revision)
     if name.startswith(SHIPPED):
         if name not in shipped_models():
             from lorabench.errors import unknown
@@ -81,11 +99,16 @@ def find_model(name: str, context: Context | None) -> str:
         return str(path)
     if path and path.is_dir() and (path / "adapter_config.json").exists():
         raise ValueError(adapter_sentence(path))
+    if path and path.is_dir() and (files := sorted(f.name for f in path.glob(f"*{gguf.SUFFIX}"))):
+        raise ValueError(
+            f"{name} holds GGUF files and no config.json; name the one that is meant: model: {{name: {name},"
+            f" gguf_file: {files[0]}}}{f' (or one of {len(files) - 1} others)' if len(files) > 1 else ''}"
+        )
     if path and looks_local:
         reason = "holds no config.json" if path.is_dir() else "is a file"
         raise ValueError(
-            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors"
-            " (not GGUF, nor a weight file alone)"
+            f"{name} {reason}; a local model is a transformers directory with config.json, tokenizer and safetensors,"
+            " or a GGUF file (not another weight file alone)"
         )
     if looks_local:
         raise ValueError(
@@ -95,8 +118,35 @@ def find_model(name: str, context: Context | None) -> str:
     return name
 
 
+def _find_gguf(name: str, context: Context, revision: str | None) -> str:
+    """The absolute path of a GGUF file that can be a model; a link of the hub's cache stays one, since what it leads to
+    has no ending."""
+    folders = (Path.cwd(), *context.get("folders", ()))
+    places = (Path(os.path.abspath(folder / Path(name).expanduser())) for folder in folders)
+    path = next((place for place in places if place.is_file()), None)
+    repository, _, file = name.rpartition("/")
+    try:
+        if path is None and repository.count("/") == 1 and not name.startswith((".", "/", "~")):
+            path = gguf.hub_file(repository, file, revision)
+        if path is not None:
+            gguf.described(path)
+            return str(path)
+    except ModelError as e:
+        raise ValueError(str(e)) from None
+    raise ValueError(
+        f"there is no GGUF file {name}; give the path of a file, or owner/repository/file.gguf for one of the hub"
+    )
+
+
+def with_gguf_file(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings with gguf_file joined to its name: folder/file.gguf, or owner/repository/file.gguf."""
+    if not isinstance(model.get("gguf_file"), str) or not isinstance(model.get("name"), str):
+        return dict(model)
+    return {**model, "name": f"{model['name'].rstrip('/')}/{model['gguf_file']}", "gguf_file": None}
+
+
 def _find_file(name: str, info: ValidationInfo) -> str:
-    if info.context is None:  # a stored cell, as above
+    if info.context is None or info.context is IMPORTED:  # a stored cell, as above
         return name
     path = _resolve(name, info.context)
     if path is None:

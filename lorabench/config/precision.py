@@ -61,12 +61,24 @@ def product_dtype(quantization: QuantizationSpec, autocast: DtypeName | None, we
     return autocast or (weights if quantization.name == "none" else compute_dtype(quantization, None, weights))
 
 
-def trainer_autocast(device: DeviceKind, bf16: bool, weights: DtypeName, trains_base: bool) -> DtypeName | None:
+def trainer_autocast(
+    device: DeviceKind, bf16: bool, weights: DtypeName, trains_base: bool, follows: bool = False
+) -> DtypeName | None:
     """The mixed precision that other trainers are told to take; None for none.
+
+    Trainers whose weights follow it (`follows`) have float32 weights only without it.
 
     bfloat16 on GPUs that compute in it, as the engine does. On older ones (T4, V100) it is float16, with those
     trainers' own scaling of the loss, which the engine has not; torch cannot scale the gradients of bfloat16 weights.
     """
-    if device == "cpu" or (not bf16 and trains_base and weights == "bfloat16"):
+    if device == "cpu" or (not bf16 and trains_base and weights == "bfloat16") or (follows and weights == "float32"):
         return None
     return "bfloat16" if bf16 else "float16"
+
+
+def trainer_weights(weights: DtypeName, mixed: DtypeName | None, follows: bool = False) -> DtypeName:
+    """The dtype of unquantized weights beside a trainer's mixed precision: bfloat16 ones are float16 where it is, and
+    float32 where it is absent and weights follow it."""
+    if weights != "bfloat16":
+        return weights
+    return "float32" if follows and mixed is None else "float16" if mixed == "float16" else weights

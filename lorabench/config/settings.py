@@ -9,40 +9,42 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, NamedSetting, Number, Whole
-from lorabench.config.paths import DataFile, find_model
+from lorabench.config.paths import IMPORTED, DataFile, find_model, with_gguf_file
 
 GROUPS = ("all-linear", "attention", "mlp")  # of target modules
+EXPERTS = "experts"  # of target parameters
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSpec(NamedSetting):
     """Which pretrained model is adapted."""
 
-    name: str = Field(min_length=1)
-    """shipped name (lorabench/tiny-1m), local directory, or hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id"""
+    name: str = Field(min_length=1)
+    """shipped name (lorabench/tiny-1m), local directory, hub id, or a GGUF file: its path, or
+    owner/repository/file.gguf; its weights are dequantized as they load"""
+    gguf_file: str | None = None
+    """a GGUF file in a directory or hub repository that the name gives; joined to it"""
     dtype: Dtype = "auto"
     """precision of unquantized weights; auto is float32 below 100M parameters, else bfloat16"""
     trust_remote_code: bool = False
     """run code that the model's repository brings: only on the user's explicit word"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, data: object) -> object:
+        return with_gguf_file(data) if isinstance(data, dict) else data
+
     @field_validator("name")
     @classmethod
     def _find(cls, name: str, info: ValidationInfo) -> str:
-        return find_model(name, info.context)
+        return find_model(name, info.context, info.data.get("revision"))
 
 
 class QuantizationSpec(NamedSetting):
@@ -57,13 +59,14 @@ class QuantizationSpec(NamedSetting):
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("quantizations", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("quantizations", name, info)
 
 
 class MethodSpec(NamedSetting):
     """How the base is adapted."""
 
+    LATER = frozenset({"target_parameters"})
     name: str = "lora"
     """base, full, lora, rslora, dora, pissa"""
     rank: Annotated[Whole, Field(ge=1)] | None = 8
@@ -74,11 +77,19 @@ class MethodSpec(NamedSetting):
     """probability of zeroing an adapter's input"""
     target_modules: str | tuple[str, ...] | None = "all-linear"
     """all-linear, attention, mlp, or module names"""
+    target_parameters: Literal["experts"] | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """experts, or names of parameters that are stacks of experts, which no module reaches; adapted beside modules"""
 
     @field_validator("name")
     @classmethod
-    def _is_plugin(cls, name: str) -> str:
-        return _plugin("methods", name)
+    def _is_plugin(cls, name: str, info: ValidationInfo) -> str:
+        return _plugin("methods", name, info)
+
+    @field_validator("target_parameters", mode="before")
+    @classmethod
+    def _canonical_parameters(cls, names: object) -> object:
+        names = (names,) if isinstance(names, str) else names
+        return names if not isinstance(names, list | tuple) else EXPERTS if [*names] == [EXPERTS] else sorted({*names})
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -134,7 +145,6 @@ class TrainingSpec(Frozen):
 
     LATER = frozenset({"epochs"})
     ASIDE = frozenset({"checkpoint_every"})
-
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
@@ -150,7 +160,7 @@ class TrainingSpec(Frozen):
     learning_rate: Annotated[
         Annotated[Rate, Tag("float")] | Annotated[Tune, Tag("Tune")], Discriminator(_learning_rate_kind)
     ] = 2e-4
-    """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one of lowest validation loss"""
+    """peak of the schedule; {tune: [1e-4, 1e-3]} tries each and keeps the one with the lowest validation loss"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """course of the learning rate after warm-up; cosine and linear end at zero"""
     warmup: Number = Field(0.05, ge=0, lt=1)
@@ -237,7 +247,6 @@ class AnalysisSpec(Frozen):
     """What is asked of a cell beyond its own evaluation."""
 
     ASIDE = frozenset({"spectra"})
-
     spectra: Literal["full", "values", "none"] = "full"
     """what is kept of each learned change: singular values, directions and what they are beside the base; values
     alone; or nothing"""
@@ -285,7 +294,7 @@ class TaskSpec(NamedSetting):
         return "eval_loss"
 
 
-def _plugin(kind: str, name: str) -> str:
-    if name not in plugins.names(kind):
+def _plugin(kind: str, name: str, info: ValidationInfo) -> str:
+    if info.context is not IMPORTED and name not in plugins.names(kind):
         raise ValueError(unknown_choice(kind.removesuffix("s"), name, plugins.names(kind)))
     return name

@@ -58,7 +58,7 @@ def read_source(path: str | Path) -> Source:
         raw = path.read_bytes()
     except FileNotFoundError:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
-        raise StudyError(f"{path}: there is no such study file" + (f"; here are: {near}" if near else "")) from None
+        raise StudyError(f"{path}: there is no such study file" + (f"; there are: {near}" if near else "")) from None
     except OSError as e:
         raise StudyError(
             f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file"

@@ -11,10 +11,13 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.frozen import Frozen, Seed
+from lorabench.config.imported import Imported, ImportedStudy
+from lorabench.config.paths import IMPORTED
 from lorabench.config.settings import (
     AnalysisSpec,
     ComparisonSpec,
@@ -27,7 +30,7 @@ from lorabench.config.settings import (
     TrainingSpec,
     Tune,
 )
-from lorabench.config.validity import dtype_fault, quantized_base_fault
+from lorabench.config.validity import dtype_fault, quantized_base_fault, target_parameters_fault
 from lorabench.errors import LorabenchError, unknown
 
 
@@ -36,6 +39,8 @@ def _task_options(data: object, info: ValidationInfo) -> object:
     if isinstance(data, TaskSpec):
         return data
     data = {"name": data} if isinstance(data, str) else data
+    if info.context is IMPORTED:
+        return TaskSpec.model_validate(data)
     if not isinstance(data, dict) or "name" not in data:
         raise ValueError(f"a task needs a name; allowed: {', '.join(plugins.names('tasks'))}")
     name = data["name"]
@@ -62,6 +67,8 @@ class Condition(Frozen):
     evaluation: EvaluationSpec = EvaluationSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     save: SaveSpec = SaveSpec()
+    imported: SkipJsonSchema[Imported | None] = None
+    """absent where lorabench runs it; no study file can set it"""
 
     def normalised(self) -> Condition:
         """The same condition with the fields that its method and quantization do not use emptied."""
@@ -73,6 +80,8 @@ class Condition(Frozen):
         for field in method.FIELDS:
             if getattr(self.method, field) is None:
                 raise LorabenchError(f"method {self.method.name} needs a value for method.{field}, not null")
+        if not method.FIELDS:
+            unused["target_parameters"] = None
         changes: dict[str, object] = {"method": self.method.model_copy(update=unused)}
         if not quantization.DOUBLE_QUANT:
             changes["quantization"] = self.quantization.model_copy(
@@ -86,6 +95,8 @@ class Condition(Frozen):
                 spectra=self.analysis.spectra
             )  # nothing is cut, so there is nothing to spread
         if fault := quantized_base_fault(self.method.name, self.quantization.name):
+            raise LorabenchError(fault)
+        if method.FIELDS and (fault := target_parameters_fault(self.method, self.analysis.truncation)):
             raise LorabenchError(fault)
         if fault := dtype_fault(self.method.name, self.model.dtype):
             raise LorabenchError(fault)
@@ -207,13 +218,14 @@ class Study(Frozen):
     comparison: ComparisonSpec = ComparisonSpec()
     published: tuple[PublishedSpec, ...] = ()
     """columns of published tables, shown beside the conditions they belong to"""
+    imported: SkipJsonSchema[ImportedStudy | None] = None
+    """where it was imported from: such a study cannot run"""
 
     @field_validator("seeds")
     @classmethod
     def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
             raise ValueError(
-                f"seed {twice[0]} is there {seeds.count(twice[0])} times, which is one replicate and no more; write"
-                " each seed once"
+                f"seed {twice[0]} appears {seeds.count(twice[0])} times, but each seed is one replicate; write it once"
             )
         return seeds

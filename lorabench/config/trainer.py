@@ -43,15 +43,21 @@ class Trainer:
     """None: the model's default, sdpa where it has it"""
     kbit_preparation: bool = False
     """calls PEFT's prepare_model_for_kbit_training on quantized bases"""
+    packing: bool | None = None
+    """lays examples end to end, a micro-batch in one row without padding; None where that is not predicted"""
     adapter_dtype: Literal["float32", "base", "bfloat16 on quantized"] = "float32"
     """of the adapters' weights, gradients and optimizer states; PEFT's own default is float32"""
     full_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """of all weights, gradients and states of full fine-tuning, where the model's dtype is left open"""
     mixed_precision: bool = True
     """runs the forward pass under autocast"""
+    weights_follow: bool = False
+    """loads weights in the dtype of mixed precision, so that float32 ones train without it"""
     outputs: Literal["freed", "held", "float32"] = "float32"
     """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
     accelerate"""
+    checkpoints: bool = False
+    """gradient checkpointing is on unless its user turns it off"""
     reentrant: bool = False
     """checkpoints as torch's older, reentrant variant"""
     offloads_checkpoints: bool = False
@@ -61,7 +67,7 @@ class Trainer:
     """keeps the states of embeddings in 32 bit under bitsandbytes' 8-bit optimizers"""
     clips: bool = True
     unavailable: tuple[str, ...] = field(default=())
-    """methods and quantizations that it does not train"""
+    """methods and quantizations that it does not train, and target_parameters where it adapts modules alone"""
 
     @property
     def loss_in_force(self) -> Loss:
@@ -78,6 +84,18 @@ class Trainer:
         """Its packages and versions on one line."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
 
+    def words(self, quantized: bool = True) -> str:
+        """ "TRL SFTTrainer (trl 1.16, ...), with chunked loss"; `quantized` tells whether the base is."""
+        released = f" ({self.released})" if self.released else ""
+        chosen = [f"{self.loss_in_force} loss"]
+        if self.attention:
+            chosen.append(f"{self.attention} attention")
+        if self.kbit_preparation and quantized:
+            chosen.append("k-bit preparation of quantized bases")
+        if self.packing:
+            chosen.append("packed examples")
+        return f"{self.title}{released}, with {', '.join(chosen)}"
+
     def to_dict(self) -> dict[str, object]:
         """What `--json` says of it; absent values left out."""
         plain = {
@@ -89,6 +107,7 @@ class Trainer:
             "loss": self.loss_in_force,
             "attention": self.attention,
             "kbit_preparation": self.kbit_preparation,
+            "packing": self.packing,
         }
         return {k: v for k, v in plain.items() if v is not None}
 
@@ -104,15 +123,22 @@ class Trainer:
         return None if here.split(".")[:2] == described_version.split(".")[:2] else f"{package} {here}"
 
     def with_options(
-        self, loss: Loss | None = None, attention: Attention | None = None, kbit_preparation: bool | None = None
+        self,
+        loss: Loss | None = None,
+        attention: Attention | None = None,
+        kbit_preparation: bool | None = None,
+        packing: bool = False,
     ) -> Trainer:
-        """The same with another loss, attention or preparation; LorabenchError where it does not offer the loss."""
+        """The same with another loss, attention or preparation, or with packed examples; LorabenchError where it does
+        not offer the loss, or its packing is not predicted."""
+        if packing and self.packing is None:
+            raise LorabenchError(f"packing is not predicted for {self.title}; allowed with --packing: --trainer trl")
         if loss is not None and loss not in dict(self.losses):
             raise LorabenchError(
-                f"{self.title} has no {loss} loss; allowed for it: {', '.join(name for name, _ in self.losses)}"
+                f"{self.title} has no {loss} loss; allowed: {', '.join(name for name, _ in self.losses)}"
             )
         prepared = self.kbit_preparation if kbit_preparation is None else kbit_preparation
-        return replace(self, loss=loss, attention=attention, kbit_preparation=prepared)
+        return replace(self, loss=loss, attention=attention, kbit_preparation=prepared, packing=packing or self.packing)
 
 
 def find_trainer(name: str) -> Trainer:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from lorabench import plugins
 from lorabench.config.paths import model_label
-from lorabench.config.settings import Dtype
+from lorabench.config.settings import Dtype, MethodSpec
+
+PARAMETER_METHODS = ("lora", "rslora")
 
 
 def takes_quantized_base(method: str) -> bool:
@@ -27,6 +29,34 @@ def quantized_base_fault(method: str, quantization: str, stored_model: str | Non
         f"method {method} cannot be combined with quantization {where}: {reason}; allowed: {base}, or another method"
         " such as lora"
     )
+
+
+def leaves_experts(method: MethodSpec) -> bool:
+    """Whether adapters are asked for, on modules alone."""
+    return method.target_modules is not None and method.target_parameters is None
+
+
+def target_parameters_fault(method: MethodSpec, truncation: tuple[int, ...] = ()) -> str | None:
+    """Of adapters on parameters and a method or a dropout that PEFT's layer for them has not
+    (peft/tuners/lora/layer.py, ParamWrapper), and of cuts, which reach modules alone."""
+    if method.target_parameters is None:
+        return None
+    if truncation:
+        return (
+            "analysis.truncation cannot be combined with target_parameters: what experts learned is not decomposed yet;"
+            " allowed: no truncation, or target_parameters: null"
+        )
+    if method.name not in PARAMETER_METHODS:
+        return (
+            f"method {method.name} cannot adapt target_parameters, which PEFT does by plain LoRA; allowed:"
+            f" {', '.join(PARAMETER_METHODS)}, or target_parameters: null"
+        )
+    if method.dropout:
+        return (
+            f"dropout {method.dropout:g} cannot be combined with target_parameters, whose adapters drop nothing;"
+            " allowed: dropout 0, or target_parameters: null"
+        )
+    return None
 
 
 def dtype_fault(method: str, dtype: Dtype) -> str | None:

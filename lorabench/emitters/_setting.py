@@ -13,8 +13,9 @@ from safetensors import safe_open
 from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
-from lorabench.config.paths import model_directory, model_source
-from lorabench.config.precision import DtypeName, is_large, trainer_autocast, weights_dtype
+from lorabench.config.gguf_file import gguf_of
+from lorabench.config.paths import model_directory, model_label, model_source
+from lorabench.config.precision import DtypeName, is_large, trainer_autocast, trainer_weights, weights_dtype
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
@@ -66,6 +67,8 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # transformer
     "phi3": (("qkv_proj", "o_proj"), ("gate_up_proj", "down_proj")),
     "stablelm": (_PROJECTIONS, _GATED),
 }
+_EXPERT_STACKS = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
+_STACKED = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v2", "deepseek_v3")
 _USUAL = (  # of all families, each so that it means one group alone
     (
         *_PROJECTIONS,
@@ -112,12 +115,21 @@ def check(tool: str, workload: Workload, candidate: Candidate) -> None:
             f"method base trains nothing, so there is nothing that {tool} could do; allowed: full, lora, rslora, dora,"
             " pissa"
         )
+    if workload.model.name.endswith(".gguf"):
+        raise refuse(
+            tool,
+            f"a training of the GGUF file {model_label(workload.model.name)}",
+            "a transformers folder or a hub id: the model that the file was made from",
+            "none of them reads GGUF",
+        )
     preset = find_architecture(workload.model.name)
     if preset and "vision_config" in preset.config:
         raise LorabenchError(
             f"files for {workload.model.name} are not written: its image tower has modules of the same names as its"
             f" language model, and {tool} would adapt both; allowed: models without one, or recommend without --emit"
         )
+    if candidate.method.target_parameters and tool in ("llamafactory", "torchtune"):
+        raise refuse(tool, "target_parameters", "target_modules alone", "peft, trl, axolotl")
     if fault := quantized_base_fault(method, quantization) or dtype_fault(method, workload.model.dtype):
         raise LorabenchError(fault)
     if candidate.optimizer not in OPTIMIZERS:
@@ -151,6 +163,19 @@ def modules(model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
     return (target_modules,) if isinstance(target_modules, str) else target_modules
 
 
+def parameters(tool: str, model: ModelSpec, method: MethodSpec) -> tuple[str, ...] | None:
+    """Names of the adapted stacks of experts; None for none."""
+    asked = method.target_parameters
+    if not isinstance(asked, str):
+        return asked
+    if model_type(model.name) not in _STACKED:
+        raise LorabenchError(
+            f"{tool} is told the parameters of experts by name, and those of {model.name} are not known; allowed:"
+            f" experts for {', '.join(sorted(_STACKED))}, or the names themselves (target_parameters)"
+        )
+    return _EXPERT_STACKS
+
+
 def precision(workload: Workload, candidate: Candidate) -> DtypeName:
     """The dtype of unquantized weights: the candidate's, else as the engine chooses it."""
     model = workload.model
@@ -158,15 +183,16 @@ def precision(workload: Workload, candidate: Candidate) -> DtypeName:
     return weights_dtype(declared, candidate.method.name, lambda: _is_large(model))
 
 
-def mixed_precision(workload: Workload, candidate: Candidate) -> DtypeName | None:
-    """The dtype of mixed precision that a trainer is told to take on the card; None for none."""
-    return trainer_autocast(workload.device, workload.bf16, precision(workload, candidate), trains_base(candidate))
-
-
-def trainer_precision(workload: Workload, candidate: Candidate) -> DtypeName:
-    """The dtype of unquantized weights beside that mixed precision: bfloat16 ones are float16 where it is."""
+def mixed_precision(workload: Workload, candidate: Candidate, follows: bool = False) -> DtypeName | None:
+    """The dtype of mixed precision that a trainer, whose weights may follow it, is told to take on the card; None for
+    none."""
     weights = precision(workload, candidate)
-    return "float16" if weights == "bfloat16" and mixed_precision(workload, candidate) == "float16" else weights
+    return trainer_autocast(workload.device, workload.bf16, weights, trains_base(candidate), follows)
+
+
+def trainer_precision(workload: Workload, candidate: Candidate, follows: bool = False) -> DtypeName:
+    """The dtype of unquantized weights beside that mixed precision."""
+    return trainer_weights(precision(workload, candidate), mixed_precision(workload, candidate, follows), follows)
 
 
 def precision_notes(workload: Workload, candidate: Candidate) -> tuple[str, ...]:
@@ -186,7 +212,8 @@ def _parameters(model: ModelSpec) -> int | None:
     if directory is None:
         preset = find_architecture(model.name)
         return preset.published_parameters if preset else None
-    return sum(map(_entries, directory.glob("*.safetensors"))) or None
+    gguf = gguf_of(directory)
+    return gguf.numbers if gguf else sum(map(_entries, directory.glob("*.safetensors"))) or None
 
 
 def _entries(file: Path) -> int:

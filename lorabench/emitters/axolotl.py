@@ -6,21 +6,29 @@ from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("axolotl")
 """the program whose memory and time the files are predicted by"""
+
+_CUT: dict[str, object] = {
+    "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+    "cut_cross_entropy": True,
+}
 
 
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """axolotl.yaml."""
     _setting.check("axolotl", workload, candidate)
     model, full = workload.model, _setting.trains_base(candidate)
-    dtype = _dtype(workload, candidate)
+    dtype = _setting.trainer_precision(workload, candidate, TRAINER.weights_follow)
+    attention = _variant.attention(workload, _variant.ATTENTIONS)
     settings: dict[str, object] = {
         "base_model": model_source(model.name),
         **({"revision_of_model": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
+        **({"attn_implementation": attention} if attention else {}),
+        **_loss(workload, dtype),
         **({"bf16": "auto"} if dtype == "bfloat16" else {"bf16": False, "fp16": dtype == "float16"}),
         **_quantization(candidate),
         **({} if full else _adapter(workload, candidate)),
@@ -44,17 +52,14 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     notes = [
         "Run: axolotl train axolotl.yaml",
         (
-            f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned.'
-            ' For lines {"text": ...}: type: completion, field: text.'
+            f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the'
+            ' response is learned. For lines {"text": ...}: type: completion, field: text.'
         ),
     ]
     if dtype == "float16":
         notes += _setting.precision_notes(workload, candidate)
     if dtype == "float32":
-        notes.append(
-            "Weights are float32, as in lorabench; axolotl then takes products in float32 too, which needs more memory"
-            " and time than was predicted."
-        )
+        notes.append("Weights are float32, and so are products: axolotl loads weights in the dtype of mixed precision.")
     if candidate.method.name == "pissa":
         notes.append(
             "The adapter is saved as it is, not converted: PEFT starts it from the singular vectors again when it is"
@@ -71,10 +76,13 @@ _COLUMNS = {
 }
 
 
-def _dtype(workload: Workload, candidate: Candidate) -> DtypeName:
-    """axolotl loads weights in the dtype of mixed precision, and in float32 where there is none."""
-    dtype = _setting.trainer_precision(workload, candidate)
-    return "float32" if dtype == "bfloat16" and _setting.mixed_precision(workload, candidate) is None else dtype
+def _loss(workload: Workload, dtype: DtypeName) -> dict[str, object]:
+    """Cut cross entropy is a plug-in, which takes no float32 (integrations/cut_cross_entropy/args.py)."""
+    if _variant.loss(workload, TRAINER) != "fused":
+        return {}
+    if dtype == "float32":
+        raise _setting.refuse("axolotl", "the loss fused in float32", "bfloat16 and float16", "peft, trl")
+    return _CUT
 
 
 def _quantization(candidate: Candidate) -> dict[str, object]:
@@ -95,12 +103,14 @@ def _quantization(candidate: Candidate) -> dict[str, object]:
 def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
     method = candidate.method
     names = _setting.modules(workload.model, method)
+    stacks = _setting.parameters("axolotl", workload.model, method)
     return {
         "adapter": "qlora" if candidate.quantization.name in ("nf4", "fp4") else "lora",
         "lora_r": method.rank,
         "lora_alpha": _setting.whole_alpha("axolotl", method),
         "lora_dropout": method.dropout or 0.0,
         **({"lora_target_linear": True} if names is None else {"lora_target_modules": list(names)}),
+        **({"lora_target_parameters": list(stacks)} if stacks else {}),
         **({"peft_use_rslora": True} if method.name == "rslora" else {}),
         **({"peft_use_dora": True} if method.name == "dora" else {}),
         **({"peft_init_lora_weights": "pissa"} if method.name == "pissa" else {}),

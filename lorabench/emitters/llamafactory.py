@@ -8,12 +8,13 @@ from dataclasses import replace
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.precision import DtypeName
-from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.config.trainer import Attention, find_trainer
+from lorabench.emitters import _setting, _variant
 
 TRAINER = replace(find_trainer("llamafactory"), reentrant=False)  # as the file says (use_reentrant_gc)
 """the program whose memory and time the files are predicted by"""
 _NAME = "data"
+_ATTENTIONS: dict[Attention, str] = {"sdpa": "sdpa", "flash": "fa2", "eager": "disabled"}
 _MIXED: dict[DtypeName | None, dict[str, bool]] = {
     "bfloat16": {"bf16": True},
     "float16": {"fp16": True},
@@ -27,11 +28,14 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     _setting.check_literal("llamafactory", workload.model)
     model, full = workload.model, _setting.trains_base(candidate)
     _compute(workload, candidate)
+    attention = _variant.attention(workload, _ATTENTIONS)
     settings: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         "trust_remote_code": model.trust_remote_code,
         **_quantization(candidate),
+        **({"flash_attn": attention} if attention else {}),
+        **({"enable_liger_kernel": True} if _variant.loss(workload, TRAINER) == "fused" else {}),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "full" if full else "lora",
@@ -68,8 +72,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
             if not full
             else "Weights are trained in float32 under mixed precision."
         ),
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned. A'
-        " chat model has a template of its own in place of empty.",
+        f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the response'
+        " is learned. A chat model needs its own template in place of empty.",
         *pissa,
         *_setting.precision_notes(workload, candidate),
     )

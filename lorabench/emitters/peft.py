@@ -8,7 +8,7 @@ from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import model_type
 from lorabench.config.paths import model_source
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("transformers").with_options(kbit_preparation=False)  # which the script does not call
 """the program whose memory and time the files are predicted by"""
@@ -80,6 +80,7 @@ def load(bf16, gpu):
         revision=REVISION,
         trust_remote_code=TRUST_REMOTE_CODE,
         dtype=getattr(torch, DTYPE),
+        attn_implementation=ATTENTION,
         quantization_config=quantization,
         device_map={"": 0 if gpu else "cpu"},
     )
@@ -119,6 +120,7 @@ def main():
         weight_decay=WEIGHT_DECAY,
         max_grad_norm=MAX_GRAD_NORM,
         bf16=bf16,
+        use_liger_kernel=LIGER_KERNEL,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,
@@ -137,6 +139,10 @@ if __name__ == "__main__":
 '''
 _ADAPT = """    model = get_peft_model(model, LoraConfig.from_pretrained(HERE))  # adapter_config.json beside this file
     model.print_trainable_parameters()
+"""
+_PREPARE = """    model = prepare_model_for_kbit_training(
+        model, GRADIENT_CHECKPOINTING, {"use_reentrant": False} if GRADIENT_CHECKPOINTING else None
+    )
 """
 _START = """    start = Path(asked.output) / "start"
     model.peft_config["default"].init_lora_weights = True  # or the start, loaded again for the conversion, \
@@ -162,6 +168,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
     assert method.rank is not None
     assert method.alpha is not None
     names = _setting.modules(workload.model, method)
+    stacks = _setting.parameters("peft", workload.model, method)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -170,6 +177,7 @@ def _config(workload: Workload, candidate: Candidate) -> str:
         "lora_alpha": _setting.number(method.alpha),
         "lora_dropout": method.dropout or 0.0,
         "target_modules": "all-linear" if names is None else list(names),
+        **({"target_parameters": list(stacks)} if stacks else {}),
         "bias": "none",
         "fan_in_fan_out": model_type(workload.model.name) == "gpt2",  # its Conv1D stores weights (in, out)
         "init_lora_weights": "pissa" if method.name == "pissa" else True,
@@ -191,6 +199,8 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         "REVISION": workload.model.revision,
         "TRUST_REMOTE_CODE": workload.model.trust_remote_code,
         "DTYPE": _setting.precision(workload, candidate),
+        "ATTENTION": _variant.attention(workload, _variant.ATTENTIONS),
+        "LIGER_KERNEL": _variant.loss(workload, TRAINER) == "fused",
         "QUANTIZATION": quantization.name,
         "DOUBLE_QUANT": quantization.double_quant,
         "COMPUTE_DTYPE": None if quantization.compute_dtype == "auto" else quantization.compute_dtype,
@@ -215,13 +225,15 @@ def _script(workload: Workload, candidate: Candidate) -> str:
         workload,
         candidate,
         f"Needs {needs}. Run: python train.py --data {_setting.DATA}",
-        f'{_setting.DATA} is yours: a line is {{"text": ...}}, or {{"prompt": ..., "response": ...}}, whose response'
-        " alone is learned.",
+        f'{_setting.DATA} is yours to supply: each line is {{"text": ...}}, or {{"prompt": ..., "response": ...}},'
+        " of which only the response is learned.",
     )
-    body = _BODY.replace("@ADAPT@", "" if full else _ADAPT + (_START if pissa else ""))
+    prepares = _variant.kbit_preparation(workload, candidate)
+    body = _BODY.replace("@ADAPT@", "" if full else (_PREPARE if prepares else "") + _ADAPT + (_START if pissa else ""))
     body = body.replace("@SAVE@", _CONVERT if pissa else "    model.save_pretrained(asked.output)")
     if not full:
-        body = body.replace("\nimport torch\n", "\nimport torch\nfrom peft import LoraConfig, get_peft_model\n", 1)
+        names = "LoraConfig, get_peft_model" + (", prepare_model_for_kbit_training" if prepares else "")
+        body = body.replace("\nimport torch\n", f"\nimport torch\nfrom peft import {names}\n", 1)
     if pissa:
         body = body.replace("import json\n", "import json\nimport shutil\n", 1)
     lines = [f"{name} = {value!a}" for name, value in constants.items()]

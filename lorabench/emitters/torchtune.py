@@ -84,6 +84,9 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """torchtune.yaml; LorabenchError for models without a builder, int8, fp4, pissa and a linear schedule."""
     _setting.check("torchtune", workload, candidate)
     _setting.check_literal("torchtune", workload.model)
+    attention = workload.trainer.attention if workload.trainer else None
+    if attention not in (None, "sdpa"):
+        raise _setting.refuse("torchtune", f"{attention} attention", "sdpa", "peft, trl, axolotl, llamafactory")
     builder, full = _builder(workload.model), _setting.trains_base(candidate)
     directory, files, notes = _checkpoint(workload.model, builder)
     dtype = _dtype(workload, candidate)
@@ -151,9 +154,9 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         workload,
         candidate,
         f"Run: tune run {recipe} --config torchtune.yaml",
-        f'{_setting.DATA} is yours: a line is {{"prompt": ..., "response": ...}}, whose response alone is learned;'
-        " torchtune puts them into the tokenizer's form of a chat.",
-        f"torchtune has no mixed precision: all of the model, {'' if full else 'the adapter too, '}is {dtype}.",
+        f'{_setting.DATA} is yours to supply: each line is {{"prompt": ..., "response": ...}}, and only the response'
+        " is learned; torchtune puts them into the tokenizer's chat format.",
+        f"torchtune has no mixed precision: the whole model{'' if full else ', the adapter too,'} is {dtype}.",
         *notes,
     )
     return {"torchtune.yaml": _setting.as_yaml(opening, settings)}

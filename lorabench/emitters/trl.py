@@ -8,7 +8,7 @@ import shlex
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.paths import model_source
 from lorabench.config.trainer import find_trainer
-from lorabench.emitters import _setting
+from lorabench.emitters import _setting, _variant
 
 TRAINER = find_trainer("trl")
 """the program whose memory and time the files are predicted by"""
@@ -18,12 +18,13 @@ _FOLDER = "./data"
 def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
     """sft.sh."""
     _setting.check("trl", workload, candidate)
-    model = workload.model
+    model, attention = workload.model, _variant.attention(workload, _variant.ATTENTIONS)
     options: dict[str, object] = {
         "model_name_or_path": model_source(model.name),
         **({"model_revision": model.revision} if model.revision else {}),
         **({"trust_remote_code": True} if model.trust_remote_code else {}),
         "dtype": _dtype(workload, candidate),
+        **({"attn_implementation": attention} if attention else {}),
         **_quantization(candidate),
         **({} if _setting.trains_base(candidate) else _adapter(workload, candidate)),
         "dataset_name": _FOLDER,
@@ -39,6 +40,7 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         "weight_decay": candidate.weight_decay,
         "max_grad_norm": candidate.max_grad_norm,
         **_mixed_precision(workload, candidate),
+        **_loss(workload, candidate),
         "num_train_epochs": 1,
         "report_to": "none",
         "output_dir": "./model" if _setting.trains_base(candidate) else "./adapter",
@@ -48,8 +50,8 @@ def emit(workload: Workload, candidate: Candidate) -> dict[str, str]:
         candidate,
         "Needs trl, peft, transformers 5 (a warm-up below 1 is a share of the steps) and, for quantized bases and 8-bit"
         " optimizers, bitsandbytes.",
-        f'{_FOLDER} is yours: a folder with train.jsonl, a line {{"text": ...}}, or {{"prompt": ..., "completion":'
-        " ...}, whose completion alone is learned.",
+        f'{_FOLDER} is yours to supply: a folder with train.jsonl, each line {{"text": ...}}, or {{"prompt": ...,'
+        ' "completion": ...}, of which only the completion is learned.',
         *_setting.precision_notes(workload, candidate),
     )
     command = " \\\n  ".join(["trl sft", *(_argument(name, value) for name, value in options.items())])
@@ -61,6 +63,16 @@ def _argument(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return " ".join([f"--{name}", *map(shlex.quote, value)])
     return f"--{name}={shlex.quote(str(value))}"
+
+
+def _loss(workload: Workload, candidate: Candidate) -> dict[str, object]:
+    loss = _variant.loss(workload, TRAINER)
+    if loss == "full":
+        raise _setting.refuse("trl", "the loss full", "chunked and fused since 1.15", "peft, axolotl, llamafactory")
+    if _variant.kbit_preparation(workload, candidate):
+        raise _setting.refuse("trl", "prepare_model_for_kbit_training", "a quantized base as it is", "peft")
+    packs = workload.trainer is not None and workload.trainer.packing
+    return {**({"use_liger_kernel": True} if loss == "fused" else {}), **({"packing": True} if packs else {})}
 
 
 def _mixed_precision(workload: Workload, candidate: Candidate) -> dict[str, object]:
@@ -108,12 +120,14 @@ def _adapter(workload: Workload, candidate: Candidate) -> dict[str, object]:
         raise _setting.refuse(
             "trl", "method pissa on its command line", "lora, rslora, dora and full", "peft, axolotl, llamafactory"
         )
+    stacks = _setting.parameters("trl", workload.model, method)
     return {
         "use_peft": True,
         "lora_r": method.rank,
         "lora_alpha": _setting.whole_alpha("trl", method),
         "lora_dropout": method.dropout or 0.0,
         "lora_target_modules": _targets(_setting.modules(workload.model, method)),
+        **({"lora_target_parameters": stacks} if stacks else {}),
         **({"use_rslora": True} if method.name == "rslora" else {}),
         **({"use_dora": True} if method.name == "dora" else {}),
     }

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from lorabench.config.settings import GROUPS, MethodSpec
+from lorabench.engine.parameter_targets import peft_parameters, resolve_parameters
 from lorabench.errors import ModelError, unknown
 from lorabench.formatting import error_line
 
@@ -144,6 +145,7 @@ def attach_lora(
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank, so any number does
         lora_dropout=spec.dropout or 0.0,
         target_modules=targets,
+        target_parameters=peft_parameters(resolve_parameters(model, spec.target_parameters)),
         task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
         fan_in_fan_out=_is_transposed(model),
         use_dora=use_dora,
@@ -157,7 +159,7 @@ def attach_lora(
         if mamba := re.search(r"'(\w+)' is incompatible with Mamba", str(e)):
             raise ModelError(
                 f"PEFT cannot adapt {mamba[1]} of a {model.config.model_type} model, whose kernel reads that "
-                "weight past the module; allowed: target_modules without it, such as [in_proj]"
+                "weight directly, bypassing the module; allowed: target_modules without it, such as [in_proj]"
             ) from e
         raise ModelError(f"PEFT cannot attach {spec.name} to this model: {error_line(e)}") from e
 
@@ -184,9 +186,8 @@ def refuse_misread(model: PreTrainedModel, targets: list[str] | str) -> None:
     missed = sorted({n.rpartition(".")[2] for n in linear_modules(model) if n not in adapted} & _names_in(targets))
     raise ModelError(
         f"PEFT takes {', '.join(missed) or 'these modules'} of a {model.config.model_type} model for its "
-        "experts (their names under transformers 4), and would adapt those instead of the modules that "
-        "are meant; "
-        "allowed: target_modules: attention, or names without these"
+        "experts (which had these names in transformers 4), and would adapt those instead of the modules that you "
+        "mean; allowed: target_modules: attention, or names without these"
     )
 
 

@@ -36,7 +36,7 @@ def refuse_lookahead(model: PreTrainedModel, name: str) -> None:
     if not math.isfinite(before + after):
         raise ModelError(
             f"the predictions of {name} are not finite before any training; its weights or its dtype are at "
-            "fault, not a learning rate: use another checkpoint or model.dtype"
+            "fault, not the learning rate: use another checkpoint or model.dtype"
         )
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     if before > (1e-4 if exact else 0.05) * after:
@@ -61,8 +61,8 @@ def sentence(name: str) -> str:
     """What is wrong with such a model, and what to take."""
     return (
         f"{name} is not a causal language model: a later token changes what it predicts at earlier positions, "
-        "so it would be trained to copy its input; use a decoder (GPT, Llama, Qwen, ...), for BERT-like "
-        "ones with is_decoder: true in config.json"
+        "so it would be trained to copy its input; use a decoder (GPT, Llama, Qwen, ...), or set "
+        "is_decoder: true in the config.json of a BERT-like one"
     )
 
 

@@ -17,10 +17,10 @@ import torch
 from lorabench import plugins
 from lorabench.config.checkpoint import local_folder
 from lorabench.config.checkpoint_files import has_weights
-from lorabench.config.paths import model_directory, model_label
+from lorabench.config.paths import gguf_sentence, model_directory, model_label
 from lorabench.config.settings import ModelSpec
 from lorabench.config.study import Cell
-from lorabench.config.validity import length_fault
+from lorabench.config.validity import leaves_experts, length_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -32,6 +32,7 @@ from lorabench.engine.experts import unreached
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_check import lm_eval_fault
 from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
+from lorabench.engine.parameter_targets import resolve_parameters, stack_fault
 from lorabench.engine.positions import positions
 from lorabench.engine.rehearsal import STEP_BELOW, quantized_fault, small_copy, step_fault
 from lorabench.engine.stored import fitting_names
@@ -145,10 +146,12 @@ def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
         name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
         if stored is not None:
             sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantized again")
+        if words_of_file := gguf_sentence(spec.name):
+            sentences.append(words_of_file)
         if left is not None:
             words = left.words(
                 quantized=any(c.quantization.name != "none" for c in own),
-                adapted=any(c.method.target_modules is not None for c in own),
+                adapted=any(leaves_experts(c.method) for c in own),
             )
             sentences += [f"{name}: {words}"] if words else []
     return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in sentences)
@@ -208,6 +211,12 @@ def _fault(cell: Cell, fault_cache: dict[str, str | None]) -> tuple[str, str] | 
             return "method.target_modules", str(e)
         if fault := _rank_fault(cell, model, targets):
             return fault
+        try:
+            stacks = resolve_parameters(model, cell.method.target_parameters)
+        except ModelError as e:
+            return "method.target_parameters", str(e)
+        if too_high := stack_fault(stacks, cell.method.rank or 0):
+            return "method.rank", too_high
     if fault := _attach_fault(cell, model, targets, fault_cache):
         return fault
     fault = _planted_fault(cell, model)

@@ -27,7 +27,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
                 "training.sequence_length",
                 (
                     f"{split.rows:,} of {split.read:,} {name} rows are left at training.sequence_length {length}, the "
-                    "others leave no room for a response; "
+                    "rest leave no room for a response; "
                     f"at least {LEAST_ROWS} are needed: {split.whole_at:,} keeps 95 % of the rows whole"
                 ),
             )
@@ -36,7 +36,7 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
             "training.sequence_length",
             (
                 f"none of the {facts.validation.read:,} validation rows is left at training.sequence_length "
-                f"{length}, and a learning rate is to be chosen by them; "
+                f"{length}, but the learning rate is chosen on them; "
                 f"raise it ({facts.validation.whole_at:,} keeps 95 % of them whole), or task.validation_percent"
             ),
         )
@@ -53,11 +53,11 @@ def data_fault(facts: DataFacts, cell: Cell) -> tuple[str, str] | None:
     for name, split in (("training", facts.train), ("test", facts.test)):
         if len(split.labels) == 1 and split.rows > 1:
             (label,) = split.labels
-            others = ", ".join(choice for choice in getattr(cell.task, "choices", ()) if choice != label)
+            others = " or ".join(choice for choice in getattr(cell.task, "choices", ()) if choice != label)
             return (
                 "task",
                 (
-                    f"all {split.rows:,} {name} rows have the label {label} (of {others} there is none), so nothing "
+                    f"all {split.rows:,} {name} rows have the label {label} (none has {others}), so nothing "
                     f"can be {'learned' if name == 'training' else 'measured'}; give rows of every label"
                 ),
             )
@@ -79,7 +79,7 @@ def data_lines(facts: DataFacts, cell: Cell) -> Iterator[str]:
     measured, limit_note = min(facts.test.rows, cell.evaluation.max_sequences), ""
     if measured < facts.test.rows:
         limit_note = (
-            f"; measured are the first {measured:,} of the {facts.test.rows:,} test {facts.unit} "
+            f"; the first {measured:,} of the {facts.test.rows:,} test {facts.unit} are measured "
             "(evaluation.max_sequences)"
         )
     yield f"data of {task} at {length} tokens: {splits}{limit_note}"
@@ -104,7 +104,9 @@ def _split(split: SplitFacts, unit: str, length: int) -> str:
     if split.in_training:
         parts.append(f"{split.in_training:,} also in training")
     if split.prompt_in_training > split.in_training:
-        parts.append(f"{split.prompt_in_training - split.in_training:,} with a prompt of training and another response")
+        parts.append(
+            f"{split.prompt_in_training - split.in_training:,} with the prompt of a training row but another response"
+        )
     if split.in_validation:
         parts.append(f"{split.in_validation:,} also in validation")
     if split.repeated:
@@ -113,5 +115,5 @@ def _split(split: SplitFacts, unit: str, length: int) -> str:
         parts.append(f"{split.empty_prompts:,} with an empty prompt")
     if split.majority:
         label, share = split.majority
-        parts.append(f"{100 * share:.0f} % of label {label}")
+        parts.append(f"{100 * share:.0f} % with the label {label}")
     return ", ".join(parts)

@@ -1,9 +1,9 @@
 """Weights that neither bitsandbytes nor LoRA reaches: above all the experts of mixtures.
 
 transformers keeps the experts of a layer as stacks (experts, rows, columns), which are parameters of their own and no
-linear layers. bitsandbytes quantizes linear layers alone (transformers' replace_with_bnb_linear), PEFT's target_modules
-adapt linear layers alone, and its target_parameters are not built here. So an "nf4" Mixtral keeps 45 of its 47 billion
-parameters in 16 bits, and trains none of them.
+linear layers. bitsandbytes quantizes linear layers alone (transformers' replace_with_bnb_linear), and PEFT's
+target_modules adapt linear layers alone; its target_parameters adapt the stacks (engine.parameter_targets). So an "nf4"
+Mixtral keeps 45 of its 47 billion parameters in 16 bits, and trains none of them unless they are named.
 """
 
 from __future__ import annotations

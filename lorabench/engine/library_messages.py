@@ -68,7 +68,7 @@ def explained(
             reason = (
                 "the hub asks for a login (huggingface-cli login)"
                 if access
-                else "it is neither in the local cache nor can the hub be reached, or it has no such model"
+                else "it is not in the local cache, and the hub cannot be reached or has no such model"
             )
             raise ModelError(
                 f"{model.name}{at} cannot be loaded: {reason}; give the path of a local copy as the model (in a "

@@ -22,6 +22,7 @@ from lorabench import plugins
 from lorabench.config import hub
 from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.config.checkpoint_files import described_shards, weight_files
+from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory, model_label, model_source
 from lorabench.config.precision import DtypeName, autocast_dtype, compute_dtype, is_large, product_dtype, weights_dtype
 from lorabench.config.settings import ModelSpec, TrainingSpec
@@ -61,11 +62,11 @@ def meta_model(model: ModelSpec) -> PreTrainedModel:
             )
         except ValueError as e:
             reason = (
-                f"it has none of type {config.model_type}"
+                f"it has none for type {config.model_type}"
                 if "Unrecognized configuration class" in str(e)
                 else one_line(e)
             )
-            raise ModelError(f"{model.name} is no causal language model that transformers knows: {reason}") from None
+            raise ModelError(f"{model.name} is not a causal language model that transformers knows: {reason}") from None
         except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RuntimeError, ImportError) as e:
             raise ModelError(
                 f"{model.name}: transformers cannot build a {config.model_type} model from its config.json "
@@ -133,13 +134,15 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     built: Any = meta_model(spec)  # the hints of from_pretrained forget output_loading_info
     names = fitting_names(built, folder, stored)
     with explained(spec), quiet(), loadable(folder), hub.hub_access(spec.name):
-        if all(old == new for old, new in names.items()) and described_shards(folder):
+        if gguf_of(folder) is None and all(old == new for old, new in names.items()) and described_shards(folder):
             safe = weight_files(folder)[0].suffix == ".safetensors"
             kwargs |= {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, "use_safetensors": safe}
             model, info = AutoModelForCausalLM.from_pretrained(model_source(spec.name), config=config, **kwargs)  # type: ignore[misc]  # its hints forget output_loading_info
         else:
             model, info = type(built).from_pretrained(None, config=config, state_dict=renamed(folder, names), **kwargs)
-            model.name_or_path = model.config._name_or_path = model_source(spec.name)  # which PEFT writes into adapters
+            model.name_or_path = model.config._name_or_path = (
+                spec.name if gguf_of(folder) else model_source(spec.name)
+            )  # which PEFT writes into adapters
     if faults := loading_faults(info):
         raise ModelError(sentence(folder, faults))
     if name == "int8" and where.type == "cpu":
@@ -149,7 +152,7 @@ def load_base(condition: Condition, where: torch.device) -> PreTrainedModel:
     model.config.use_cache = False  # keys and values of past tokens are of no use in training
     model.config.return_dict = True  # which some old configurations switch off
     model.requires_grad_(False).eval()
-    if name != "none" and stored is None and where.type == "cuda":
+    if name != "none" and stored is None and where.type == "cuda" and gguf_of(folder) is None:
         refuse_infinite(folder)
     _check_finite(model, spec, dtype)
     refuse_lookahead(model, model_label(spec.name))

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lorabench.config.checkpoint import local_folder
+from lorabench.config.gguf_file import gguf_of
 from lorabench.config.study import Cell
 from lorabench.engine.data import TaskData
 from lorabench.engine.model import check_stored, meta_model, resolve_dtype, resolve_product_dtype
+from lorabench.engine.parameter_targets import resolve_parameters
 from lorabench.engine.precision import resolve_eval_dtype
 from lorabench.engine.weight_deltas import adapted_layers
 from lorabench.record.result import Resolved
@@ -40,14 +43,22 @@ def resolved(
         optimizer=cell.training.optimizer if cell.training.steps else None,
         scaling=scaling,
         target_modules=targets,
+        target_parameters=tuple(resolve_parameters(meta_model(cell.model), cell.method.target_parameters)),
         packing=data.packing,
         train_examples=len(data.train),
         test_examples=len(data.test),
         data=data.facts,
         model_class=type(meta_model(cell.model)).__name__,
         stored_quantised=check_stored(cell) is not None or None,
+        stored_type=_gguf_type(cell),
         unreached=left if quantized or targets else None,
     )
+
+
+def _gguf_type(cell: Cell) -> str | None:
+    folder = local_folder(cell.model.name, cell.model.revision)
+    gguf = gguf_of(folder) if folder else None
+    return gguf.type if gguf else None
 
 
 def _name(dtype: torch.dtype) -> str:

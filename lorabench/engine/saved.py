@@ -111,7 +111,7 @@ def restored(
     needed = get_peft_model_state_dict(model)
     if {n: t.shape for n, t in needed.items()} != {n: t.shape for n, t in own.items()}:
         raise ModelError(
-            f"{folder / ADAPTER} holds other modules or another rank than the cell trained; remove the cell's "
+            f"{folder / ADAPTER} holds modules or ranks other than those the cell trained; remove the cell's "
             "folder and run the study again"
         )
     set_peft_model_state_dict(model, {n: t.contiguous() for n, t in own.items()})

@@ -23,10 +23,13 @@ from transformers.pytorch_utils import Conv1D
 
 from lorabench.config.checkpoint import CheckpointQuantization
 from lorabench.config.checkpoint_files import weight_files
+from lorabench.config.gguf_file import gguf_of
+from lorabench.engine.gguf_names import gguf_names
 from lorabench.engine.stored_codes import CONSTANTS, as_weights, owner_of, refuse_other_modules, undeclared, unquantized
 from lorabench.engine.tensors import described, some
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
+from lorabench.spectra.gguf_weights import dequantized
 from lorabench.spectra.names import plain
 from lorabench.spectra.tensor_file import read_pickled
 
@@ -70,10 +73,10 @@ class Faults:
             if names
         ]
         parts += [
-            f"{name} has shape {_shape(stored)}, and {_shape(expected)} by config.json"
+            f"{name} has shape {_shape(stored)}, but config.json implies {_shape(expected)}"
             for name, stored, expected in self.mismatched[:3]
         ]
-        parts += [f"{len(self.mismatched) - 3} more have another shape"] if len(self.mismatched) > 3 else []
+        parts += [f"{len(self.mismatched) - 3} more have a different shape"] if len(self.mismatched) > 3 else []
         return "; ".join(parts or self.broken)
 
 
@@ -81,6 +84,8 @@ def fitting_names(model: PreTrainedModel, folder: Path, stored: CheckpointQuanti
     """The names by which a folder's tensors fit a model (its meta model on the meta device); ModelError where none make
     it whole.
     """
+    if (gguf := gguf_of(folder)) is not None:
+        return gguf_names(model, gguf)
     files = weight_files(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -136,7 +141,9 @@ def loading_faults(info: LoadingInfo) -> Faults:
 
 
 def renamed(folder: Path, names: Names) -> dict[str, object]:
-    """The tensors of a folder under other names, none of them read yet."""
+    """The tensors of a folder under other names, none of them read yet; those of a GGUF file dequantized."""
+    if (gguf := gguf_of(folder)) is not None:
+        return dict(dequantized(gguf))
     files = weight_files(folder)
     if files[0].suffix == ".safetensors":
         opened = [safe_open(f, framework="pt", device="cpu") for f in files]

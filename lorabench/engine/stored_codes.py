@@ -149,8 +149,8 @@ def refuse_other_modules(
     if odd := sorted(expected ^ alike):
         how = "stored unquantized" if odd[0] in expected else "stored quantized"
         raise ModelError(
-            f"{odd[0]} in {folder} is {how}, but by its config.json ({stored.words}, llm_int8_skip_modules) "
-            "it is not; use the config.json that belongs to the weights"
+            f"{odd[0]} in {folder} is {how}, but according to its config.json ({stored.words}, "
+            "llm_int8_skip_modules) it is not; use the config.json that belongs to the weights"
         )
 
 

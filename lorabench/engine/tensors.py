@@ -59,7 +59,7 @@ def infinite(model: Path | str, names: Iterable[str], dtype: str | None = None) 
     place = f" in {dtype}" if dtype else ""
     return (
         f"{model} holds weights that are not finite{place} ({some(names)}); the checkpoint is damaged, its "
-        "training diverged, or its numbers are beyond the dtype: take another checkpoint or model.dtype"
+        "training diverged, or they are beyond the range of the dtype: take another checkpoint or model.dtype"
     )
 
 

@@ -65,14 +65,16 @@ def start_factors(model: torch.nn.Module) -> Factors:
 
 
 def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
-    """(full name within the base, PEFT's layer) of every adapted module."""
+    """(full name within the base, PEFT's layer) of every adapted module; stacks of experts (method.target_parameters)
+    are none: their changes are trained and saved, not decomposed."""
     for name, module in model.named_modules():
         if _is_adapted(module):
             yield name.removeprefix("base_model.model."), module
 
 
 def _is_adapted(module: torch.nn.Module) -> TypeGuard[AdaptedLayer]:
-    return hasattr(module, "lora_A") and "default" in getattr(module, "lora_A", {})
+    wraps_parameter = hasattr(module, "parameter_name")
+    return not wraps_parameter and "default" in getattr(module, "lora_A", {})
 
 
 def base_weights(cell: Cell, model: torch.nn.Module) -> Before:

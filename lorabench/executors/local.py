@@ -37,6 +37,12 @@ def open_worker(threads: int | None = None, *, engine: str = ENGINE, predictor: 
     return LocalWorker(threads, engine, predictor)
 
 
+def _with(command: Command, calibrations: Path | None) -> Command:
+    if calibrations is not None:
+        command["calibrations"] = str(calibrations.resolve())
+    return command
+
+
 class LocalWorker:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
@@ -46,19 +52,20 @@ class LocalWorker:
         self._closed = False
         self._start()
 
-    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
+    def check(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> tuple[Problem, ...]:
         """What keeps these cells from running, as far as the models themselves can tell."""
         from lorabench.engine.events import read_problems
 
         try:
-            self._send({"do": "check", "cells": [c.model_dump(mode="json") for c in cells]})
+            plain = [c.model_dump(mode="json") for c in cells]
+            self._send(_with({"do": "check", "cells": plain}, calibrations))
             for reply in self._replies():
                 if "problems" in reply:
                     return read_problems(reply["problems"])
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
-                    raise RuntimeError(f"the check of the cells is broken:\n{reply['broken']}")
+                    raise RuntimeError(f"the check of the cells crashed:\n{reply['broken']}")
         except BrokenPipeError:
             pass
         raise errors.LorabenchError(
@@ -71,12 +78,15 @@ class LocalWorker:
         folder: Path,
         on_event: Callable[[Event], None],
         skip_infeasible: bool = False,
+        calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
         process, there is a result."""
-        others = [c.model_dump(mode="json") for c in pack]
-        return self._ask({"do": "run", "skip_infeasible": skip_infeasible, "pack": others}, cell, folder, on_event)
+        command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
+        if pack:
+            command["pack"] = [c.model_dump(mode="json") for c in pack]
+        return self._ask(command, cell, folder, on_event)
 
     def repeat(
         self, before: CellResult, phases: tuple[Phase, ...], cell: Cell, folder: Path, on_event: Callable[[Event], None]

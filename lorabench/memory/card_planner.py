@@ -112,6 +112,6 @@ class CardPlanner:
 
 def _told_by(setting: TrainConfig) -> tuple[TrainConfig, ...]:
     """The settings that are traced for it: itself, or batches of one and of two."""
-    if setting.training.batch_size <= 2:
+    if setting.training.batch_size <= 2 or setting.trainer.packing:
         return (setting,)
     return tuple(setting.trained(batch_size=n) for n in (1, 2))

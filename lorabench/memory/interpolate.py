@@ -59,7 +59,7 @@ class Reuse:
 
     def _between(self, setting: TrainConfig) -> Course | None:
         corners = self.corners.get(family(setting))
-        if corners is None:
+        if corners is None or setting.trainer.packing:  # whose mask is a square of all tokens
             return None
         batches, ranks = corners
         tokens = [b * setting.training.sequence_length for b in (setting.training.batch_size, *batches)]

@@ -202,6 +202,9 @@ def device_kernels(device: DeviceKind, bf16: bool = True) -> Iterator[None]:
         if bnb is not None and device == "cpu":
             stack.callback(setattr, bnb, "matmul", bnb.matmul)
             bnb.matmul = _on_meta(_int8_on_cpu, bnb.matmul)  # type: ignore[attr-defined]  # a module
+        if proxy := getattr(sys.modules.get("peft.tuners.lora.layer"), "_LoraFactorsProxy", None):
+            stack.callback(setattr, proxy, "forward", proxy.forward)
+            proxy.forward = _folded(proxy.forward)
         yield
 
 
@@ -216,6 +219,19 @@ def _on_meta(
         return (replacement if isinstance(first, torch.Tensor) and first.is_meta else original)(*args, **kwargs)
 
     return call
+
+
+def _folded(original: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """PEFT's fold of an expert stack's factors into its weights, which it does without autocast: torch has no autocast
+    of the meta device that could be left."""
+
+    def forward(proxy: Any, weight: torch.Tensor) -> torch.Tensor:
+        if not weight.is_meta:
+            return original(proxy, weight)
+        folded: torch.Tensor = aten.baddbmm(weight, proxy.lhs, proxy.rhs, alpha=proxy.scaling)
+        return folded
+
+    return forward
 
 
 def _int8_on_cpu(

@@ -102,19 +102,24 @@ class Loaded:
     size: int
     """bytes on the card before it is quantized"""
     packed: tuple[int, ...] = ()
-    """bytes of what is kept in its place; empty where it is kept itself"""
+    """bytes of what is kept in its place, in the order in which it is made; empty where it is kept itself"""
+    passing: tuple[int, ...] = ()
+    """bytes of what quantizing makes and lets go of again: the first before anything that is kept, the second after
+    the first of it"""
 
 
 def beyond_tensors(tensors: Sequence[Loaded]) -> int:
     """Bytes that blocks are larger than the tensors in them, after loading in the order of names."""
     allocator, own = Allocator(), 0
-    allocator.release(allocator.allocate(sum(sum(t.packed[:1]) or t.size for t in tensors)))
+    allocator.release(allocator.allocate(sum(max(t.packed, default=t.size) for t in tensors)))
     for tensor in sorted(tensors, key=lambda t: _natural(t.name)):
-        block = allocator.allocate(tensor.size)
-        for size in tensor.packed:
+        passing = [allocator.allocate(size) for size in (tensor.size, *tensor.passing[:1])]
+        for place, size in enumerate(tensor.packed):
             allocator.allocate(size)
+            passing += [allocator.allocate(size) for size in tensor.passing[1:] if place == 0]
         if tensor.packed:
-            allocator.release(block)
+            for block in reversed(passing):
+                allocator.release(block)
         own += sum(-(-size // BLOCK) * BLOCK for size in tensor.packed or (tensor.size,))
     return allocator.allocated - own
 
@@ -128,11 +133,14 @@ def loaded_tensors(model: PreTrainedModel, layers: int) -> list[Loaded]:
         if isinstance(parameter, bnb.nn.Params4bit):
             n = parameter.quant_state.shape.numel()
             constants = -(-n // BLOCK_4BIT)
-            nested = (constants, -(-constants // BLOCK_CONSTANTS) * 4) if parameter.quant_state.nested else ()
-            tensors.append(Loaded(name, 2 * n, (parameter.numel(), *(nested or (4 * constants,)))))
+            if parameter.quant_state.nested:  # functional.quantize_4bit: float32 constants, and those less their mean
+                kept = (parameter.numel(), -(-constants // BLOCK_CONSTANTS) * 4, constants)
+                tensors.append(Loaded(name, 2 * n, kept, (4 * constants, 4 * constants)))
+            else:
+                tensors.append(Loaded(name, 2 * n, (4 * constants, parameter.numel())))
         elif isinstance(parameter, bnb.nn.Int8Params):
             n = parameter.numel()
-            tensors.append(Loaded(name, 2 * n, (n, 4 * parameter.shape[0])))
+            tensors.append(Loaded(name, 2 * n, (4 * parameter.shape[0], n), (2 * n,)))  # quantized from float16
         else:
             tensors.append(Loaded(name, parameter.numel() * parameter.element_size()))
     traced = model.config.get_text_config().num_hidden_layers

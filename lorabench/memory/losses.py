@@ -8,7 +8,7 @@ the tensors that they take and give; tests compare each with the library itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py (1.16)
 TILE_ON_CPU = (13, 29)  # bytes an element that TRL's torch code for a tile holds at once, forward and backward
 UNSLOTH_CHUNKS = 4  # unsloth_zoo/fused_losses/cross_entropy_loss.py, get_chunk_size: the least
-TORCHTUNE_CHUNKS = 8  # torchtune/modules/loss/cross_entropy_loss.py, num_output_chunks
+TORCHTUNE_CHUNKS = 8  # torchtune/modules/loss/ce_chunked_output_loss.py (0.6), num_output_chunks
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class Inputs:
     labels: torch.Tensor
     items: torch.Tensor | None
     """the number of labels, for trainers that divide the loss by it; None for loops that do not"""
+    packed: dict[str, torch.Tensor] = field(default_factory=dict)
+    """what tells packed examples apart: their positions (1, tokens), and for attention without boundaries a mask
+    (1, 1, tokens, tokens)"""
 
 
 @dataclass(frozen=True)
@@ -51,43 +54,58 @@ def own(model: PreTrainedModel, inputs: Inputs) -> Loss:
 def transformers(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """transformers' own: the model called with labels (ForCausalLMLoss: all logits, a float32 copy, cross entropy)."""
     more = {} if inputs.items is None else {"num_items_in_batch": inputs.items}
-    outputs = model(input_ids=inputs.ids, labels=inputs.labels, **more)
+    outputs = model(input_ids=inputs.ids, labels=inputs.labels, **more, **inputs.packed)
     return Loss(outputs.loss, outputs)
 
 
 def trl(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """TRL's head: log-probabilities from tiles of logits, which the backward pass makes again (add_fused_lm_head)."""
-    hidden, weight = _hidden_and_head(model, inputs.ids)
+    hidden, weight = _hidden_and_head(model, inputs)
     predicting = hidden[:, :-1].reshape(-1, hidden.shape[-1])
     log_probabilities = TiledHead.apply(predicting, weight)
     return Loss(-log_probabilities.sum() / (inputs.ids.numel() if inputs.items is None else inputs.items))
 
 
 def torchtune(model: PreTrainedModel, inputs: Inputs) -> Loss:
-    """torchtune's CEWithChunkedOutputLoss: logits in chunks along the sequence, all of them kept in the model's dtype;
-    a chunk's float32 copy is made and freed in its compiled cross entropy."""
-    hidden, weight = _hidden_and_head(model, inputs.ids)
-    chunks = [part @ weight.to(part.dtype).t() for part in hidden.chunk(TORCHTUNE_CHUNKS, dim=1)]
-    losses = [InPlaceCrossEntropy.apply(chunk.reshape(-1, chunk.shape[-1])).sum() for chunk in chunks]
+    """torchtune's CEWithChunkedOutputLoss as its configurations have it (compile: False): all chunks of logits in the
+    model's dtype are there until the last one's loss is taken, and cross entropy keeps float32 log-probabilities."""
+    chunks = _torchtune_chunks(model, inputs)
+    labels = [part.reshape(-1) for part in inputs.labels.chunk(TORCHTUNE_CHUNKS, dim=1)]
+    entropy = torch.nn.functional.cross_entropy
+    losses = [entropy(chunk.float(), part, reduction="sum") for chunk, part in zip(chunks, labels, strict=True)]
     return Loss(torch.stack(losses).sum() / inputs.ids.numel())
+
+
+def torchtune_compiled(model: PreTrainedModel, inputs: Inputs) -> Loss:
+    """The same with compile: True: all chunks are kept in the model's dtype, and a chunk's float32 copy lives within
+    the kernel of its cross entropy."""
+    losses = [InPlaceCrossEntropy.apply(chunk).sum() for chunk in _torchtune_chunks(model, inputs)]
+    return Loss(torch.stack(losses).sum() / inputs.ids.numel())
+
+
+def _torchtune_chunks(model: PreTrainedModel, inputs: Inputs) -> list[torch.Tensor]:
+    """Logits (batch * tokens of a chunk, vocabulary) of each chunk along the sequence."""
+    hidden, weight = _hidden_and_head(model, inputs)
+    chunks = [part @ weight.to(part.dtype).t() for part in hidden.chunk(TORCHTUNE_CHUNKS, dim=1)]
+    return [chunk.reshape(-1, chunk.shape[-1]) for chunk in chunks]
 
 
 def liger(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """Liger's fused linear cross entropy: gradients are made chunk by chunk in the forward pass."""
-    hidden, weight = _hidden_and_head(model, inputs.ids)
+    hidden, weight = _hidden_and_head(model, inputs)
     return Loss(FusedLinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight))
 
 
 def unsloth(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """unsloth_zoo's fused loss: chunks of logits in float32, gradients made in the forward pass, then scaled anew."""
-    hidden, weight = _hidden_and_head(model, inputs.ids)
+    hidden, weight = _hidden_and_head(model, inputs)
     return Loss(ChunkedLinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight))
 
 
 def cut(model: PreTrainedModel, inputs: Inputs) -> Loss:
     """Apple's cut cross entropy (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models"): blocks of
     logits live in a kernel's own memory alone."""
-    hidden, weight = _hidden_and_head(model, inputs.ids)
+    hidden, weight = _hidden_and_head(model, inputs)
     return Loss(CutCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight).sum())
 
 
@@ -95,7 +113,9 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
     "own": own,
     "transformers": transformers,
     "trl": trl,
+    "trl and liger": trl,  # Liger's layers under TRL's head
     "torchtune": torchtune,
+    "torchtune-compiled": torchtune_compiled,
     "liger": liger,
     "unsloth": unsloth,
     "cut": cut,
@@ -105,14 +125,14 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
 def linear_in_batch(program: str, tokens: int) -> bool:
     """Whether a loss's bytes lie on a line from so many tokens a micro-batch on: tiles grow until one is full, Liger's
     chunks are powers of two."""
-    return program != "liger" and (program != "trl" or tokens >= 2 * TILE_TOKENS)
+    return program != "liger" and (PROGRAMS[program] is not trl or tokens >= 2 * TILE_TOKENS)
 
 
-def _hidden_and_head(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _hidden_and_head(model: PreTrainedModel, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """The last hidden states (batch, tokens, hidden), and the head's weight (vocabulary, hidden)."""
     wrapped: Any = model
     base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
-    outputs = base.base_model(input_ids=ids, use_cache=False)
+    outputs = base.base_model(input_ids=inputs.ids, use_cache=False, **inputs.packed)
     return outputs.last_hidden_state, base.get_output_embeddings().weight
 
 

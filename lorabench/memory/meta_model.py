@@ -43,11 +43,11 @@ def configuration(model: ModelSpec) -> PretrainedConfig:
     preset = None if local_folder(model.name, model.revision) else find_architecture(model.name)
     if preset is None:
         _check_name(model)
-        with explained(f"the configuration of {model.name} is not one that transformers takes"):
+        with explained(f"the configuration of {model.name} is not one that transformers accepts"):
             config = load_config(model)
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if layers is not None and layers < 1:
-            raise ModelError(f"{model.name} has {layers} layers by its configuration; at least 1 is needed")
+            raise ModelError(f"{model.name} has {layers} layers according to its configuration; at least 1 is needed")
         return config
     from transformers import AutoConfig
 
@@ -66,8 +66,8 @@ def explained(what: str) -> Iterator[None]:
     except Exception as e:
         reason = " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).split())[:200] or type(e).__name__
         if isinstance(e, KeyError) and " " not in reason:
-            reason = f"{reason} is none of the values that transformers knows there (of rope_type, of hidden_act, ...)"
-        raise ModelError(f"{what}: {reason}; look into its config.json, or get it anew") from None
+            reason = f"{reason} is not a value that transformers knows there (for rope_type, hidden_act, ...)"
+        raise ModelError(f"{what}: {reason}; check its config.json, or download it again") from None
 
 
 def _check_name(model: ModelSpec) -> None:
@@ -111,7 +111,13 @@ def build(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool 
     whole = has_tower(config) and type(config) in AutoModelForImageTextToText._model_mapping
     maker = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     if type(config) not in maker._model_mapping and not trust_remote_code:
-        raise UnpredictableError(f"{config.model_type} is no causal language model that transformers knows")
+        raise UnpredictableError(f"{config.model_type} is not a causal language model that transformers knows")
+    kind = maker._model_mapping.get(type(config), None)
+    if config._attn_implementation == "sdpa" and not getattr(kind, "_supports_sdpa", True):
+        raise ModelError(
+            f"transformers has neither sdpa nor flash attention by torch for {config.model_type}; take --attention"
+            " eager, its default"
+        )
     with (
         TRACING,
         torch.device("meta"),
@@ -148,7 +154,7 @@ def adapted(
     stored = declared_quantization(config.to_dict())
     packed_here = setting.quantization.name != "none" and stored is None and setting.device == "cuda"
     model = quantized(build(config, dtype, setting.model.trust_remote_code), setting.quantization, dtype, compute_dtype)
-    if packed_here and setting.trainer.name != OWN:
+    if packed_here and setting.trainer.name not in (OWN, "torchtune"):  # torchtune quantizes by torchao
         remainder = held_beyond(model, setting.shape.config.get_text_config().num_hidden_layers)
         model.register_buffer("allocator_remainder", remainder, persistent=False)
     modules = setting.method.target_modules

@@ -14,8 +14,10 @@ from functools import lru_cache
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from lorabench.config.validity import target_parameters_fault
 from lorabench.engine.adapt import linear_modules, peft_targets, refuse_misread, resolve_targets
 from lorabench.engine.experts import unreached
+from lorabench.engine.parameter_targets import resolve_parameters
 from lorabench.errors import LorabenchError
 from lorabench.memory.model_shape import ModelShape
 from lorabench.memory.step_dtypes import resolve_dtype
@@ -44,10 +46,14 @@ class Count:
 
 
 def count_parameters(
-    model: ModelSpec | ModelShape, ranks: Sequence[int], target_modules: str | tuple[str, ...], method: str = "lora"
+    model: ModelSpec | ModelShape,
+    ranks: Sequence[int],
+    target_modules: str | tuple[str, ...],
+    method: str = "lora",
+    target_parameters: str | Sequence[str] | None = None,
 ) -> tuple[Count, ...]:
-    """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side or a module is not
-    there."""
+    """The counts of each rank; LorabenchError where a rank is above a matrix's smaller side, or a module or
+    parameter is not there."""
     if method not in plugins.names("methods"):
         raise LorabenchError(unknown_choice("method", method, plugins.names("methods")))
     shape = model if isinstance(model, ModelShape) else ModelShape(model)
@@ -62,7 +68,12 @@ def count_parameters(
     targets = resolve_targets(whole, target_modules)
     if unreached(whole):
         refuse_misread(whole, peft_targets(whole, targets))
+    asked = MethodSpec(name=method, dropout=0.0, target_parameters=target_parameters)  # type: ignore[arg-type]  # checked by it
+    if fault := target_parameters_fault(asked):
+        raise LorabenchError(fault)
+    stacks = resolve_parameters(whole, asked.target_parameters)
     sides = [shapes[name] for name in targets]
+    sides += [(rows, columns) for experts, rows, columns in stacks.values() for _ in range(experts)]
     smallest = min(min(s) for s in sides)
     for rank in ranks:
         if not 1 <= rank <= smallest:

@@ -14,39 +14,48 @@ device has cannot be an error of the prediction.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
+from lorabench.config.gpus import MeasuredCard
 from lorabench.config.precision import DeviceKind
 from lorabench.config.study import Cell
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
+from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import CONTEXT_BYTES, bounds, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.kernels import cublas_bytes
 from lorabench.memory.step_profile import StepProfile, predict_step
-from lorabench.memory.train_config import TrainConfig, setting_of, traced_as
+from lorabench.memory.train_config import TrainConfig, calibrated, setting_of, traced_as
+from lorabench.record.card_calibration import calibrated_card
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
 
 
-def misfits(cells: Sequence[Cell]) -> tuple[Problem, ...]:
+def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Problem, ...]:
     """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN
     times the device.
 
-    Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell themselves.
+    `calibrations` is the folder of what lorabench calibrate measured on this machine, where that is to correct the
+    prediction. Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell
+    themselves.
     """
     try:
         where = device()
         free, whole = available_bytes(where), total_bytes(where)
-        settings = {c.id: traced_as(setting_here(c, where, _longest(c))) for c in cells if c.training.steps}
+        measured = measured_here(where, calibrations)
+        here = {c.id: setting_here(c, where, _longest(c)) for c in cells if c.training.steps}
+        settings = {name: calibrated(traced_as(setting), measured) for name, setting in here.items()}
         needs = _needs(tuple(dict.fromkeys(settings.values())), free)
         problems = []
         for cell in cells:
@@ -100,14 +109,17 @@ def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step
     return {setting: reuse.step(setting) for setting in close}
 
 
-def predict_memory(cell: Cell) -> MemoryPrediction | None:
-    """The prediction of a cell's training; None where nothing is trained or nothing can be said (the reason goes to
-    standard error, and no cell is lost)."""
+def predict_memory(cell: Cell, calibrations: Path | None = None) -> MemoryPrediction | None:
+    """The prediction of a cell's training, corrected as of misfits; None where nothing is trained or nothing can be
+    said (the reason goes to standard error, and no cell is lost)."""
     if not cell.training.steps:
         return None
     try:
         where = device()
-        setting = setting_here(cell, where, _longest(cell))
+        measured = measured_here(where, calibrations)
+        if measured is not None:
+            print(measured.words)
+        setting = calibrated(setting_here(cell, where, _longest(cell)), measured)
         return compared(_step(traced_as(setting)), setting, available_bytes(where))
     except Exception:
         traceback.print_exc()
@@ -125,9 +137,21 @@ def setting_here(cell: Cell, where: torch.device, longest: int) -> TrainConfig:
     return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where), capability=capability(where))
 
 
+def measured_here(where: torch.device, calibrations: Path | None) -> MeasuredCard | None:
+    """What a folder of calibrations says of a device of this machine; None where that is nothing, or cannot be read."""
+    if calibrations is None:
+        return None
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+    try:
+        return calibrated_card(name, calibrations).measured
+    except LorabenchError as e:
+        print(e, file=sys.stderr)
+        return None
+
+
 def compared(step: StepProfile, setting: TrainConfig, available: int) -> MemoryPrediction:
     """What the step still has to allocate beside what is available, both without the CUDA context."""
-    there = CONTEXT_BYTES if setting.device == "cuda" else 0
+    there = (setting.context_bytes or CONTEXT_BYTES) if setting.device == "cuda" else 0
     peak = sum(with_framework(step, setting).values())
     low, high = bounds(peak, setting)
     return MemoryPrediction(step.peak_bytes, low - there, high - there, available, step.parts)

@@ -44,18 +44,24 @@ def _autocast(setting: TrainConfig) -> DtypeName | None:
     if setting.training.autocast == "bfloat16":
         return "bfloat16"
     trains_base = plugins.load("methods", setting.method.name).TRAINS_BASE
-    return precision.trainer_autocast(setting.device, setting.bf16, _weights(setting), trains_base)
+    return precision.trainer_autocast(
+        setting.device, setting.bf16, _weights(setting), trains_base, trainer.weights_follow
+    )
 
 
 def _weights(setting: TrainConfig) -> DtypeName:
     """Other trainers keep the checkpoint's dtype: bfloat16, float16 on cards without it, where weights that are trained
-    are float32."""
+    are float32; and float32 of trainers whose weights follow mixed precision, where there is none."""
     trainer = setting.trainer
-    if trainer.name != OWN and setting.model.dtype == "auto":
-        if plugins.load("methods", setting.method.name).TRAINS_BASE:
-            return trainer.full_dtype if setting.bf16 else "float32"
-        return "bfloat16" if setting.bf16 else "float16"
-    return precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: _is_large(setting))
+    if trainer.name == OWN or setting.model.dtype != "auto":
+        weights = precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: _is_large(setting))
+    elif plugins.load("methods", setting.method.name).TRAINS_BASE:
+        weights = trainer.full_dtype if setting.bf16 else "float32"
+    else:
+        weights = "bfloat16" if setting.bf16 else "float16"
+    if trainer.weights_follow and weights == "bfloat16" and setting.device == "cpu":
+        return "float32"
+    return weights
 
 
 def _is_large(setting: TrainConfig) -> bool:

@@ -142,8 +142,8 @@ def course(setting: TrainConfig, *, whole: bool = False) -> Course:
         ) as e:
             reason = " ".join(str(e).split())[:160] or type(e).__name__
             raise UnpredictableError(
-                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be followed without"
-                f" weights: {reason}; this kind of model is not predicted yet"
+                f"a training step of {setting.model.name} (model type {config.model_type}) cannot be traced without"
+                f" weights: {reason}; this kind of model cannot be predicted yet"
             ) from e
 
     if whole or layer_pattern is None or layers < layer_pattern.first + 4 * layer_pattern.period:

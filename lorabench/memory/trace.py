@@ -46,6 +46,8 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
     training = setting.training
     parameters = [p for p in model.parameters() if p.requires_grad]
     shape = (training.batch_size, training.sequence_length)
+    if setting.trainer.packing:
+        shape = (1, training.batch_size * training.sequence_length)
     ids, labels = (torch.empty(shape, dtype=torch.int64, device="meta") for _ in range(2))
     tracker = TensorTracker(
         setting.device, model.config.get_text_config().vocab_size, training.batch_size * training.sequence_length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from lorabench.config.gpus import Gpu
+from lorabench.config.gpus import Gpu, MeasuredCard
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.study import Condition
@@ -58,12 +58,16 @@ def on_card(setting: TrainConfig, gpu: Gpu | None) -> TrainConfig:
     """The setting on a card, with what was measured there; on none that is named a card with bfloat16 is meant."""
     if gpu is None:
         return setting
-    setting = replace(setting, bf16=gpu.bf16, capability=gpu.capability)
-    if gpu.measured is None:
+    return calibrated(replace(setting, bf16=gpu.bf16, capability=gpu.capability), gpu.measured)
+
+
+def calibrated(setting: TrainConfig, measured: MeasuredCard | None) -> TrainConfig:
+    """The setting with the context and the errors that were measured on its card; as it is where nothing was."""
+    if measured is None:
         return setting
-    errors = gpu.measured.errors if setting.trainer.name == OWN else None
+    errors = measured.errors if setting.trainer.name == OWN else None
     trainer = replace(setting.trainer, errors=errors) if errors else setting.trainer
-    return replace(setting, context_bytes=gpu.measured.context_bytes, trainer=trainer)
+    return replace(setting, context_bytes=measured.context_bytes, trainer=trainer)
 
 
 def traced_as(setting: TrainConfig) -> TrainConfig:

@@ -25,20 +25,31 @@ class Difference:
 
 LOSSES = {
     "trl": Difference(
-        "no logits kept", "The loss takes the head in tiles, which the backward pass makes again: no logits are kept."
+        "no logits kept", "The loss computes the head in tiles, which the backward pass recomputes: no logits are kept."
+    ),
+    "trl and liger": Difference(
+        "no logits kept",
+        "The loss takes the head in tiles, which the backward pass makes again: no logits are kept; Liger's kernels in"
+        " the layers keep fewer activations.",
     ),
     "liger": Difference(
         "no logits kept",
-        "Liger's fused loss makes logits chunk by chunk, and their gradients at once: no logits are kept.",
+        "Liger's fused loss computes logits and their gradients together, chunk by chunk: no logits are kept.",
     ),
-    "cut": Difference("no logits kept", "Cut cross entropy keeps blocks of logits within its kernel: none are kept."),
+    "cut": Difference(
+        "no logits kept", "Cut cross entropy has blocks of logits inside its kernel only: none are kept."
+    ),
     "torchtune": Difference(
         "logits in chunks",
-        "The loss goes through eight chunks of logits, all kept in the model's dtype; a chunk is float32 for a moment.",
+        "The loss takes logits in eight chunks, which all exist at once; their float32 log-probabilities are kept.",
+    ),
+    "torchtune-compiled": Difference(
+        "logits in chunks",
+        "The loss takes logits in eight chunks, all kept in the model's dtype; one at a time is cast to float32.",
     ),
     "unsloth": Difference(
         "logits in chunks",
-        "The loss goes through chunks of logits, four at the least, and makes their gradients at once.",
+        "The loss takes logits in chunks, at least four, and computes their gradients along with them.",
     ),
 }
 """by the program of the loss (memory.losses); what is absent makes all logits, as the own loop does"""
@@ -64,20 +75,23 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
     if trainer.kbit_preparation and quantized:
         yield Difference(
             "float32 hidden states",
-            "PEFT's prepare_model_for_kbit_training makes norms, embeddings and head float32, and with them the hidden"
-            " states between layers.",
+            "PEFT's prepare_model_for_kbit_training casts norms, embeddings and head to float32, and with them the"
+            " hidden states between layers.",
         )
     if trainer.loss_program in LOSSES:
         yield LOSSES[trainer.loss_program]
     if trainer.offloads_checkpoints and training.gradient_checkpointing:
-        yield Difference("checkpoints on the host", "Checkpoints are kept in the host's memory.")
+        yield Difference("checkpoints on the host", "Checkpointed activations are kept in the host's memory.")
     adapters = {"base": weights, "bfloat16 on quantized": "bfloat16" if quantized else "float32"}
     if not base and (dtype := adapters.get(trainer.adapter_dtype, "float32")) != "float32":
         yield Difference(
             f"{dtype} adapters", f"Adapters, their gradients and optimizer states are {dtype}, not float32."
         )
+    if trainer.packing:
+        mask = "" if trainer.attention == "flash" else ", under a mask of tokens by tokens"
+        yield Difference("one packed row", f"A micro-batch of packed examples is one row{mask}.")
     if trainer.attention == "eager":
-        yield Difference("eager attention", "Eager attention keeps matrices of tokens x tokens for every head.")
+        yield Difference("eager attention", "Eager attention keeps a matrix of tokens x tokens for every head.")
     if resolve_autocast(setting) != resolve_autocast(own):
         mixed = resolve_autocast(setting)
         yield (
@@ -85,16 +99,16 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
                 f"{_dtype_name(mixed)} autocast", f"The forward pass runs under autocast to {_dtype_name(mixed)}."
             )
             if mixed
-            else Difference("no autocast", "Products are taken in the weights' dtype, without autocast.")
+            else Difference("no autocast", "Matrix products run in the weights' dtype, without autocast.")
         )
     if trainer.reentrant and training.gradient_checkpointing:
-        yield Difference("reentrant checkpoints", "Checkpoints are of torch's older, reentrant kind.")
+        yield Difference("reentrant checkpoints", "Activation checkpointing is of torch's older, reentrant kind.")
     if trainer.outputs == "held":
         yield Difference(
             "outputs held", "The model's outputs, all logits among them, are held through the backward pass."
         )
     if trainer.wide_embedding_state and base and training.optimizer == "adamw-8bit":
-        yield Difference("32-bit states of embeddings", "The optimizer keeps the states of embeddings in 32 bit.")
+        yield Difference("32-bit states of embeddings", "The optimizer keeps the states of embeddings in 32 bits.")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -119,7 +119,7 @@ def _offloaded(mixed: DeviceAutocast | None) -> Callable[..., Any]:
 
 def layer_kernels(setting: TrainConfig, model: PreTrainedModel) -> AbstractContextManager[None]:
     """The trainer's own kernels in the model's layers, for the length of a `with` block."""
-    return liger_layers(model) if setting.trainer.loss_program == "liger" else nullcontext()
+    return liger_layers(model) if "liger" in setting.trainer.loss_program else nullcontext()
 
 
 def forward(
@@ -133,7 +133,7 @@ def forward(
     trainer = setting.trainer
     items = torch.empty((), dtype=torch.int64, device="meta") if trainer.outputs == "float32" else None
     with mixed or nullcontext():
-        loss = PROGRAMS[trainer.loss_program](model, Inputs(ids, labels, items))
+        loss = PROGRAMS[trainer.loss_program](model, Inputs(ids, labels, items, _packed(trainer, ids)))
     if mixed:
         mixed.forget()
     if trainer.outputs == "held":
@@ -143,6 +143,18 @@ def forward(
 
         loss = replace(loss, outputs=convert_to_fp32(loss.outputs))
     return replace(loss, outputs=None)
+
+
+def _packed(trainer: Trainer, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a collator of packed examples adds to ids (1, tokens); the mask is the model's own, made of the positions
+    (transformers/masking_utils.py, packed_sequence_mask_function), which FlashAttention does without."""
+    if not trainer.packing:
+        return {}
+    tokens = ids.shape[-1]
+    packed = {"position_ids": torch.empty_like(ids)}
+    if trainer.attention != "flash":
+        packed["attention_mask"] = torch.empty((1, 1, tokens, tokens), dtype=torch.bool, device=ids.device)
+    return packed
 
 
 def optimizer_state(

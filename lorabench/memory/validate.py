@@ -16,9 +16,16 @@ from lorabench.config.frozen import Frozen
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.trainer import Trainer
-from lorabench.config.validity import dtype_fault, length_fault, optimizer_fault, quantized_base_fault
+from lorabench.config.validity import (
+    dtype_fault,
+    length_fault,
+    optimizer_fault,
+    quantized_base_fault,
+    target_parameters_fault,
+)
 from lorabench.engine.adapt import linear_modules, odd_linear, resolve_targets
 from lorabench.engine.check import unquantizable
+from lorabench.engine.parameter_targets import resolve_parameters, stack_fault
 from lorabench.errors import LorabenchError, UnpredictableError
 from lorabench.memory.meta_model import build, with_layers
 from lorabench.memory.train_config import TrainConfig
@@ -58,9 +65,8 @@ def setting_from(
 def used(method: MethodSpec) -> MethodSpec:
     """The method with the fields that it does not use emptied."""
     plugin = plugins.load("methods", method.name)
-    return method.model_copy(
-        update={f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in plugin.FIELDS}
-    )
+    unused = {f: None for f in ("rank", "alpha", "dropout", "target_modules") if f not in plugin.FIELDS}
+    return method.model_copy(update=unused | ({} if plugin.FIELDS else {"target_parameters": None}))
 
 
 def model_from(name: str) -> ModelSpec:
@@ -78,15 +84,18 @@ def check(setting: TrainConfig) -> None:
     for kind, value in (("method", setting.method.name), ("quantization", setting.quantization.name)):
         if value in trainer.unavailable:
             allowed = [n for n in plugins.names(f"{kind}s") if n not in (*trainer.unavailable, "base")]
-            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed for it: {', '.join(allowed)}")
+            raise LorabenchError(f"{trainer.title} has no {kind} {value}; allowed: {', '.join(allowed)}")
     if not method.TRAINS:
         raise LorabenchError(
             f"method {setting.method.name} trains nothing, so there is no training step to predict; allowed: full, lora"
             " and its variants"
         )
+    if setting.method.target_parameters and "target_parameters" in trainer.unavailable:
+        raise LorabenchError(f"{trainer.title} has no target_parameters; allowed for it: target_modules alone")
     stored = stored_quantization(setting.model.name, setting.model.revision)
     for fault in (
         quantized_base_fault(setting.method.name, setting.quantization.name, setting.model.name if stored else None),
+        target_parameters_fault(setting.method),
         dtype_fault(setting.method.name, setting.model.dtype),
         optimizer_fault(setting.training.optimizer, setting.device),
     ):
@@ -96,7 +105,7 @@ def check(setting: TrainConfig) -> None:
     if preset is not None and preset.parameters_only:
         raise UnpredictableError(
             f"the parameters of {setting.model.name} can be counted (lorabench parameters), but a training step cannot"
-            " be predicted: it is no causal language model that transformers builds, or is known by its sizes alone"
+            " be predicted: it is not a causal language model that transformers builds, or only its sizes are known"
         )
     if fault := length_fault(setting.training.sequence_length, setting.shape.positions, setting.model.name):
         raise LorabenchError(fault)
@@ -116,3 +125,7 @@ def check(setting: TrainConfig) -> None:
             f"rank {rank} is above the smaller side of {smallest} ({shapes[smallest][1]} x {shapes[smallest][0]}); at"
             f" most {side} is allowed"
         )
+    if setting.method.target_parameters and (
+        fault := stack_fault(resolve_parameters(setting.shape.model, setting.method.target_parameters), rank)
+    ):
+        raise LorabenchError(fault)

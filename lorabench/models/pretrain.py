@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of plain text files")
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--out", type=Path, help="default: the package's own folder for that size")
-    parser.add_argument("--tokens", type=int, help="training tokens, where not the size's own budget")
+    parser.add_argument("--tokens", type=int, help="training tokens (default: the size's own budget)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--again", action="store_true", help="one more cosine cycle from the finished model")
     args = parser.parse_args()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lorabench.config.imported import knows
 from lorabench.config.paths import model_label
 from lorabench.record.metrics import PREDICTED_PARTS
 from lorabench.record.whole_files import write_atomically
@@ -33,13 +34,19 @@ METRICS = (
     "perplexity", "bits_per_byte", "validation_loss", "forgetting",
 )  # fmt: skip
 
+_OF_SETTING = {
+    **{name: f"method.{name}" for name in ("rank", "alpha", "target_modules")},
+    **{name: f"training.{name}" for name in ("learning_rate", "steps", "epochs", "batch_size", "sequence_length")},
+    "double_quant": "quantization.double_quant",
+}  # columns that are empty where an imported result's source does not tell them
+
 
 def settings(cell: Cell, steps: int | None) -> dict[str, object]:
     """The columns that say what a cell is; None where a setting does not apply. steps are those that its epochs came
     to."""
     targets = cell.method.target_modules
     trains = cell.training.steps > 0
-    return {
+    row: dict[str, object] = {
         "cell": cell.id,
         "condition": cell.condition_id,
         "model": model_label(cell.model.name),
@@ -57,6 +64,7 @@ def settings(cell: Cell, steps: int | None) -> dict[str, object]:
         "sequence_length": cell.training.sequence_length,
         "seed": cell.seed if trains else None,
     }
+    return row | {column: None for column, setting in _OF_SETTING.items() if not knows(cell, setting)}
 
 
 def _cell_columns(result: CellResult, chosen: Mapping[str, bool]) -> dict[str, object]:

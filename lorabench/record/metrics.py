@@ -5,24 +5,11 @@ lm-eval metrics are named task/metric ("python-docs-cloze/acc") and described by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-Direction = Literal["lower", "higher", "none"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a metric's name stands for."""
-
-    name: str
-    label: str
-    unit: Literal[
-        "count", "percent", "bytes", "seconds", "tokens/s", "nats", "bits", "bits per parameter", "ratio", "share"
-    ]
-    better: Direction
-    meaning: str
-
+from lorabench.record.imported_metrics import IMPORTED_METRICS
+from lorabench.record.metric import Direction as Direction
+from lorabench.record.metric import Metric as Metric
 
 _TABLE = (
     Metric("total_parameters", "parameters", "count", "none", "all parameters, adapters included"),
@@ -43,17 +30,17 @@ _TABLE = (
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
     Metric(
         "sample_seconds",
-        "time of the base's text",
+        "sampling time",
         "seconds",
         "lower",
-        "sampling the base's own text, from which forgetting is counted; once for cells that share a base",
+        "sampling the base's own text, on which forgetting is measured; once for cells that share a base",
     ),
     Metric(
         "prepare_seconds",
-        "time of lm-eval's start",
+        "lm-eval start-up time",
         "seconds",
         "lower",
-        "importing lm-eval and finding its tasks, once a process",
+        "importing lm-eval and finding its tasks, once per process",
     ),
     Metric("save_seconds", "saving time", "seconds", "lower", "writing what was trained"),
     Metric(
@@ -63,10 +50,10 @@ _TABLE = (
         "lower",
         "singular values and directions of what was learned, beside the base",
     ),
-    Metric("truncate_seconds", "time of the cuts", "seconds", "lower", "evaluating what was learned at lower ranks"),
+    Metric("truncate_seconds", "truncation time", "seconds", "lower", "evaluating what was learned at lower ranks"),
     Metric(
         "measure_seconds",
-        "time of the memory probe",
+        "memory measuring time",
         "seconds",
         "lower",
         "two more steps and an evaluation batch whose tensors are counted, on a CPU",
@@ -107,7 +94,12 @@ _TABLE = (
     Metric("train_loss", "training loss", "nats", "lower", "mean over the last tenth of the steps"),
     Metric("eval_loss", "held-out loss", "nats", "lower", "cross-entropy per predicted token on the test split"),
     Metric(
-        "accuracy", "accuracy", "share", "higher", "share of the test rows whose right label the model finds likeliest"
+        "accuracy",
+        "accuracy",
+        "share",
+        "higher",
+        "share of the test rows whose right label the model finds most likely; of imported results, of right answers as"
+        " their source counts them",
     ),
     Metric("macro_f1", "macro F1", "share", "higher", "F1 of each label, averaged over the labels"),
     Metric(
@@ -126,7 +118,7 @@ _TABLE = (
     ),
     Metric(
         "unended",
-        "answers without an end",
+        "unfinished answers",
         "share",
         "lower",
         "share of the generated texts that reached max_new_tokens before their end",
@@ -158,14 +150,14 @@ _TABLE = (
         "information",
         "bits",
         "none",
-        "what the predicted tokens of the test split hold, where that is known because they are made up",
+        "information in the predicted tokens of the test split, where it is known because they are made up",
     ),
     Metric(
         "learned_bits",
         "learned information",
         "bits",
         "higher",
-        "information of the test split less the bits that the model needs to tell it; 0 where it needs more",
+        "information of the test split minus the bits that the model needs to encode it; 0 where it needs more",
     ),
     Metric(
         "learned_bits_per_parameter",
@@ -183,7 +175,7 @@ _PARTS = (
     (
         "weights",
         "base weights",
-        "of the predicted peak: weights of the base as stored, the trained ones of full fine-tuning among them",
+        "of the predicted peak: weights of the base as stored, including those that full fine-tuning trains",
     ),
     (
         "quantization_state",
@@ -194,13 +186,13 @@ _PARTS = (
     (
         "gradients",
         "gradients",
-        "of the predicted peak: gradients of the trained weights, as far as they exist at its moment",
+        "of the predicted peak: gradients of the trained weights, as far as they exist at that moment",
     ),
     ("optimizer", "optimizer state", "of the predicted peak: what the optimizer keeps for each trained weight"),
     (
         "activations",
         "activations",
-        "of the predicted peak: what is kept for the backward pass, and what the operator at hand holds",
+        "of the predicted peak: what is kept for the backward pass, and what the running operator holds",
     ),
     (
         "logits",
@@ -220,17 +212,18 @@ TABLE = {
     m.name: m
     for m in (
         *_TABLE,
+        *IMPORTED_METRICS,
         *(Metric(f"predicted_{part}_bytes", label, "bytes", "none", meaning) for part, label, meaning in _PARTS),
     )
 }
 
 _LM_EVAL = {
-    "acc": ("accuracy", "share", "higher", "share of items whose likeliest choice is right"),
+    "acc": ("accuracy", "share", "higher", "share of items whose most likely choice is right"),
     "acc_norm": ("accuracy (by length)", "share", "higher", "the same, likelihood divided by the choice's length"),
     "exact_match": ("exact match", "share", "higher", "share of answers equal to the reference"),
     "f1": ("F1", "share", "higher", "harmonic mean of precision and recall"),
     "em": ("exact match", "share", "higher", "share of answers equal to the reference"),
-    "mcc": ("Matthews correlation", "ratio", "higher", "correlation of answers and truth"),
+    "mcc": ("Matthews correlation", "ratio", "higher", "correlation between answers and truth"),
     "bleu": ("BLEU", "ratio", "higher", "overlap of n-grams with the reference"),
     "chrf": ("chrF", "ratio", "higher", "overlap of characters' n-grams with the reference"),
     "ter": ("TER", "ratio", "lower", "edits needed to reach the reference"),
@@ -243,6 +236,8 @@ _LM_EVAL = {
     "word_perplexity": ("word perplexity", "ratio", "lower", "perplexity per word"),
     "byte_perplexity": ("byte perplexity", "ratio", "lower", "perplexity per byte"),
     "bits_per_byte": ("bits per byte", "bits", "lower", "loss in bits per byte"),
+    "score": ("score", "ratio", "higher", "as its source defines it; more is better"),
+    "error": ("error", "ratio", "lower", "as its source defines it; less is better"),
 }
 
 

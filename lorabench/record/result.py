@@ -77,6 +77,8 @@ class Resolved(Frozen):
     """alpha / rank, or alpha / sqrt(rank)"""
     target_modules: tuple[str, ...] = ()
     """full names of the adapted modules"""
+    target_parameters: tuple[str, ...] = ()
+    """full names of the adapted stacks of experts; empty in results from before they could be"""
     packing: Literal["packed", "padded"] | None = None
     """how examples fill a training sequence"""
     train_examples: int | None = None
@@ -86,6 +88,8 @@ class Resolved(Frozen):
     model_class: str | None = None
     stored_quantised: bool | None = None
     """true where the checkpoint brought the quantization, which was then not made here"""
+    stored_type: str | None = None
+    """of a base that came as a GGUF file: Q4_1, Q8_0, F16; its weights were dequantized on loading"""
     unreached: Unreached | None = None
     """what was asked to be quantized or adapted and is neither"""
 
@@ -121,6 +125,8 @@ class CellResult(Frozen):
     started_at: str
     """UTC, ISO 8601"""
     error: Fault | None = None
+    source: str | None = None
+    """file (and row) that an imported result was read from; absent of what lorabench ran"""
     faults: tuple[Fault, ...] = ()
     """of the phases after the evaluation, which end no cell"""
 

@@ -25,15 +25,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
+from lorabench.config.paths import IMPORTED
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.result import RETRIED, SETTLED, CellResult
-from lorabench.record.result_file import first_line, read_result
+from lorabench.record.result_file import first_line, plain_cell, read_result
 from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 _CELLS = TypeAdapter(tuple[Cell, ...])
+_OF_IMPORTED = ("schema", "name", "question", "seeds", "reference", "comparison", "imported")  # it has no base setting
 Block = TypeVar("Block")
 
 
@@ -91,12 +93,12 @@ class Store:
         plain = {
             k: v
             for k, v in study.model_dump(mode="json", by_alias=True, exclude_none=True).items()
-            if v not in ({}, [])
+            if v not in ({}, []) and (study.imported is None or k in _OF_IMPORTED)
         }
         write_atomically(
             self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
         )
-        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [c.model_dump(mode="json") for c in cells]}
+        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [plain_cell(c) for c in cells]}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
         if changes := [e.model_dump(mode="json") for e in earlier]:
@@ -154,7 +156,9 @@ class Store:
                         f"{path} has schema {plan.get('schema')!r}; this version of lorabench reads 1: install the"
                         " version that wrote it"
                     )
-                self._known = written, (Study.model_validate(plan["study"]), _CELLS.validate_python(plan["cells"]))
+                study = Study.model_validate(plan["study"])
+                context = None if study.imported is None else IMPORTED
+                self._known = written, (study, _CELLS.validate_python(plan["cells"], context=context))
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to rewrite it") from None
@@ -210,9 +214,7 @@ class Store:
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
         plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        plain["cell"] = result.cell.model_dump(
-            mode="json"
-        )  # there None is a value: full fine-tuning has rank None, not the default
+        plain["cell"] = plain_cell(result.cell)
         write_atomically(partial / "result.json", _dump(plain))
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
@@ -257,11 +259,8 @@ class Store:
         """The result whose cell id starts with a prefix; StoreError where none or several do."""
         near = [c.id for c in self.plan() if c.id.startswith(prefix)]
         if len(near) != 1:
-            which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(
-                f"there {which} of the cells in {self.folder} whose id starts with '{prefix}'; `lorabench status"
-                f" {self.folder} --cells` lists them"
-            )
+            which = f"{len(near)} cells in {self.folder} have ids" if near else f"no cell in {self.folder} has an id"
+            raise StoreError(f"{which} starting with '{prefix}'; `lorabench status {self.folder} --cells` lists them")
         result = self.get(near[0])
         if result is None:
             raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")

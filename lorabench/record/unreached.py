@@ -34,11 +34,15 @@ class Unreached(Frozen):
             f"{self.parameters:,} of {self.of:,} parameters, {100 * self.parameters / self.of:.0f}"
             f" %{f', {size}' if size else ''}"
         )
+        remedy = "count on their full size"
+        if adapted:
+            remedy = "method full trains them, and a dense model has none"
+            remedy = f"target_parameters: experts adapts them by lora, {remedy}" if experts else remedy
         who = {"quantized": "bitsandbytes quantizes", "adapted": "LoRA adapts"}
         return (
             f"{'its experts' if experts else 'weights outside of linear layers'} are"
             f" {'neither ' if len(left) > 1 else 'not '}{' nor '.join(left)} ({shown}: {share}):"
             f" {' and '.join(who[w] for w in left)} linear layers alone,"
             f" {'and transformers keeps experts as stacks of matrices' if experts else 'which these are not'};"
-            f" {'method full trains them, and a dense model has none' if adapted else 'count on their full size'}"
+            f" {remedy}"
         )

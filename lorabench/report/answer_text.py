@@ -82,8 +82,8 @@ def _decided(view: View, d: Decision) -> str:
         )
     )
     return (
-        f"Not decisive: the data do not tell {condition}{near} from {reference}{many} in {m.label} ({signed(c)},"
-        f" {interval(c)}), nor put it within {margin(c)}."
+        f"Not decisive: the data do not distinguish {condition}{near} from {reference}{many} in {m.label}"
+        f" ({signed(c)}, {interval(c)}), nor show it to be within {margin(c)}."
     )
 
 
@@ -136,7 +136,7 @@ def how_sure(view: View) -> str:
         if comparisons[0].margin is not None:
             parts.append(f"a margin of {margin(comparisons[0])} counts as no difference")
         if any(c.verdict == "non-inferior" for c in comparisons):
-            parts.append("not to be worse by more than it is claimed by a one-sided 95 % bound, taken alone")
+            parts.append("the claim 'not worse by more than the margin' rests on a one-sided 95 % bound, taken alone")
     first = f"How sure: {'; '.join(parts)}."
     weak = [f.title[:1].lower() + f.title[1:] for f in view.findings if f.severity != "note"]
     return f"{first} What weakens it: {', '.join(weak)} (see below)." if weak else first
@@ -186,10 +186,11 @@ def _article(label: str) -> str:
 def why_no_decision(view: View) -> str:
     """Why no comparison decides the question."""
     if not view.analysis.references:
-        return "There is no reference condition to compare with; name one under `reference` in the study."
+        where = "when importing (--reference)" if view.analysis.study.imported else "under `reference` in the study"
+        return f"There is no reference condition to compare with; name one {where}."
     if any(c.metric == view.analysis.metric for c in view.analysis.comparisons):
         return (
-            "Of every condition that can be compared with its reference some cells did not finish, so nothing is"
-            " decided from those that did; each comparison stands below."
+            "In every condition that can be compared with its reference some cells did not finish, so nothing is"
+            " decided from those that did; each comparison is shown below."
         )
     return "No condition shares a finished seed with its reference, so nothing can be compared yet."

@@ -36,8 +36,8 @@ def sentence(info: Importance) -> str:
     undistinguished = [e for e in alone if e.p_value is not None and e.p_value >= _LEVEL]
     if alone and undistinguished == alone:
         return (
-            f"No axis can be told from the noise between seeds (F test, p ≥ {_LEVEL:g} for each), which alone could"
-            f" have made these shares. {words}"
+            f"No axis can be told apart from the noise between seeds (F test, p ≥ {_LEVEL:g} for each), which alone"
+            f" could have made these shares. {words}"
         )
     if undistinguished:
         names = ", ".join(axes(e, info) for e in undistinguished)
@@ -78,7 +78,7 @@ def caption(info: Importance, *, tuned: bool) -> str:
         f" {formatting.head_unit(m.unit)}".rstrip()
         + f"), and how much of it goes with each axis: {values}. A bar of two names joined by{_TIMES}is what only their"
         " combination explains. A functional analysis of variance (Hutter et al. 2014), exact on a whole grid, over"
-        f" {formatting.plural(info.seeds, 'seed')} that all have."
+        f" the {formatting.plural(info.seeds, 'seed')} that all conditions have."
     ]
     if info.seeds > 1:
         sentences.append(
@@ -93,7 +93,7 @@ def caption(info: Importance, *, tuned: bool) -> str:
         )
     sentences.append("Shares belong to the values that were tried: a wider range of an axis gives it a larger share.")
     if tuned:
-        sentences.append("Learning rates were chosen for each condition, so the learning rate is no axis.")
+        sentences.append("Learning rates were chosen for each condition, so the learning rate is not an axis.")
     return " ".join(sentences)
 
 

@@ -15,16 +15,15 @@ def caption(tunings: Sequence[Tuning], shown: int, cut: str) -> str:
     """Of the figure over learning rates: `shown` conditions are drawn, `cut` says what lies beyond its axis."""
     words = (
         "Mean validation loss over seeds at each learning rate of the grid, its bar (± in the table) the 95 % interval"
-        " of that mean. The one of lowest mean is chosen for all seeds of a condition; what the report says of it is"
-        " measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as"
+        " of that mean. The one with the lowest mean is chosen for all seeds of a condition; what the report says of it"
+        " is measured on the test split, whose data took no part in the choice (a choice among rates that are nearly as"
         " good still favours lucky runs a little). Look for curves whose lowest point is at the edge of the grid: a"
-        " better rate may"
-        " lie outside."
+        " better rate may lie outside."
     )
     if any(x.broken or x.missing for t in tunings for x in t.results):
         words += (
-            " Only rates at which the most seeds finished, and of these the fewest broke, are up for choice: the mean"
-            " of the seeds that are left flatters a rate."
+            " Only the rates with the most finished seeds and, among these, the fewest broken ones can be chosen: the"
+            " mean of the seeds that are left flatters a rate."
         )
     if cut:
         words += f" {cut}"
@@ -38,8 +37,8 @@ def seed_caption(*, several: bool) -> str:
     choice = " Choose a condition above the figure." if several else ""
     return (
         "Validation loss of every seed at every learning rate of one condition, measured once at the end of training;"
-        f" the star is the learning rate that was chosen, at the mean of its seeds.{choice} Look whether all seeds"
-        " have their lowest point at the same learning rate: where they part, the choice is partly luck."
+        f" the star is the learning rate that was chosen, at the mean of its seeds.{choice} Check whether all seeds"
+        " have their lowest point at the same learning rate: where they differ, the choice is partly luck."
     )
 
 

@@ -274,7 +274,7 @@
     window.addEventListener("afterprint", () => { root.classList.remove("paper"); again(); });
   }
 
-  // ---- panels: the choice at a memory and a tolerated loss. The rule is advice/choose.py's: rows come in its order, each with the least
+  // ---- panels: the choice at a memory and a tolerated loss. The rule is advice/selection.py's: rows come in its order, each with the least
   // tolerated loss at which it is good enough, so the first that fits and is good enough is chosen
 
   const fits = (row, memory) => memory === null || (row.peak !== null && row.peak <= memory);
@@ -285,9 +285,9 @@
   function standing(row, picked, memory, tolerated) {
     if (row === picked) return "chosen";
     if (!fits(row, memory)) return row.peak === null ? "memory unknown" : "does not fit";
-    if (enough(row, tolerated)) return "good enough, not the least";
+    if (enough(row, tolerated)) return "good enough, not the smallest";
     if (row.bound === null) return "no evidence";
-    return row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
+    return row.needed !== null && row.bound <= tolerated ? "a higher rank is not shown to be good enough" : "not shown to be good enough"; // what is not shown may be so all the same
   }
 
   function chosenSentence({ best, rows }, picked, memory, limit, tolerated, loss) {
@@ -357,8 +357,11 @@
       const letters = Math.floor(((side === "end" ? px - left : right - px) - 15) / 7.5), name = picked.label.length > letters ? picked.label.slice(0, letters - 1) + "…" : picked.label;
       marks.push(svg("circle", { cx: px, cy: py, r: 10, class: "ring" }), text(name, px + (side === "end" ? -15 : 15), py - 8, side, "picked"));
     }
-    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best over train peak; the table holds its numbers" }, ...marks);
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Loss against the best, by train peak; its numbers are in the table" }, ...marks);
   }
+
+  // the words of a text, each on one line: a browser would break 3e-05 after its hyphen
+  const unbroken = (words) => words.split(" ").flatMap((word, i) => [i ? " " : "", word.includes("e-") ? make("span", { class: "number" }, word) : word]);
 
   function panel(box) {
     const settings = JSON.parse(box.querySelector("script").textContent), { groups, factor, most } = settings;
@@ -390,8 +393,8 @@
       body.replaceChildren(...now.rows.map((row) => {
         const swatch = make("span", { class: "swatch" }), out = fits(row, memory) && enough(row, tolerated) ? "" : "out";
         swatch.style.background = row.colour;
-        const cells = [standing(row, picked, memory, tolerated), row.parameters, row.memory, row.value, row.beside];
-        return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)));
+        const cells = [standing(row, picked, memory, tolerated), row.parameters, row.memory, row.value];
+        return make("tr", { class: row === picked ? "chosen" : out }, make("th", { scope: "row", class: "left" }, swatch, row.label), ...cells.map((content) => make("td", { class: "left" }, content)), make("td", { class: "left" }, ...unbroken(row.beside)));
       }));
       const row = body.querySelector(".chosen");
       if (row && touched) { // the table opens at its top; later the chosen row is kept in view

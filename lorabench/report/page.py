@@ -8,13 +8,14 @@ no `<` stands. The same store gives the same bytes, but for the date.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lorabench import formatting, plugins
 from lorabench.record.result import BROKEN
@@ -171,4 +172,10 @@ def _environment() -> Environment:
         plural=formatting.plural,
     )
     environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["whole_numbers"] = whole_numbers
     return environment
+
+
+def whole_numbers(text: str) -> Markup:
+    """Text in which no line ends within 3e-05: browsers break after a hyphen."""
+    return Markup(re.sub(r"[+−]?\d[\d.]*e-\d+", r'<span class="number">\g<0></span>', str(escape(text))))

@@ -51,11 +51,11 @@ def sentence(pairs: Sequence[PeakPair]) -> str:
 
 def caption(pairs: Sequence[PeakPair], shown: int) -> str:
     """Of the figure, of whose bars `shown` are drawn."""
-    behind = "The diamond is the measured peak, the number behind a bar the prediction's error."
+    behind = "The diamond is the measured peak, and the number after a bar is the prediction's error."
     if any(p.parts for p in pairs):
         words = (
-            "Each bar is a predicted peak, stacked by what the bytes are for at the highest moment of the step"
-            f" (gradients that do not exist yet at it take no part). {behind} Look for the part that a rank, a"
+            "Each bar is a predicted peak, stacked by what the bytes hold at the highest moment of the step"
+            f" (gradients that do not exist yet are not counted). {behind} Look for the part that a rank, a"
             " quantization or a batch moves, and for diamonds off the end of their bar."
         )
     else:

@@ -133,7 +133,7 @@ def caption(types: tuple[TypeGap, ...], info: Drawing, m: Metric) -> str:
             " one-sided tests, corrected by Holm, put it inside."
         )
     sentences.append(
-        "Look whether the intervals leave zero"
+        "Check whether the intervals exclude zero"
         + (", and whether the gap changes with rank." if info.x.title == "rank" else ".")
     )
     if cut_off(info):

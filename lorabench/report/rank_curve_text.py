@@ -162,8 +162,8 @@ def caption(name: str, curves: tuple[RankCurve, ...], info: Drawing) -> str:
     """Of the figure of one metric."""
     m = metric(name)
     sentences = [
-        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look where a curve flattens: more"
-        " rank buys nothing there."
+        f"Mean {m.label} at each rank with its 95 % interval ({m.better} is better). Look for where a curve"
+        " flattens: more rank buys nothing there."
     ]
     if info.rings:
         sentences.append("A ring marks the smallest rank that is non-inferior to the best of its curve.")
@@ -187,8 +187,8 @@ def caption(name: str, curves: tuple[RankCurve, ...], info: Drawing) -> str:
     if info.beyond:
         named = ", ".join(f"{v.label} at {_axis_value(v.y, m)}" for v in info.beyond)
         sentences.append(
-            f"Beyond the axis, which would press the curves flat, and named at its edge beside an arrow: {named}. A"
-            " double click on the plot shows all."
+            "Left beyond the axis, since they would flatten the curves, and named at its edge beside an arrow:"
+            f" {named}. Double-click the plot to see all."
         )
     return " ".join(sentences)
 

@@ -37,9 +37,9 @@ def utilisation_caption(cut: str) -> str:
     """Of the figure over rank; `cut` says what lies beyond its axis."""
     return (
         "Entropy rank (Roy and Vetterli 2007) of the learned changes as a share of the rank they can have: mean over"
-        " modules and seeds with the 95 % interval of the mean over seeds (±). Look where a line falls: there, added"
-        " rank is used less and less. 100 % would be a change that uses all directions alike. For a condition without"
-        f" a rank, the level is a share of the smaller side of its matrices. {cut}".rstrip()
+        " modules and seeds with the 95 % interval of the mean over seeds (±). Look for where a line falls: there,"
+        " added rank is used less and less. 100 % would be a change that uses all directions alike. For a condition"
+        f" without a rank, the level is a share of the smaller side of its matrices. {cut}".rstrip()
     )
 
 

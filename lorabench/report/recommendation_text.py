@@ -40,6 +40,11 @@ def sentence(r: Recommended, m: Metric) -> str:
     """ "LoRA r=4 nf4: the fewest trained parameters (12,288) that are not worse than LoRA r=16, the best, by more than
     0.02 nats (one-sided 95 % bound ...\""""
     best, chosen, within = r.best, r.chosen, amount(r.margin or 0.0, m)
+    if not best.repeated:
+        return (
+            f"Nothing is chosen: there is one seed, and a repetition may end in another order. {best.label} has the"
+            f" best mean {m.label} of it. `lorabench recommend` rests on what is published until more seeds have run."
+        )
     if chosen is not None and chosen is not best:
         peak = (
             "its train peak was not measured"
@@ -149,22 +154,22 @@ def caption(choices: Sequence[Recommended], groups: Sequence[ChoiceGroup]) -> st
         "A point is a condition: its measured peak of training, and how much worse its mean is than the best; the bar"
         " ends at the one-sided 95 % bound. It is good enough where that bound lies within the tolerated loss, and so"
         " do those of the higher ranks of its family, up to the family's best. Of those that are good enough and fit,"
-        " the one of the fewest trained parameters is chosen, then the one of the least memory: the first such row. The"
-        " grey line joins the Pareto front of those that fit. A card needs some memory beyond the peak, for its context"
-        " and for fragmentation."
+        " the one with the fewest trained parameters is chosen, then the one with the least memory: the first such row."
+        " The grey line joins the Pareto front of those that fit. A card needs some memory beyond the peak, for its"
+        " context and for fragmentation."
     ]
     if any(not o.repeated and o.bound is not None for r in choices for o in r.options):
-        sentences.append("With one seed the bound is over the items alone and shows nothing.")
+        sentences.append("With one seed the bound covers only the items and shows nothing of other seeds.")
     if any(len(tuned(r.options)) < len(r.options) for r in choices):
         sentences.append(
-            "Of conditions that differ in the learning rate or another setting that costs nothing, the one of the best"
-            " mean is shown."
+            "Of conditions that differ in the learning rate or another setting that costs nothing, the one with the"
+            " best mean is shown."
         )
     if any(o.peak_bytes is None for r in choices for o in r.options):
         sentences.append("Where no peak was measured there is no point.")
     if unable := sum(r.unable for r in choices):
         sentences.append(
-            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} not finished whole and"
+            f"{formatting.plural(unable, 'condition')} {'has' if unable == 1 else 'have'} cells that did not finish and"
             f" {'is' if unable == 1 else 'are'} left out."
         )
     if left := sum(c.left_out for c in groups):

@@ -15,15 +15,14 @@ def seed_caption(conditions: int, shown: int) -> str:
     words = (
         "How much of the first k right singular vectors (what the change reads) two seeds of a condition have in"
         " common: φ(k, k) = ‖U₁ᵀU₂‖² / k (Hu et al. 2021, equation 4), mean over pairs of seeds and modules; 1 is the"
-        " same subspace. Look how far a curve lies above the dashed line of random subspaces, and where it falls to it:"
-        " beyond that index a change is noise of its seed. The left side (what the change writes) stands below in"
+        " same subspace. Compare each curve with the dashed line of random subspaces, and see where it falls to it:"
+        " beyond that index a change is noise of its seed. The left side (what the change writes) is given below in"
         " words."
     )
     if shown < conditions:
         words += (
             f" Of {conditions} conditions {shown} are drawn (the highest rank of each family); the others are listed"
-            " below"
-            " in words."
+            " below in words."
         )
     return words
 
@@ -57,25 +56,25 @@ def corners(right: MeanSimilarity, left: MeanSimilarity) -> tuple[str, ...]:
 
 
 def seed_sentence(s: SeedSimilarity) -> str:
-    """ "LoRA r=16: of the first 8 directions seeds share 0.43 on the right and 0.31 on the left (random: 0.12 and 0.12;
+    """ "LoRA r=16: seeds share 0.43 of the first 8 directions on the right and 0.31 on the left (random: 0.12 and 0.12;
     3 pairs of seeds).\""""
     k = min(len(s.right.phi), len(s.left.phi))
-    first = f"of the first {k} directions" if k > 1 else "of the first direction"
+    first = f"the first {k} directions" if k > 1 else "the first direction"
     return (
-        f"{s.label}: {first} seeds share {s.right.diagonal[k - 1]:.2f} on the right and {s.left.diagonal[k - 1]:.2f} on"
-        f" the left (random subspaces: {k * s.right.random:.2f} and {k * s.left.random:.2f};"
-        f" {formatting.plural(s.right.pairs, 'pair')} of seeds)."
+        f"{s.label}: seeds share {s.right.diagonal[k - 1]:.2f} of {first} on the right and"
+        f" {s.left.diagonal[k - 1]:.2f} on the left (random subspaces: {k * s.right.random:.2f} and"
+        f" {k * s.left.random:.2f}; {formatting.plural(s.right.pairs, 'pair')} of seeds)."
     )
 
 
 def rank_sentence(r: RankSimilarity) -> str:
-    """ "LoRA: of rank 4's first direction 0.61 lies within rank 8's first 8 (random: 0.06), of its first 4 0.33; 2
-    seeds." """
+    """ "LoRA: 0.61 of rank 4's first right direction lies within rank 8's first 8, and 0.33 of its first 4 (random
+    subspaces: 0.06; 2 seeds)." """
     phi, k = r.right.phi, len(r.right.phi)
     most = len(phi[0])
-    whole = f", of its first {k} {phi[k - 1][most - 1]:.2f}" if k > 1 else ""
+    whole = f", and {phi[k - 1][most - 1]:.2f} of its first {k}" if k > 1 else ""
     within = f"first {most}" if most > 1 else "first"
     return (
-        f"{r.family}: of rank {r.low}'s first right direction {phi[0][most - 1]:.2f} lies within rank {r.high}'s"
+        f"{r.family}: {phi[0][most - 1]:.2f} of rank {r.low}'s first right direction lies within rank {r.high}'s"
         f" {within}{whole} (random subspaces: {most * r.right.random:.2f}; {formatting.plural(r.right.pairs, 'seed')})."
     )

@@ -44,15 +44,22 @@ def published_value(column: PublishedSpec, declared: Mapping[str, object]) -> Pu
 
 
 def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str, ...]:
-    """The sentences below the table, in order: the intervals, the references, the metric, the learning rates, the
-    published columns."""
+    """The sentences below the table, in order: a base that was a GGUF file, the intervals, the references, the metric,
+    the learning rates, the published columns."""
     return (
+        *_base_notes(analysis),
         *_interval_notes(analysis, columns),
         *_reference_notes(analysis, columns),
         *_metric_notes(analysis),
         *_learning_rate_notes(analysis),
+        *_import_notes(analysis),
         *(_published_note(analysis, column) for column in analysis.study.published),
     )
+
+
+def _base_notes(analysis: StudyAnalysis) -> Iterable[str]:
+    for model, kind in analysis.gguf_types.items():
+        yield f"The base is {model}, a GGUF file in {kind}, dequantized: every row carries the error of that form."
 
 
 def _interval_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> Iterable[str]:
@@ -128,6 +135,15 @@ def _learning_rate_notes(analysis: StudyAnalysis) -> Iterable[str]:
     ends = [f"{analysis.label(t.condition)} ({t.chosen:g})" for t in tunings if t.chosen is not None and t.edge]
     beyond = f" The grid ends at what {', '.join(ends)} chose: a better rate may lie beyond." if ends else ""
     yield f"Learning rates were tuned for {whose}: reported at the rate of the lowest validation loss.{beyond}"
+
+
+def _import_notes(analysis: StudyAnalysis) -> Iterable[str]:
+    """Where an imported study's numbers come from, and what its importer says of them."""
+    source = analysis.study.imported
+    if source is not None:
+        named = f"{source.sources[0]}{f' and {len(source.sources) - 1} more' if len(source.sources) > 1 else ''}"
+        yield f"Imported ({source.importer}) from {named}: nothing of it was measured by lorabench."
+        yield from source.notes
 
 
 def _published_note(analysis: StudyAnalysis, column: PublishedSpec) -> str:

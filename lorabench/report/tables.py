@@ -23,7 +23,9 @@ __all__ = ["Column", "Table", "TableRow", "Value", "as_text", "study_table", "ta
 
 
 _STATIC = (("trainable_parameters", 3), ("trainable_percent", 6), ("adapter_bytes", 7), ("weight_bytes", 5),
-           ("train_peak_bytes", 3), ("tokens_per_second", 4))  # fmt: skip
+           ("train_peak_bytes", 3), ("run_reserved_bytes", 3), ("step_reserved_99th_bytes", 5), ("run_seconds", 4),
+           ("tokens_per_second", 4))  # fmt: skip
+_ELSEWHERE = ("wikipedia_forgetting", "wikipedia_forgetting_before_2026_07")  # in columns of their own
 _LEARNED = (
     "learned_bits",
     "learned_bits_per_parameter",
@@ -72,11 +74,21 @@ def _columns(analysis: StudyAnalysis) -> tuple[Column, ...]:
         if name != "perplexity":
             importance = (2 if name == analysis.metric else 4) if first else 8
             columns.append(_difference_column(name, importance))
+    columns.extend(_metric_column(name, 6) for name in _ELSEWHERE)
+    columns.extend(_imported_columns(analysis, {c.key for c in columns}))
     columns += [
         Column(f"published_{i + 1}", p.label, importance=3, meaning=f"as printed in {p.source}")
         for i, p in enumerate(analysis.study.published)
     ]
     return tuple(columns)
+
+
+def _imported_columns(analysis: StudyAnalysis, shown: set[str]) -> tuple[Column, ...]:
+    """Of tables and lm-eval's results every further metric that is better or worse: somebody chose to measure it."""
+    if analysis.study.imported is None or analysis.study.imported.importer not in ("csv", "lm-eval"):
+        return ()
+    names = (m for m in analysis.metrics if m not in shown and metric(m).better != "none" and m != "eval_seconds")
+    return tuple(replace(_metric_column(name, 5), spread=True) for name in names)
 
 
 def _metric_column(name: str, importance: int) -> Column:

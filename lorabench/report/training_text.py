@@ -14,7 +14,7 @@ def caption(most_points: int, *, diverged: bool) -> str:
         " that still fall at the end (more steps would help) and for jumps (the learning rate is too high). Click a"
         " name in the legend to hide its curve."
     )
-    return words + (" Diverged conditions leave at the top." if diverged else "")
+    return words + (" Curves of diverged conditions leave the plot at the top." if diverged else "")
 
 
 def loss_words(line: Line) -> str:
@@ -31,8 +31,8 @@ def seed_caption(shown: int, trained: int, averaged_to: int | None) -> str:
     words = (
         "Every seed of one condition: training loss, norm of the gradient before clipping, with a dashed line where it"
         f" is clipped, and learning rate.{several} Look for norms that keep to the dashed line or above it (every step"
-        " is cut short), for spikes, and for seeds that part. Validation and held-out loss are measured once, after"
-        " the last step: there is no curve of them along training."
+        " is cut short), for spikes, and for seeds that drift apart. Validation and held-out loss are measured once,"
+        " after the last step: there is no curve of them during training."
     )
     if averaged_to is not None:
         words += f" Long curves are averaged to {averaged_to} points."

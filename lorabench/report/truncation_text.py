@@ -52,9 +52,9 @@ def caption(
     sentences = [
         "Open symbols: each learned change is cut to a lower rank by its singular values, without further training,"
         " and evaluated again; mean over seeds with its 95 % interval (±). Filled symbols: adapters that were trained"
-        f" at that rank. Look where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained one:"
-        " there it pays to train at a high rank and cut. And from which rank on it is flat: what is cut off there"
-        " does not matter for this metric."
+        f" at that rank. Look for where a cut curve runs {'above' if m.better == 'higher' else 'below'} the trained"
+        " one: there it pays to train at a high rank and cut. Look also for the rank from which it is flat: what is cut"
+        " off there does not matter for this metric."
     ]
     if any(c.allocation == "energy" for c in shown):
         sentences.append(
@@ -63,8 +63,7 @@ def caption(
     if len(shown) < len(cuts):
         sentences.append(
             f"Of {len(cuts)} curves {len(shown)} are drawn (the highest rank of each family); the others are listed"
-            " below in"
-            " words."
+            " below in words."
         )
     if cut:
         sentences.append(cut)

@@ -19,6 +19,8 @@ from lorabench.runner.packs import mates
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
@@ -48,10 +50,10 @@ class CellQueue:
         retry: tuple[Outcome, ...],
         skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
+        calibrations: Path | None = None,
         pack: int = 1,
     ) -> None:
-        self.pack = pack
-        """cells that train at once at most"""
+        self.calibrations, self.pack = calibrations, pack
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
@@ -153,9 +155,10 @@ class CellQueue:
 
     def _run(self, cell: Cell, worker: Worker, others: tuple[Cell, ...]) -> CellResult:
         folder = self.plan.store.emptied(cell.id)
-        if self.pack < 2:
-            return worker.run(cell, folder, self._event, self.skip_infeasible)
-        return worker.run(cell, folder, self._event, self.skip_infeasible, others)
+        if self.pack > 1:
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others)
+        more = [self.calibrations] if self.calibrations else []
+        return worker.run(cell, folder, self._event, self.skip_infeasible, *more)
 
     def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it

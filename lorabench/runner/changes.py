@@ -104,8 +104,8 @@ def standing_changes(store: Store) -> tuple[str, ...]:
                 is_missing = not current if part == MODEL else all(not Path(i.path).exists() for i in other)
                 fate = _fate(other, is_missing) if part == DATA else ("is gone" if is_missing else "has changed")
                 sentences.append(
-                    f"{what} {fate} since this study was run ({then.day}): the next run makes"
-                    f" {plural(len(own), 'cell')} new"
+                    f"{what} {fate} since this study was run ({then.day}): the next run computes"
+                    f" {plural(len(own), 'cell')} anew"
                 )
     return tuple(sentences)
 
@@ -126,7 +126,7 @@ def _sentence(
         causes.append(_data_change(pairs, then, now))
     causes += [_setting_change(k, pairs) for k in own]
     if not causes:
-        causes = ["what makes a cell has changed with lorabench's version"]
+        causes = ["what defines a cell has changed with lorabench's version"]
     since = f" since this study was run ({day})" if DATA in keys or MODEL in keys else ""
     done = [o for o, _ in pairs if o.id in finished]
     new = f"{plural(len(pairs), 'cell')} {_is(pairs)} new"

@@ -134,13 +134,15 @@ def notes(plan: Plan) -> tuple[str, ...]:
 def _bytes_of(cell: Cell) -> int | None:
     """Bytes of a local model's weights in the precision that full fine-tuning trains in."""
     from lorabench.config.checkpoint_files import stored_tensors
+    from lorabench.config.gguf_file import gguf_of
     from lorabench.config.paths import model_directory
 
     folder = model_directory(cell.model.name)
     if folder is None:
         return None
     try:
-        numbers = sum(math.prod(t.shape) for f in folder.glob("*.safetensors") for t in stored_tensors((f,)).values())
+        gguf, stored = gguf_of(folder), (t for f in folder.glob("*.safetensors") for t in stored_tensors((f,)).values())
+        numbers = gguf.numbers if gguf else sum(math.prod(t.shape) for t in stored)
     except Exception:  # a damaged file is told of when it is loaded
         return None
     return numbers * (4 if cell.model.dtype in ("auto", "float32") else 2) or None

@@ -20,6 +20,8 @@ class Command(TypedDict):
     folder: NotRequired[str]
     """that the cell's files go to"""
     skip_infeasible: NotRequired[bool]
+    calibrations: NotRequired[str]
+    """folder of what was measured on this machine's cards, where predictions are corrected by it"""
     pack: NotRequired[Sequence[object]]
     """cells that come next and may train with the cell that is to be run"""
     before: NotRequired[object]

@@ -62,13 +62,19 @@ class PackEngine(Protocol):
 class TrainedPacks:
     """What a worker's process has trained in packs and no cell has asked for yet."""
 
-    def __init__(self, engine: str, predict: Callable[[Cell], MemoryPrediction | None]) -> None:
-        self._engine, self._predict = engine, predict
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
         self._trained: dict[str, PackedTraining] = {}
         self._alone: set[str] = set()
         """cells whose pack was tried and came to nothing"""
 
-    def training(self, cell: Cell, others: Sequence[Cell], report: Callable[[Event], None]) -> PackedTraining | None:
+    def training(
+        self,
+        cell: Cell,
+        others: Sequence[Cell],
+        predict: Callable[[Cell], MemoryPrediction | None],
+        report: Callable[[Event], None],
+    ) -> PackedTraining | None:
         """What a cell learned in a pack, which is trained now unless it was; None where the cell is to train alone."""
         if cell.id not in self._trained:
             self._trained = {}
@@ -78,7 +84,7 @@ class TrainedPacks:
             engine: PackEngine = importlib.import_module(f"{self._engine}.pack")  # type: ignore[assignment]
             most = min(len(pack), engine.useful_cells(cell))
             if most > 1:
-                most = fitting(self._predict(max(pack, key=lambda c: c.method.rank or 0)), most)
+                most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)
             self._alone |= {c.id for c in pack[:most]}
             if most < 2:
                 return None

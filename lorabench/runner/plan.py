@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.condition_labels import condition_labels
 from lorabench.config.grid import conditions, expand
+from lorabench.config.imported import declared
 from lorabench.config.inputs import inputs_of
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
@@ -147,6 +148,11 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
         other, before = store.study(), store.plan()
     except StoreError:  # a damaged plan is written anew, its results are kept
         return ()
+    if other.imported is not None:
+        raise StoreError(
+            f"{store.folder} holds an imported study, {other.name}, which nothing is run into; choose another folder"
+            " with --out DIR"
+        )
     if other.name == study.name:
         return ()
     same = {c.id for c in before} & {c.id for c in cells}
@@ -180,7 +186,7 @@ def describe_cells(cells: tuple[Cell, ...]) -> dict[str, str]:
     """Cell id to words: its condition's label, as the study's table has it, the learning rate where that is tuned, the
     seed last."""
     of_condition = {c.condition_id: c for c in reversed(cells)}
-    names = condition_labels({i: c.condition.model_dump(mode="json") for i, c in reversed(of_condition.items())})
+    names = condition_labels({i: declared(c.condition) for i, c in reversed(of_condition.items())})
     words = {}
     for cell in cells:
         parts = [names[cell.condition_id].text]

@@ -59,7 +59,7 @@ def missing_analyses(store: Store, cells: Iterable[Cell], results: Mapping[str, 
         return ()
     able = sum(can_repeat(cell, store.cells_folder / cell.id) for cell in incomplete)
     remedy = (
-        f"lorabench evaluate {store.folder} makes them without training"
+        f"lorabench evaluate {store.folder} computes them without training"
         if able == len(incomplete)
         else f"the weights of {len(incomplete) - able} were not kept, so these have to be trained again"
     )
@@ -117,7 +117,7 @@ def repeatable_phases(
                 how = (
                     "has no result"
                     if result is None
-                    else f"is {result.outcome.replace('_', ' ')} before it was evaluated"
+                    else f"ended ({result.outcome.replace('_', ' ')}) before it was evaluated"
                 )
                 raise StoreError(
                     f"cell {cell.id} {how}, so there is nothing to evaluate; train it with: lorabench run"
@@ -151,10 +151,7 @@ def cells_named(store: Store, ids: Sequence[str]) -> tuple[Cell, ...]:
     for prefix in ids:
         near = [c for c in cells if c.id.startswith(prefix)]
         if len(near) != 1:
-            which = "is none" if not near else f"are {len(near)}"
-            raise StoreError(
-                f"there {which} of the cells in {store.folder} whose id starts with '{prefix}'; `lorabench status"
-                f" {store.folder}` lists them"
-            )
+            which = f"{len(near)} cells in {store.folder} have ids" if near else f"no cell in {store.folder} has an id"
+            raise StoreError(f"{which} starting with '{prefix}'; `lorabench status {store.folder} --cells` lists them")
         matches[near[0].id] = near[0]
     return tuple(matches.values())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.config.imported import refuse_imported
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.cell_queue import CellQueue, unwritable
@@ -38,6 +39,7 @@ def run(
     source: Source | None = None,
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
+    calibrations: Path | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
     pack: int = 1,
 ) -> Plan:
@@ -45,8 +47,9 @@ def run(
 
     frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
-    to fit into memory is recorded as skipped, and is tried again by the next run.
-    pack: cells that train at once at most (runner.packs).
+    to fit into memory is recorded as skipped, and is tried again by the next run. calibrations: the folder of what
+    lorabench calibrate measured, which corrects what is predicted; absent: none is read. pack: cells that train at
+    once at most (runner.packs).
     """
     from lorabench.runner.plan import make_plan
 
@@ -54,12 +57,12 @@ def run(
         plan = make_plan(study, out, retry)
         refuse_mixture(plan, pool.executor)
         if plan.pending:
-            plan = check(plan, pool, source, skip_infeasible)
+            plan = check(plan, pool, source, skip_infeasible, calibrations)
         plan.save()
         if progress:
             progress.begin(plan, min(pool.workers, len(plan.pending)))
         try:
-            CellQueue(plan, pool, progress, tuple(retry), skip_infeasible, pack=pack).run()
+            CellQueue(plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations, pack=pack).run()
         except BaseException:
             with suppress(LorabenchError):
                 write_cells_csv(plan, frame)
@@ -89,6 +92,8 @@ def evaluate(
     from lorabench.runner.plan import Plan, describe_cells, readable_results
     from lorabench.runner.repeat import cells_named, repeatable_phases
 
+    if (imported := store.study().imported) is not None:
+        raise refuse_imported(str(store.folder), imported.importer)
     named, planned = cells_named(store, cells), store.plan()
     results = readable_results(store, named)
     phases_of_cell, notices = repeatable_phases(store, named, results, again=again, all_trained=bool(cells))
@@ -124,7 +129,13 @@ def refuse_mixture(plan: Plan, executor: str | None) -> None:
         raise StoreError(f"{plan.store.folder} holds {kind}; choose another folder with --out DIR")
 
 
-def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: bool = False) -> Plan:
+def check(
+    plan: Plan,
+    pool: WorkerPool,
+    source: Source | None,
+    skip_infeasible: bool = False,
+    calibrations: Path | None = None,
+) -> Plan:
     """The plan with what is to be told before the run; StudyError, with its place in the file, where a pending cell
     cannot run as declared.
 
@@ -148,7 +159,7 @@ def check(plan: Plan, pool: WorkerPool, source: Source | None, skip_infeasible: 
             if p.about_cell
             else p
         )
-        for p in pool.first.check(cells)
+        for p in pool.first.check(cells, *([calibrations] if calibrations else []))
     )
     faults = tuple(p for p in problems if p.fatal)
     if faults:

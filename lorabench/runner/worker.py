@@ -45,12 +45,13 @@ class Engine(NamedTuple):
     """The functions that a worker serves."""
 
     check_cells: Check
-    misfits: Check
-    """what of the cells would not fit into memory"""
+    misfits: Callable[..., tuple[Problem, ...]]
+    """what of the cells would not fit into memory; a folder of calibrations may follow them"""
     run_cell: Callable[..., CellResult]
     """of a cell, its folder, a report, and what the cell learned in a pack where it did"""
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
-    predict_memory: Callable[[Cell], MemoryPrediction | None]
+    predict_memory: Callable[..., MemoryPrediction | None]
+    """of a cell; a folder of calibrations may follow it"""
     packs: TrainedPacks
 
 
@@ -59,11 +60,11 @@ def _engine(package: str, predictor: str) -> Engine:
     cell, prediction = importlib.import_module(f"{package}.cell"), importlib.import_module(predictor)
     return Engine(
         importlib.import_module(f"{package}.check").check_cells,
-        getattr(prediction, "misfits", lambda cells: ()),
+        getattr(prediction, "misfits", lambda *cells: ()),
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
-        TrainedPacks(package, prediction.predict_memory),
+        TrainedPacks(package),
     )
 
 
@@ -112,7 +113,7 @@ def _check(engine: Engine, command: Command) -> Reply:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = engine.check_cells(cells)
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
-            problems = (*problems, *engine.misfits(cells))
+            problems = (*problems, *engine.misfits(cells, *_calibrations(command)))
         return {"problems": [dataclasses.asdict(p) for p in problems]}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
@@ -132,8 +133,7 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
             if command["do"] == "repeat":
                 result = _repeated(engine, cell, folder, command, report)
             else:
-                pack = [_cell(c) for c in command.get("pack", ())]
-                result = _predicted(engine, cell, folder, command["skip_infeasible"], pack, report)
+                result = _predicted(engine, cell, folder, command, report)
             reply: Reply = {"result": result.model_dump(mode="json", by_alias=True)}
         except BaseException as e:  # SystemExit as well: a library that calls exit() ends its cell, not the study
             traceback.print_exc()
@@ -142,27 +142,30 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
     return reply
 
 
-def _predicted(
-    engine: Engine, cell: Cell, folder: Path, skip: bool, pack: Sequence[Cell], report: Report
-) -> CellResult:
+def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
-    prediction = engine.predict_memory(cell)
+    prediction = engine.predict_memory(cell, *_calibrations(command))
     if prediction is None:
-        return _run_cell(engine, cell, folder, pack, report)
-    if skip and prediction.fits is False:
+        return _run_cell(engine, cell, folder, command, report)
+    if command["skip_infeasible"] and prediction.fits is False:
         return prediction.skipped(cell)
     if prediction.warning:
         report(Event(cell.id, "foresee", warning=prediction.warning))
-    result = _run_cell(engine, cell, folder, pack, report)
+    result = _run_cell(engine, cell, folder, command, report)
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
 
 
-def _run_cell(engine: Engine, cell: Cell, folder: Path, pack: Sequence[Cell], report: Report) -> CellResult:
+def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell, with what it learned in a pack where it has one."""
-    packed = engine.packs.training(cell, pack, report)
+    others = [_cell(c) for c in command.get("pack", ())]
+    packed = engine.packs.training(cell, others, lambda c: engine.predict_memory(c, *_calibrations(command)), report)
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
+
+
+def _calibrations(command: Command) -> tuple[Path, ...]:
+    return (Path(command["calibrations"]),) if "calibrations" in command else ()
 
 
 def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:

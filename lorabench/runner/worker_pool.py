@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Worker(Protocol):
     """A place where cells run, one after another."""
 
-    def check(self, cells: tuple[Cell, ...]) -> tuple[Problem, ...]:
+    def check(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> tuple[Problem, ...]:
         """What keeps these cells from running, and what is to be reported before they run; LorabenchError where they
-        cannot be checked."""
+        cannot be checked. calibrations: as for run."""
 
     def run(
         self,
@@ -31,11 +31,13 @@ class Worker(Protocol):
         folder: Path,
         on_event: Callable[[Event], None],
         skip_infeasible: bool = False,
+        calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
     ) -> CellResult:
         """Runs a cell, whose files go to a folder; whatever happens, there is a result.
 
         skip_infeasible: a cell that is predicted not to fit into memory is not run, its outcome is skipped.
+        calibrations: a folder of what was measured on this machine's cards, which corrects that prediction.
         pack: cells that come next and may train with it; given only where the run packs.
         """
 

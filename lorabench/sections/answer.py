@@ -23,7 +23,7 @@ def section(view: View) -> Section | None:
     decisions = compute(view, view.analysis.metric)
     blocks += [Text(text.decision(view, d), "lead") for d in decisions[:_DECISIONS]]
     if len(decisions) > _DECISIONS:
-        blocks.append(Text(f"{len(decisions) - _DECISIONS} more references are answered for below.", "small"))
+        blocks.append(Text(f"{len(decisions) - _DECISIONS} more references have their answers below.", "small"))
     best = text.best_sentence(view)
     if not decisions:
         blocks.append(Text(best or "No cell has finished with a result to answer with.", "lead" if best else "plain"))
@@ -40,7 +40,7 @@ def section(view: View) -> Section | None:
             more = len(comparisons) - _AT_MOST
             lines = (
                 *(text.sentence(view, c) for c in comparisons[:_AT_MOST]),
-                *([f"{more} more stand in the table below."] if more > 0 else []),
+                *([f"{more} more are in the table below."] if more > 0 else []),
             )
             title = f"Every comparison in {metric(name).label}" if len(comparisons) > 1 else ""
             blocks.append(Points(lines, title))
@@ -77,5 +77,5 @@ def headlines(view: View) -> tuple[str, ...]:
             of_section = module.headline(view)
             sentences += of_section[:_HEADLINES]
             if len(of_section) > _HEADLINES:
-                sentences.append(f"{len(of_section) - _HEADLINES} more of this kind stand below.")
+                sentences.append(f"{len(of_section) - _HEADLINES} more of this kind are below.")
     return tuple(sentences)

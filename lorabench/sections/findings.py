@@ -14,7 +14,7 @@ TITLE = "Before you believe this"
 _HEADS: dict[Severity, str] = {
     "grave": "Numbers are absent, or mislead:",
     "caution": "These numbers stand, but rest on less evidence than it may seem:",
-    "note": "To know when using the numbers:",
+    "note": "Good to know when using the numbers:",
 }
 _MOST_CONDITIONS, _MOST_CELLS = 12, 24  # of 1,000 cells all ids would be most of the page; Provenance has them
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lorabench.record.result import CellResult
 from lorabench.report.blocks import Block, Code, Facts, Grid, Section, Text
 from lorabench.report.view import View
 
 ORDER = 90
 TITLE = "Provenance"
+_SOURCES = 3  # named in the text; the study names all
 
 
 def section(view: View) -> Section | None:
@@ -18,17 +21,32 @@ def section(view: View) -> Section | None:
         else ""
     )
     blocks: list[Block] = [
-        Text(
-            "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that"
-            " affects its outcome."
-        ),
-        Code("lorabench run study.yaml"),
+        *opening(view),
         *environments(view),
         fingerprints(view),
         cells(view),
         Code(text, "study.yaml"),
     ]
     return Section(TITLE, tuple(blocks))
+
+
+def opening(view: View) -> tuple[Block, ...]:
+    """How to run the study again; of an imported one, where its numbers came from."""
+    source = view.analysis.study.imported
+    if source is None:
+        words = (
+            "To reproduce, save the study below as study.yaml and run it. A cell's id is a hash of everything that"
+            " affects its outcome."
+        )
+        return Text(words), Code("lorabench run study.yaml")
+    return (
+        Text(
+            f"Imported ({source.importer}) from {', '.join(source.sources[:_SOURCES])}"
+            f"{' and others' if len(source.sources) > _SOURCES else ''}: nothing was run here, and the study below"
+            " cannot run. What each cell was read from stands in the list of cells, and lies beside its result as"
+            " source.json."
+        ),
+    )
 
 
 def environments(view: View) -> tuple[Facts, ...]:
@@ -69,6 +87,7 @@ def fingerprints(view: View) -> Grid:
 def cells(view: View) -> Grid:
     """Every cell with its outcome and the reason where it did not finish."""
     rows = []
+    imported = view.analysis.study.imported is not None
     tuned, chosen = bool(view.analysis.tunings), {t.condition: t.chosen for t in view.analysis.tunings}
     for group, summary in zip(view.analysis.planned, view.analysis.summaries, strict=True):
         for cell, cell_id in zip(group.cells, group.ids, strict=True):
@@ -78,7 +97,8 @@ def cells(view: View) -> Grid:
             learning_rate = cell.training.fixed_learning_rate
             mark = " (chosen)" if chosen.get(group.condition) == learning_rate else ""
             shown = (f"{learning_rate:g}{mark}",) if tuned else ()
-            rows.append((summary.label.text, *shown, str(cell.seed) if group.trains else "–", outcome, cell_id))
-    return Grid(
-        ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", "cell"), tuple(rows), code=True
-    )
+            source = (Path(result.source).name if result and result.source else "–",) if imported else ()
+            seed = str(cell.seed) if group.trains else "–"
+            rows.append((summary.label.text, *shown, seed, outcome, *source, cell_id))
+    head = ("condition", *(("learning rate",) if tuned else ()), "seed", "outcome", *(("source",) if imported else ()))
+    return Grid((*head, "cell"), tuple(rows), code=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lorabench import formatting
+from lorabench.advice.published_evidence import published_sentence
 from lorabench.advice.selection import Option, best_option, comparison_groups, enough, select, trained_options, tuned
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.analysis.conditions import Replicates
@@ -40,9 +41,10 @@ def section(view: View) -> Section | None:
     m = metric(view.analysis.metric)
     sentences = [text.sentence(r, m) for r in choices]
     checks = [(r.name, r.spectral_check.sentence) for r in choices if r.spectral_check]
+    published = [Text(sentence) for sentence in published_tables(view)]
     if len(choices) == 1:
         witness = (Text(sentence) for _, sentence in checks)
-        return Section(TITLE, (Text(sentences[0], "lead"), *witness, panel(view, choices)))
+        return Section(TITLE, (Text(sentences[0], "lead"), *witness, *published, *_panels(view, choices)))
     more = len(choices) - _AT_MOST
     lines = [f"{r.name}: {sentence}" for r, sentence in zip(choices[:_AT_MOST], sentences, strict=False)]
     if more > 0:
@@ -50,7 +52,28 @@ def section(view: View) -> Section | None:
     blocks: list[Block] = [Points(tuple(lines))]
     if checks:
         blocks.append(Points(tuple(f"{name}: {s}" for name, s in checks), text.second_witness(choices)))
-    return Section(TITLE, (*blocks, panel(view, choices)))
+    return Section(TITLE, (*blocks, *published, *_panels(view, choices)))
+
+
+def published_tables(view: View) -> tuple[str, ...]:
+    """What published tables say of the study's ranks, a sentence for each of its tasks that they have."""
+    members: dict[str, list[Replicates]] = {}
+    for g in view.analysis.groups:
+        if g.trains and g.setting.method.name == "lora":
+            members.setdefault(g.setting.task.name, []).append(g)
+    found = []
+    for task, groups in members.items():
+        summary = view.analysis.by_condition[groups[0].condition]
+        ranks = [r for g in groups if (r := g.setting.method.rank)]
+        known = summary.mean("total_parameters"), summary.mean("train_tokens")
+        found += [s] if (s := published_sentence(task, *known, ranks)) else []
+    return tuple(found)
+
+
+def _panels(view: View, choices: Sequence[Recommended]) -> tuple[Panel, ...]:
+    """The panel; none of an imported study without training peaks, where nothing can be chosen by memory."""
+    peaks = any(o.peak_bytes is not None for r in choices for o in r.options)
+    return (panel(view, choices),) if peaks or view.analysis.study.imported is None else ()
 
 
 def compute(view: View) -> tuple[Recommended, ...]:

@@ -113,12 +113,12 @@ class Adapter:
             )
         if self.is_kasa:
             notes.append(
-                "KaSA: the adapter takes the smallest singular values off each base weight; with the base (--base"
-                " MODEL) the values are of the whole change, without it of scaling * B @ diag(d) @ A alone"
+                "KaSA: the adapter removes the smallest singular values of each base weight; with the base (--base"
+                " MODEL) the values are those of the whole change, without it those of scaling * B @ diag(d) @ A alone"
             )
         if any(e.layout == "torchtune" for e in self.entries):
             notes.append(
-                "torchtune's own names and order of rows in query and key: values are those of the change, but it"
+                "torchtune's own names and row order in query and key: the values are those of the change, but it"
                 " cannot be compared with a transformers checkpoint"
             )
         if passed := self.passed_over():

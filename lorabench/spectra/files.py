@@ -15,6 +15,8 @@ import torch
 from lorabench.config import hub
 from lorabench.config.checkpoint import declared_quantization, local_folder, read_config
 from lorabench.config.checkpoint_files import weight_files
+from lorabench.config.gguf import described
+from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory
 from lorabench.errors import ModelError
 from lorabench.spectra.dequantized import (
@@ -29,6 +31,7 @@ from lorabench.spectra.dequantized import (
     foreign,
     logical_shape,
 )
+from lorabench.spectra.gguf_weights import GgufTensors
 from lorabench.spectra.names import plain
 from lorabench.spectra.tensor_file import TensorFile
 
@@ -42,10 +45,20 @@ class Weights:
 
     def __init__(self, place: str | Path) -> None:
         self.place = Path(place)
-        folder = self.place if self.place.is_dir() else self.place.parent
+        folder = described(self.place) if self.place.suffix == ".gguf" else self.place
+        gguf = gguf_of(folder)
+        self._gguf = gguf
+        if gguf is not None:
+            self.place = Path(gguf.file)
+        elif not folder.is_dir():
+            folder = folder.parent
         config = read_config(folder) if (folder / "config.json").is_file() else {}
         self.transposed = config.get("model_type") in _TRANSPOSED_TYPES
-        files = [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
+        files: Sequence[TensorFile | GgufTensors] = (
+            [GgufTensors(gguf)]
+            if gguf
+            else [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
+        )
         self._stored = _by_plain_name(files)
         declared = declared_quantization(config)
         self._method = declared.method if declared else None
@@ -123,6 +136,8 @@ class Weights:
     def form(self) -> str | None:
         """How its matrices are stored where that is as codes: "int8", "nf4 with double quantization", "fp8"; None where
         they are plain numbers."""
+        if self._gguf is not None:
+            return None if self._gguf.is_exact else self._gguf.type
         forms = {
             c.form + (" with double quantization" if c.double_quant else "")
             for n in self._constants
@@ -155,9 +170,9 @@ class Weights:
         return file.dtype(own)
 
 
-def _by_plain_name(files: Sequence[TensorFile]) -> dict[str, tuple[TensorFile, str]]:
+def _by_plain_name(files: Sequence[TensorFile | GgufTensors]) -> dict[str, tuple[TensorFile | GgufTensors, str]]:
     """Each tensor by the name that the model itself has for it: its file, and its name there."""
-    tensors: dict[str, tuple[TensorFile, str]] = {}
+    tensors: dict[str, tuple[TensorFile | GgufTensors, str]] = {}
     for file in files:
         for own in file.names():
             name = plain(own)

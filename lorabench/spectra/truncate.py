@@ -119,7 +119,7 @@ def _refuse(adapter: Adapter) -> None:
         )
     if "torchtune" in layout:
         raise LorabenchError(
-            f"{adapter.place} has torchtune's own names and order of rows; truncate the adapter_model file that"
+            f"{adapter.place} has torchtune's own names and row order; truncate the adapter_model file that"
             " torchtune writes in PEFT's format beside it"
         )
     if len(fronts := {e.module.split(".")[0] for e in adapter.entries}) > 1 and adapter.is_pipeline:

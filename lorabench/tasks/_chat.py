@@ -50,7 +50,7 @@ def marked(chat: Chat, tokenizer: PreTrainedTokenizerBase, chat_format: ChatForm
         raise DataError(
             f"{where}: the row is a conversation, and the tokenizer of {tokenizer.name_or_path} has no chat template"
             " (base models usually have none); use the chat model, save its chat_template.jinja in the model's"
-            " folder, or give task.chat_template: plain (lines User: ... and Assistant: ...)"
+            " folder, or give task.chat_template: plain (lines that begin with User: and Assistant:)"
         )
     render = _Renderer(chat, tokenizer, where)
     assistant_turns = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant"]

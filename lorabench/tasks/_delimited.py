@@ -35,7 +35,7 @@ def delimited_rows(
     if form == "csv":
         text, delimiter = _delimiter(text)
         if delimiter != ",":
-            notes.append(f"{Path(file).name} has {DELIMITERS[delimiter]} between its fields, and was read so")
+            notes.append(f"{Path(file).name} has {DELIMITERS[delimiter]} between its fields, and was read that way")
         lines = _csv_lines(text, delimiter, file)
     else:
         split = separator or "\t"
@@ -108,17 +108,17 @@ def _named(
                     f"columns: [index, {', '.join(names)}]"
                 )
             raise DataError(
-                f"{file}:{number}: the first column is pandas' index, and the line a header; remove task.columns, and"
-                " it is left out"
+                f"{file}:{number}: the first column is pandas' index, and this line is a header; remove task.columns,"
+                " and the index is left out"
             )
     else:
         names, lines = first, lines[1:]
         if not lines:
-            raise DataError(f"{file} has a header ({', '.join(first)}) and no row below it; give a file with rows")
+            raise DataError(f"{file} has a header ({', '.join(first)}) but no row below it; give a file with rows")
         left_out = _unnamed(names, lines, file, notes)
         if form == "tsv" and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
             raise DataError(
-                f"{file}:{number}: the fields are in double quotes, which a .tsv file does not have here; give"
+                f"{file}:{number}: the fields are in double quotes, which are not read as such in a .tsv file; give"
                 " task.format: csv, which detects the tabs"
             )
         if form == "tsv" and len(names) == 1 and any(other in names[0] for other in ",;"):

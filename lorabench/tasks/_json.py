@@ -77,9 +77,9 @@ def _hint(text: str, error: Exception, last: bool) -> str:
     if re.match(r"\[?\s*\{\s*'", bare):
         return "it is a Python dict, not JSON: write it with json.dumps, one object per line"
     if re.search(r",\s*$", text[:at]) and text[at : at + 1] in ("}", "]"):
-        return "a comma stands before the closing bracket: remove it"
+        return "there is a comma before the closing bracket: remove it"
     if bare.endswith("},"):
-        return "a comma stands between objects: remove the commas, or put [ ] around all"
+        return "there are commas between objects: remove them, or put [ ] around the whole"
     if last and (
         (bare.startswith("{") and not bare.endswith("}")) or (bare.startswith("[") and not bare.endswith("]"))
     ):

@@ -109,8 +109,7 @@ def _unknown_layout(fields: dict[str, str]) -> str:
                 f" {shown}; fill it in, or name columns of the row in task.prompt and task.response"
             )
     sentence = (  # whether defaults were written out is not known: a stored cell has them either way
-        "task.prompt and task.response have their defaults, and nothing is known of rows with the columns"
-        f" {shown or 'none'}"
+        f"task.prompt and task.response have their defaults, and no known layout has the columns {shown or 'none'}"
     )
     if len(names) < 2:
         return f"{sentence}; is it the right file? A prompt and a response are needed, each in a column of its own"

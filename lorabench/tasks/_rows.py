@@ -92,7 +92,7 @@ class RowOptions(TaskSpec):
         if (self.train is None) == (self.dataset is None):
             raise ValueError("give either train (a file) or dataset (a hub id)")
         if self.dataset is not None and self.eval is not None:
-            raise ValueError("eval is a file, but the rows are those of a hub data set; name its split as eval_split")
+            raise ValueError("eval is a file, but the rows come from a hub data set; name its split as eval_split")
         if self.separator and self.format != "auto":
             raise ValueError(
                 f"separator {self.separator!r} and format {self.format} exclude each other; give one of them"

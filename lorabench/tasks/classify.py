@@ -198,6 +198,6 @@ def _refuse_prefixes(pair: Pair, texts: tuple[str, ...], choices: tuple[Example,
             if i != j and long[: len(short)] == short:
                 raise DataError(
                     f"{pair.where}: the text {texts[i]!r} is a prefix of the text {texts[j]!r}, so it is always the"
-                    " likelier answer; give texts of which none is a prefix of another as task.choices, such as words"
-                    " for numbers"
+                    " likelier answer; in task.choices give texts none of which is a prefix of another, such as words"
+                    " instead of numbers"
                 )

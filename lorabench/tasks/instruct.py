@@ -45,8 +45,8 @@ __all__ = ["PATH_FIELDS", "Options", "fingerprint", "load"]
 
 PROMPT, RESPONSE = "Q: {question}\nA: ", "{answer}"
 SYSTEM_DROPPED = (
-    "the tokenizer's chat template leaves the system's words out of conversations that have them, so "
-    "they are not seen in training"
+    "the tokenizer's chat template drops the system message of conversations that have one, so it is not "
+    "seen in training"
 )
 REFERENCE_SHOWN = 60  # characters
 GSM8K = r"####\s*(-?[\d,.]+)"

@@ -128,11 +128,13 @@ def split(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
 def _notes(files: Sequence[Path]) -> list[str]:
     """What the reader should know of files that are more than plain text: their marks are learned, too."""
     rows = [
-        f"{file.name} is read as plain text, marks and names of fields and all; the task instruct reads its rows"
+        f"{file.name} is read as plain text, markup and field names included; the task instruct would read its rows"
         for file in files
         if file.suffix.lower() in ROWS
     ]
-    pages = [f"{file.name} is a web page or XML, and read with its tags" for file in files if is_web_page(_head(file))]
+    pages = [
+        f"{file.name} is a web page or XML, and is read with its tags" for file in files if is_web_page(_head(file))
+    ]
     return rows + pages
 
 

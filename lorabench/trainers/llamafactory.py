@@ -1,4 +1,4 @@
-"""LLaMA-Factory, which drives transformers' Trainer from a YAML file or its web page; not measured"""
+"""LLaMA-Factory, which drives transformers' Trainer from a YAML file or its web page"""
 
 from lorabench.config.trainer import Trainer
 
@@ -15,11 +15,13 @@ TRAINER = Trainer(
         "The loss is transformers' own, with accelerate's float32 copy of all logits; Liger's fused loss on request"
         " (enable_liger_kernel).",
         "The rest is transformers' Trainer: clipping, the optimizer, 32-bit states of embeddings.",
-        "Not measured.",
     ),
-    errors=(0.80, 1.20),
+    measured="Live tensors on a CPU (0.9.5 with transformers 5.6, PEFT 0.18), 4 settings: 0.1 %; no GPU.",
+    errors=(0.93, 1.06),  # of the own loop, whose live tensors agree as well, on GPUs
     losses=(("full", "transformers"), ("fused", "liger")),
     full_dtype="float32",
+    checkpoints=True,
     reentrant=True,
     wide_embedding_state=True,
+    unavailable=("target_parameters",),
 )

@@ -7,9 +7,9 @@ TRAINER = Trainer(
     title="lorabench",
     versions=(),
     differences=(
-        "Base weights of adapters are bfloat16 from 100 million parameters on; trained weights are float32.",
+        "The base under an adapter is bfloat16 from 100 million parameters on; trained weights are float32.",
         "The forward pass runs under autocast on cards that compute in bfloat16.",
-        "All logits are made, with one float32 copy, and freed by the backward pass.",
+        "All logits are computed, with one float32 copy, and freed by the backward pass.",
         "Adapters, their gradients and optimizer states are float32; the optimizer is torch's fused AdamW.",
     ),
     measured="28 published peaks: 3.2 % median; live tensors on a CPU, 72 combinations: 0.1 %.",

@@ -95,7 +95,7 @@ def _number(gpu: str) -> int | None:
     here = "cpu" if count == 0 else "0 or cpu" if count == 1 else f"0 to {count - 1}, or cpu"
     if not text.isdecimal():
         raise LorabenchError(
-            f"gpu '{gpu}' is no number; calibrate measures a card of this machine, by its number as lorabench doctor"
+            f"gpu '{gpu}' is not a number; calibrate measures a card of this machine, by its number as lorabench doctor"
             f" lists it: {here}"
         )
     if int(text) >= count:
@@ -110,7 +110,7 @@ def _measured(
     began, answered = time.monotonic(), []
     for row in rows:
         if time.monotonic() - began > LAST_START:
-            answered.append(row.model_copy(update={"fault": "left out: too little time"}))
+            answered.append(row.model_copy(update={"fault": "left out: not enough time"}))
         else:
             answered.append(process.measure(row))
         report(answered[-1])

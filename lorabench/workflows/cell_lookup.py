@@ -88,8 +88,8 @@ def find_cell(
             f" at the chosen learning rate {first.cell.training.fixed_learning_rate:g}" if first.cell.tuned_over else ""
         )
         say(
-            f"{named.title} has {len(named.cells)} cells; taken is seed {first.cell.seed}{at_rate} ({first.cell.id}),"
-            " for another one give its id"
+            f"{named.title} has {len(named.cells)} cells; seed {first.cell.seed}{at_rate} is shown ({first.cell.id});"
+            " give an id for another one"
         )
     return named.store, first
 
@@ -191,14 +191,13 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], matches: S
         ]
         listed = f"{', '.join(names_shown[:LISTED])}{' ...' if len(names_shown) > LISTED else ''}"
         return (
-            f"several {'cells start with' if is_id(name) else 'are meant by'} '{name}': {listed};"
-            f" {'name one with --in DIR' if several else 'write more of it'}"
+            f"several {'cell ids start with' if is_id(name) else 'conditions match'} '{name}': {listed};"
+            f" {'choose one with --in DIR' if several else 'write more of it'}"
         )
     if is_id(name):
         if folder is not None:
             return (
-                f"there is none of the cells in {folder} whose id starts with '{name}'; `lorabench status {folder}"
-                " --cells` lists them"
+                f"no cell in {folder} has an id starting with '{name}'; `lorabench status {folder} --cells` lists them"
             )
         return f"no cell's id starts with '{name}'; {place}{elsewhere}"
     titles: list[str] = []
@@ -214,4 +213,4 @@ def _sentence(name: str, folder: str | None, stores: Sequence[Store], matches: S
         if shown
         else ""
     )
-    return f"no cell's id starts with '{name}'; {place}{elsewhere}; no condition is called so{there}"
+    return f"no cell's id starts with '{name}'; {place}{elsewhere}; and no condition has that name{there}"

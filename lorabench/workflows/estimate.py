@@ -149,15 +149,20 @@ def settled(
 ) -> tuple[Gpu | None, TrainConfig]:
     """The card, where one is named, and the setting; LorabenchError as of estimate."""
     card = find_gpu(gpu) if gpu else None  # before the slow imports, so that a typing error is told at once
+    require_attention(card, trainer)
+    hub.require_named(settings["model"]["name"])
+    from lorabench.memory.validate import setting_from
+
+    return card, setting_from(settings, card.kind if card else "cuda", trainer)
+
+
+def require_attention(card: Gpu | None, trainer: Trainer | None) -> None:
+    """LorabenchError for flash attention on a card that FlashAttention-2 does not run on."""
     if card and trainer and trainer.attention == "flash" and (card.kind == "cpu" or card.capability < FLASH_FROM):
         raise LorabenchError(
             f"flash attention needs a GPU of compute capability {FLASH_FROM} or more, and {card.name} is none; take"
             " --attention sdpa"
         )
-    hub.require_named(settings["model"]["name"])
-    from lorabench.memory.validate import setting_from
-
-    return card, setting_from(settings, card.kind if card else "cuda", trainer)
 
 
 def trainer_dict(trainer: Trainer, differences: Sequence[Difference] = ()) -> dict[str, object]:
@@ -183,7 +188,7 @@ def unreached_dict(left: Unreached | None, setting: TrainConfig) -> dict[str, ob
         "bytes": left.bytes,
         "names": list(left.names),
         "quantized": False if setting.quantization.name != "none" else None,
-        "adapted": False,
+        "adapted": setting.method.target_parameters is not None,
     }
 
 

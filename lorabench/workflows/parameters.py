@@ -72,7 +72,11 @@ class ParameterCounts:
 
 
 def parameters(
-    model: str, ranks: Sequence[int], target_modules: str | tuple[str, ...] = "all-linear", method: str = "lora"
+    model: str,
+    ranks: Sequence[int],
+    target_modules: str | tuple[str, ...] = "all-linear",
+    method: str = "lora",
+    target_parameters: str | Sequence[str] | None = None,
 ) -> ParameterCounts:
     """LorabenchError where the model, the method or a module is none that is known, or a rank is not possible."""
     hub.require_named(model)
@@ -82,5 +86,6 @@ def parameters(
     from lorabench.memory.validate import model_from
 
     shape = ModelShape(model_from(model))
-    counts = count_parameters(shape, ranks, target_modules, method)
-    return ParameterCounts(model, counts, stored_quantization(shape.spec.name), unreached(shape.model))
+    counts = count_parameters(shape, ranks, target_modules, method, target_parameters)
+    left = unreached(shape.model) if target_parameters is None else None
+    return ParameterCounts(model, counts, stored_quantization(shape.spec.name), left)

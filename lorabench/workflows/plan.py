@@ -11,7 +11,7 @@ from lorabench.config.condition_labels import condition_labels
 from lorabench.config.gpus import find_gpu
 from lorabench.config.trainer import OWN, Trainer, find_trainer
 from lorabench.formatting import plural, size
-from lorabench.workflows.estimate import remedy_dict, trainer_dict, unreached_dict
+from lorabench.workflows.estimate import remedy_dict, require_attention, trainer_dict, unreached_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +116,7 @@ def plan(
     none that is known.
     """
     card = find_gpu(gpu)
+    require_attention(card, trainer)
     from lorabench.config.grid import conditions
     from lorabench.memory.beside import measured_beside
     from lorabench.memory.calibration import calibrate, stored_results
@@ -167,7 +168,7 @@ def _time_basis(calibration: Calibration | None, card: Gpu, places: str) -> str:
     none = f"{places} hold no cell that ran on" if places else "no stored study was named that ran on"
     if card.bandwidth is None:
         return f"time: not known; {none} {card.name}" + (
-            "" if card.kind == "cpu" else ", and a size alone has no rates"
+            "" if card.kind == "cpu" else ", and a memory size alone says nothing of speed"
         )
     return f"time: a roofline of {card.name}'s data sheet; {none} one"
 

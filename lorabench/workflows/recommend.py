@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorabench import plugins
-from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, for_trainer
+from lorabench.advice.candidates import CandidateSpec, by_rules, candidate_specs, for_trainer, with_parameters
 from lorabench.advice.cheapest_change import what_would_fit
 from lorabench.advice.evidence import WHOLE, Here, Key, nearest
 from lorabench.advice.notes import (
@@ -21,6 +21,7 @@ from lorabench.advice.notes import (
     notes_on_the_trainer,
 )
 from lorabench.advice.priors import rules
+from lorabench.advice.published_evidence import asked_of, informed, limits
 from lorabench.advice.ranking import rank_candidates, variant
 from lorabench.advice.text import title
 from lorabench.advice.types import Candidate, Priority, Recommendation, Workload
@@ -29,13 +30,17 @@ from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.checkpoint import stored_quantization
 from lorabench.config.elsewhere import unknown_choice
 from lorabench.config.gpus import Gpu, find_gpu
-from lorabench.config.paths import model_label
+from lorabench.config.paths import gguf_sentence, model_label
 from lorabench.config.precision import is_large
 from lorabench.config.settings import MethodSpec, ModelSpec, TrainingSpec
 from lorabench.config.trainer import OWN, Trainer
+from lorabench.config.validity import leaves_experts
 from lorabench.errors import LorabenchError, unknown
+from lorabench.evidence.library import task_kind_of
+from lorabench.evidence.schema import TASK_KINDS
 from lorabench.formatting import size
 from lorabench.record.archive import opened
+from lorabench.workflows.estimate import require_attention
 from lorabench.workflows.stored_evidence import stored_evidence
 
 if TYPE_CHECKING:
@@ -59,6 +64,7 @@ def recommend(
     priority: Priority = "accuracy",
     tolerated_loss: float | None = None,
     task: str | None = None,
+    target_parameters: str | tuple[str, ...] | None = None,
     trainer: Trainer | None = None,
 ) -> Recommendation:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
@@ -75,12 +81,14 @@ def recommend(
         priority: accuracy, memory or speed.
         tolerated_loss: in the unit of each study's metric; absent: each study's own margin.
         task: the kind of task, as studies name it; absent: any.
+        target_parameters: experts, or names of parameters that adapters are put on beside the modules.
         trainer: the program that will train; absent: lorabench's own loop.
 
     Nothing else is read. Raises LorabenchError for what cannot be meant.
     """
     _check_request(batch_size, examples, tokens, priority, tolerated_loss, task)
     card = find_gpu(gpu)
+    require_attention(card, trainer)
     folders = [Path(folder) for folder in studies]
     for folder in folders:
         with opened(folder):  # before the slow imports, so that a typing error is told at once
@@ -93,31 +101,42 @@ def recommend(
     if sequence_length is None:
         sequence_length = TrainingSpec().sequence_length
     base = _base_setting(model, sequence_length, card, trainer)
-    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16)
+    workload = Workload(base.model, sequence_length, batch_size, examples, tokens, card.kind, card.bf16, trainer)
     # what is longer than a sequence is cut off
     amounts = [n for n in (tokens, examples and examples * sequence_length) if n is not None]
     train_tokens = min(amounts, default=None)
-    counts = count_parameters(base.shape, _possible_ranks(base), rules().lora.target_modules)
+    counts = count_parameters(
+        base.shape, _possible_ranks(base), rules().lora.target_modules, target_parameters=target_parameters
+    )
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
-    here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, task, tolerated_loss)
-    groups = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
+    here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, _task(task), tolerated_loss)
+    groups, own = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     chosen = nearest(groups, bool(folders))
+    wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
     specs, notes = _possible(
-        for_trainer(
-            candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size),
-            base.trainer,
-            is_large(parameters),
-            card.bf16,
-        ),
-        lambda key: by_rules(key, parameters, train_tokens, trainable),
+        with_parameters(for_trainer(wanted, base.trainer, is_large(parameters), card.bf16), target_parameters),
+        lambda key: with_parameters([by_rules(key, parameters, train_tokens, trainable)], target_parameters)[0],
         workload,
         base,
     )
     specs = _for_this_model(specs, base, card)
+    asked = asked_of(task, parameters, _hidden_size(base), here.architecture, train_tokens, batch_size)
+    if own:
+        from lorabench.advice.own_gaps import with_studies  # analysis is loaded by then
+
+        asked = with_studies(asked, own)
     with traced_memory(card, workload, base, timings) as memory:
+
+        def fits(spec: CandidateSpec) -> bool:
+            least = variant(spec, workload, 1, True, spec.optimizers[-1])
+            return memory.needs(least).high_bytes <= memory.memory_bytes
+
+        ranks = [r for r in trainable if r >= min(rules().rank.floor, max(trainable))]
+        specs = [informed(spec, asked, ranks, priority, fits) for spec in specs]
         ranking = rank_candidates(workload, specs, memory, priority)
         notes += [
+            *([f"{file}."] if (file := gguf_sentence(base.model.name)) else ()),
             *(card.measured.sentences(base.trainer.name == OWN) if card.measured else ()),
             *notes_on_the_trainer(base.trainer),
             *notes_on_the_card(card, priority, ranking, base.trainer),
@@ -125,6 +144,7 @@ def recommend(
             *notes_on_the_best(chosen, priority, ranking),
             *ranking.notes,
             *notes_on_the_studies(chosen, groups, folders, tolerated_loss),
+            *limits(asked),
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
     return Recommendation(
@@ -162,12 +182,29 @@ def _check_request(
             f"global batch size {batch_size} is above {MAX_BATCH_SIZE:,}; give the sequences of one optimizer step"
         )
     if task is not None and task not in plugins.names("tasks"):
-        raise LorabenchError(unknown_choice("task", task, plugins.names("tasks")))
+        try:
+            task_kind_of(task)
+        except LorabenchError:
+            allowed = list(dict.fromkeys((*plugins.names("tasks"), *TASK_KINDS)))
+            raise LorabenchError(unknown_choice("task", task, allowed)) from None
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(
-            f"a tolerated loss of {tolerated_loss:g} is no number above 0; "
+            f"a tolerated loss of {tolerated_loss:g} is not a number above 0; "
             "give it in the unit of the study's metric, such as 0.02"
         )
+
+
+def _task(task: str | None) -> str | None:
+    """The task that studies would name for a kind of task; a task's own name stays."""
+    if task is None or task in plugins.names("tasks"):
+        return task
+    return {"classification": "classify", "continued-pretraining": "text"}.get(task_kind_of(task), "instruct")
+
+
+def _hidden_size(base: TrainConfig) -> int | None:
+    config = base.shape.config
+    found = getattr(getattr(config, "text_config", config), "hidden_size", None)
+    return found if isinstance(found, int) else None
 
 
 def _base_setting(model: str, sequence_length: int, card: Gpu, trainer: Trainer | None) -> TrainConfig:
@@ -185,9 +222,7 @@ def _refuse_quantized(model: ModelSpec) -> None:
     stored = stored_quantization(model.name, model.revision)
     if stored is None:
         return
-    other = (
-        "or ask estimate for a setting of this one" if stored.readable else "since this form cannot be trained on here"
-    )
+    other = "or use lorabench estimate for this one" if stored.readable else "since lorabench cannot train on this form"
     raise LorabenchError(
         f"{model_label(model.name)} is stored in {stored.words}, which leaves no choice of quantization, "
         f"and that is what recommend weighs; name the unquantized checkpoint, {other}"
@@ -229,8 +264,15 @@ def _for_this_model(specs: Sequence[CandidateSpec], base: TrainConfig, card: Gpu
     if card.kind == "cpu":
         specs = [replace(spec, optimizers=("adamw",)) for spec in specs]  # paging is between a GPU and its host
     if left := unreached_of(replace(base, method=MethodSpec())):
-        caveat = left.words(quantized=True, adapted=True, size=size(left.bytes or 0))
-        specs = [s if s.key == WHOLE else replace(s, caveats=(*s.caveats, caveat)) for s in specs]
+        amount = size(left.bytes or 0)
+        specs = [
+            s
+            if s.key == WHOLE
+            else replace(
+                s, caveats=(*s.caveats, left.words(quantized=True, adapted=leaves_experts(s.method), size=amount))
+            )
+            for s in specs
+        ]
     return list(specs)
 
 

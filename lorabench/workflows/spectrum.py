@@ -121,8 +121,8 @@ def _notes(
     notes = [*learned.notes, *(trained_notes(counts) if counts is not None else ())]
     if any(s.missed for s in spectra):
         notes.append(
-            "of matrices with both sides above 8,192 the first 512 values are listed; what the rest holds is in the"
-            " norm and in k(q), not in the entropy rank"
+            "for matrices with both sides above 8,192 only the first 512 values are listed; the rest counts in the"
+            " norm and in k(q), but not in the entropy rank"
         )
     if learned.base is not None and learned.has_weights:
         without = [s for s in spectra if s.alignment is None]
@@ -151,7 +151,7 @@ def _similarity(one: Learned, other: Learned, progress: ItemProgress) -> Subspac
 def _base_words(base: Weights, after: Weights | None) -> str:
     """Where the base lies, and how it and the checkpoint that is held against it are stored, where that is
     quantized."""
-    words = str(base.place) + (f", stored in {base.form}: its dequantized weights are meant" if base.form else "")
+    words = str(base.place) + (f", stored in {base.form}: its dequantized weights are used" if base.form else "")
     if after is None or after.form == base.form:
         return words
     return (
@@ -194,7 +194,7 @@ def truncate(
     learned = open_learned(at, alpha=alpha)
     if learned.adapter is None:
         raise LorabenchError(
-            f"{learned.title} is no adapter; only the factors of one can be cut and written in PEFT's format"
+            f"{learned.title} is not an adapter; only the factors of one can be cut and written in PEFT's format"
         )
     written = write_truncated(learned.adapter, output, rank, energy, per_module)
     fate = "are carried over as they are" + (" where PEFT has a place for them" if written.left_out else "")
@@ -237,10 +237,10 @@ def quantization_error(
             raise LorabenchError(unknown_choice("quantization", name, allowed))
     hub.require_named(model)
     weights = open_base(model)
-    if not weights.place.is_dir():
+    if not weights.place.is_dir() and weights.place.suffix != ".gguf":
         raise LorabenchError(
-            f"{model} is a file of weights; give the folder that holds it with its config.json, which tells the linear"
-            " layers"
+            f"{model} is a file of weights; give the folder that holds it with its config.json, which says which"
+            " layers are linear"
         )
     modules = linear_modules(meta_model(model_from(str(weights.place))))
     learned = open_learned(adapter, str(weights.place), None, find) if adapter is not None else None
@@ -257,10 +257,10 @@ def _stored_note(weights: Weights) -> str | None:
     if weights.form is None:
         return None
     shown = weights.form.partition(" ")[0] in plugins.names("quantizations")
-    which = "in that form nothing is lost any more (error 0), and other" if shown else "the"
+    which = "quantizing to that form again loses nothing (error 0), and the other" if shown else "the"
     return (
         f"{weights.place} is stored in {weights.form} already: {which} errors are of its dequantized weights; "
-        "what the first quantization lost can be told from the unquantized checkpoint alone"
+        "only the unquantized checkpoint shows what the first quantization lost"
     )
 
 

@@ -8,32 +8,40 @@ from pathlib import Path
 
 from lorabench.advice.evidence import REACH, ComparisonGroup, Here
 from lorabench.errors import LorabenchError
+from lorabench.evidence.gaps import Gap
 from lorabench.record.archive import FILE, opened
 
 PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
 
 
-def stored_evidence(here: Here, studies: Sequence[Path], nearby: Sequence[Path]) -> tuple[ComparisonGroup, ...]:
+def stored_evidence(
+    here: Here, studies: Sequence[Path], nearby: Sequence[Path]
+) -> tuple[tuple[ComparisonGroup, ...], tuple[Gap, ...]]:
     """Each model and task of the studies, whatever their model; without studies, of those nearby that are near in size.
+    Beside them their gaps, which are pooled with published ones.
 
     LorabenchError where one of the studies cannot be read; of those nearby such a one is passed over.
     """
     folders = studies or [p for p in nearby if _is_near(p, here)]
     if not folders:
-        return ()
+        return (), ()
     # pandas and scipy: a second that a model without a study near it need not wait
     from lorabench.advice.from_study import comparison_groups_in
+    from lorabench.advice.own_gaps import own_gaps
     from lorabench.analysis.study import analyse
 
     groups: list[ComparisonGroup] = []
+    gaps: list[Gap] = []
     for folder in folders:
         try:
             with opened(folder) as store:
-                groups += comparison_groups_in(analyse(store), here, folder)
+                analysis = analyse(store)
+                groups += comparison_groups_in(analysis, here, folder)
+                gaps += own_gaps(analysis)
         except LorabenchError:
             if studies:
                 raise
-    return tuple(groups)
+    return tuple(groups), tuple(gaps)
 
 
 def studies_here() -> list[Path]:

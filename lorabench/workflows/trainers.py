@@ -81,14 +81,15 @@ class TrainerEstimates:
 
 
 def chosen(
-    name: str, loss: str | None = None, attention: str | None = None, kbit_preparation: bool | None = None
+    trainer: str | Trainer,
+    loss: str | None = None,
+    attention: str | None = None,
+    kbit_preparation: bool | None = None,
+    packing: bool = False,
 ) -> Trainer:
-    """A trainer with the loss, attention and preparation that are asked for; LorabenchError where it is none that is
-    known, or has them not."""
-    return _varied(find_trainer(name), loss, attention, kbit_preparation)
-
-
-def _varied(trainer: Trainer, loss: str | None, attention: str | None, kbit_preparation: bool | None) -> Trainer:
+    """A trainer, or one by name, with the loss, attention, preparation and packing that are asked for;
+    LorabenchError where it is none that is known, or has them not."""
+    trainer = find_trainer(trainer) if isinstance(trainer, str) else trainer
     if loss is not None and loss not in LOSSES:
         raise LorabenchError(unknown("loss", loss, LOSSES))
     if attention is not None and attention not in ATTENTIONS:
@@ -98,7 +99,7 @@ def _varied(trainer: Trainer, loss: str | None, attention: str | None, kbit_prep
             f"{trainer.title} has a preparation of quantized bases of its own, or none; --kbit-preparation is for"
             " transformers and trl, whose users call PEFT's prepare_model_for_kbit_training themselves"
         )
-    return trainer.with_options(loss, attention, kbit_preparation)  # type: ignore[arg-type]  # both are checked above
+    return trainer.with_options(loss, attention, kbit_preparation, packing)  # type: ignore[arg-type]  # both are checked above
 
 
 def sharding_of(gpus: int = 1, strategy: str | None = None) -> Sharding | None:
@@ -121,20 +122,21 @@ def compare_trainers(
     loss: str | None = None,
     attention: str | None = None,
     kbit_preparation: bool | None = None,
+    packing: bool = False,
 ) -> TrainerEstimates:
     """The memory of a setting under every trainer. LorabenchError where the setting itself cannot be."""
     if loss is not None and loss not in LOSSES:
         raise LorabenchError(unknown("loss", loss, LOSSES))
     own = chosen("lorabench", None, attention)
     card, setting = settled(settings, gpu, own)
-    options = (loss, attention, kbit_preparation)
+    options = (loss, attention, kbit_preparation, packing)
     rows = [_row(setting, card, trainer, options) for trainer in trainers()]
     rows.sort(key=lambda row: row.estimate.peak_bytes if row.estimate else float("inf"))
     return TrainerEstimates(setting, card, tuple(rows))
 
 
 def _row(
-    setting: TrainConfig, card: Gpu | None, trainer: Trainer, options: tuple[str | None, str | None, bool | None]
+    setting: TrainConfig, card: Gpu | None, trainer: Trainer, options: tuple[str | None, str | None, bool | None, bool]
 ) -> TrainerEstimate:
     from lorabench.memory.estimate import largest_batch_size, predicted
     from lorabench.memory.interpolate import Reuse
@@ -143,7 +145,7 @@ def _row(
     from lorabench.memory.validate import check
 
     try:
-        trainer = _varied(trainer, *options)
+        trainer = chosen(trainer, *options)
         setting = on_card(replace(setting, trainer=trainer), card)
         check(setting)
     except LorabenchError as e:

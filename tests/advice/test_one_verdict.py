@@ -4,13 +4,13 @@ same of the same pair, on many stores."""
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lorabench.advice import text as advice_words
+from lorabench.advice.candidates import candidate_specs
 from lorabench.advice.evidence import FULL, Here
 from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.selection import enough
@@ -192,6 +192,23 @@ def test_recommend_says_of_a_pair_what_the_report_says(views: dict[tuple[str, in
                 assert way.option.condition == way_best(contest, view, way.key)
 
 
+def test_one_seed_decides_nothing_anywhere(views: dict[tuple[str, int], View]) -> None:
+    for (kind, _), view in views.items():
+        seeds = kind != "one seed"
+        (r,) = recommendation.compute(view)
+        assert (r.chosen is not None, bool(r.enough)) == (seeds, seeds)
+        (contest,) = comparison_groups_in(view.analysis, Here(MODEL, 327_680), view.analysis.folder)
+        assert contest.decides == seeds
+        specs = candidate_specs(327_680, None, {8: 40_960}, contest)
+        assert any(s.quality.basis == "measured" for s in specs) == seeds
+        if not seeds:
+            assert {d.kind for d in answer.compute(view, view.analysis.metric)} == {"open"}
+            assert {c.verdict for c in view.analysis.comparisons} == {"not decisive"}
+            assert all(s.method.rank in (8, None) for s in specs), "by the rules, not of the study"
+            shown = [s for s in specs if contest.result(s.key)]
+            assert shown and all(s.evidence[-1].kind == "cells" for s in shown), "its numbers stand beside"
+
+
 def way_best(contest, view, key):  # type: ignore[no-untyped-def]
     """Of a way's conditions the one of the best mean, which is all that one seed can give."""
     of = [g for g in view.analysis.groups if (g.setting.method.name, g.setting.quantization.name) == key]
@@ -266,26 +283,3 @@ def test_where_the_best_mean_does_not_stand_first_the_text_says_why(tmp_path: Pa
         told = [n for n in asked.notes if n.startswith(f"By its mean {best.label.text} is the best of small; ")]
         assert bool(told) != same
     assert told and told[0].endswith("the order here is by memory.")
-
-
-def test_a_tie_between_lost_cells_is_settled_on_the_side_of_silence() -> None:
-    c = Comparison("eval_loss", "a", "b", 3, 0.5, 0.4, 0.6, "seeds", 0.001, 0.001, 0.02, 1.0, True, 0, 0, 0.58, -0.42)
-    assert (c.verdict, c.beyond(0.02)) == ("worse", True)
-    lost = replace(c, reference_broken=1)
-    assert (lost.verdict, lost.beyond(0.02), lost.mirrored().verdict) == ("not decisive", False, "not decisive")
-    same = replace(
-        c,
-        difference=0.0,
-        low=-0.01,
-        high=0.01,
-        p_adjusted=0.9,
-        p_equivalent=0.001,
-        worse_at_most=0.008,
-        better_at_most=0.008,
-    )
-    assert [replace(same, broken=a, reference_broken=b).verdict for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))] == [
-        "equivalent",
-        "not decisive",
-        "non-inferior",
-        "not decisive",
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def option(
     cost: str = "",
 ) -> Option:
     return Option(name, name, family, rank, cost or name, parameters, peak, 2.0 + worse, worse, bound, 3)
+
+
+def test_with_one_seed_nothing_is_chosen_the_best_mean_neither() -> None:
+    best = replace(option("best", 40, 0.0, worse=0.0), repeated=False, seeds=1, best=True)
+    other = replace(option("other", 10, 0.001), repeated=False, seeds=1)
+    for tolerated in (0.0, 0.02, 1e9):
+        assert select((best, other), tolerated) is None
+    assert select((replace(best, repeated=True, seeds=2), other), 0.02) is not None
 
 
 def ranks(bounds: dict[int, float | None], best: int) -> tuple[Option, ...]:

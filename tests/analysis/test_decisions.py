@@ -102,7 +102,7 @@ def test_the_undecided_one_is_named_where_a_nearer_one_is_worse_beyond_doubt(tmp
     assert (found.kind, found.undecided) == ("open", 1)
     said = answer_text.decision(view, found)
     assert said.startswith(
-        "Not decisive: the data do not tell LoRA r=4, the best by the mean of 1 that are not decided, from full"
+        "Not decisive: the data do not distinguish LoRA r=4, the best by the mean of 1 that are not decided, from full"
     )
 
 

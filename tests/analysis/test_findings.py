@@ -32,7 +32,9 @@ def test_every_kind_is_a_function_and_the_gravest_come_first() -> None:
     assert all(kind == head[0] for kind, head in made.items())
     order = get_args(Severity)
     assert [head[1] for head in made.values()] == sorted((head[1] for head in made.values()), key=order.index)
-    assert len({head[2] for head in made.values()}) == len(made), "a title stands for one kind"
+    titles = [head[2] for head in made.values() if len(head) > 2]  # one is built from what became of the rows
+    assert len(titles) >= len(made) - 1
+    assert len(set(titles)) == len(titles), "a title stands for one kind"
 
 
 def test_every_kind_is_planted_below_or_among_those_of_the_data() -> None:

@@ -65,7 +65,7 @@ def test_missing_cells_count_at_every_rate_since_the_choice_waits_for_them(tmp_p
     view, found = seen(tmp_path, text(), leave_out)
     missing = found["missing"]
     assert missing.sentence.startswith(
-        "3 of 10 cells have not been run yet, 2 of them at rates that are not the chosen ones"
+        "3 of 10 cells have not been run yet, 2 of them at rates that are not chosen so far"
     )
     assert set(missing.cells).isdisjoint(view.analysis.results)
     assert len(missing.cells) == len(missing.conditions) == 3
@@ -83,7 +83,7 @@ def test_cells_that_broke_at_other_rates_are_a_note_and_nothing_worse(tmp_path: 
     view, found = seen(tmp_path, text(seeds="[0, 1]"), odd)
     broke = found["rates_broke"]
     assert broke.sentence.startswith(
-        "4 of 19 cells broke at learning rates that were not chosen (2 failed, 2 diverged; rates 0.03)."
+        "4 of 19 cells ended early at learning rates that were not chosen (2 failed, 2 diverged; rates 0.03)."
     )
     assert "retry" in broke.sentence
     assert set(broke.cells) == ids(view, lambda r: r.cell.training.fixed_learning_rate == 3e-2)
@@ -99,7 +99,7 @@ def test_a_chosen_rate_that_broke_counts_as_broken(tmp_path: Path) -> None:
         lambda r: ended(r, "failed") if r.cell.method.name == "full" and r.cell.seed else r,
     )
     assert found["failed"].sentence.startswith("1 of 7 cells failed")
-    assert found["rates_broke"].sentence.startswith("2 of 19 cells broke")
+    assert found["rates_broke"].sentence.startswith("2 of 19 cells ended early")
 
 
 def test_different_environments_are_told_apart_by_what_differs(tmp_path: Path) -> None:

@@ -118,11 +118,11 @@ def test_the_section_speaks_of_each_axis_and_says_that_a_tuned_rate_is_none(tmp_
         == "Of the variance in held-out loss between the 6 conditions of the grid, 91.4 % goes with rank, 8.6 % with"
         " quantization, 0.0 % with combinations of them."
     )  # type: ignore[union-attr]
-    assert "so the learning rate is no axis" in figure.caption  # type: ignore[union-attr]
+    assert "so the learning rate is not an axis" in figure.caption  # type: ignore[union-attr]
     assert "left out" not in figure.caption.lower()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("p_values", "opens"), [((0.4, 0.3), "No axis can be told from"), ((0.01, 0.3), "Of the")])
+@pytest.mark.parametrize(("p_values", "opens"), [((0.4, 0.3), "No axis can be told"), ((0.01, 0.3), "Of the")])
 def test_shares_that_noise_could_have_made_open_with_that(p_values: tuple[float, float], opens: str) -> None:
     effects = (Effect(("method.rank",), 0.97, 0.1, p_values[0]), Effect(("quantization",), 0.03, 0.1, p_values[1]))
     axes = {"method.rank": ("1", "4"), "quantization": ("none", "nf4")}

@@ -41,6 +41,7 @@ def test_results_are_what_the_commands_print_as_json(tmp_path, monkeypatch):
     asked = ["--model", MODEL, "--rank", "4"]
     results = [
         (lb.parameters(MODEL, rank=4), json_of("parameters", *asked)),
+        (lb.evidence(source="dettmers-2023"), json_of("evidence", "--source", "dettmers-2023")),
         (lb.estimate(MODEL, rank=4, gpu="24GB"), json_of("estimate", *asked, "--gpu", "24GB")),
         (
             lb.recommend(MODEL, gpu="24GB", sequence_length=64, global_batch_size=2),

@@ -82,6 +82,7 @@ calls = {
     "estimate": lambda: lb.estimate(MODEL, rank=4, quantization="nf4", gpu="24GB", gradient_checkpointing=True),
     "compare_trainers": lambda: lb.compare_trainers(MODEL, rank=4, gradient_checkpointing=True),
     "plan": lambda: lb.plan(study, "cpu"),
+    "evidence": lambda: lb.evidence(task="math").frame(),
     "recommend": lambda: lb.recommend(MODEL, gpu="24GB", sequence_length=64, global_batch_size=2),
     "spectrum": lambda: lb.spectrum(folder + "/lora.safetensors"),
     "truncate": lambda: lb.truncate(folder + "/lora.safetensors", folder + "/cut", rank=2),

@@ -113,7 +113,7 @@ def test_another_trainer_takes_the_context_and_keeps_its_range(calibrated, capsy
     for end in ("low_bytes", "high_bytes"):
         assert after[end] / after["peak_bytes"] == pytest.approx(before[end] / before["peak_bytes"], abs=1e-6)
     text = told(capsys, "estimate", *MODEL, *SIZES, "--trainer", "trl")
-    assert f"{WORDS}; of another trainer only the CUDA context is corrected" in text
+    assert f"{WORDS}; for another trainer only the CUDA context is corrected" in text
 
 
 def test_a_measurement_of_other_versions_gives_its_context_alone_and_says_so(calibrated, capsys):

@@ -96,9 +96,9 @@ def test_a_full_cell_and_a_results_directory(cells, monkeypatch, capsys):
     assert cli.main(["spectrum", "reports/two"]) == 2
     assert "is a whole results directory; name one of its cells" in capsys.readouterr().err
     assert cli.main(["truncate", ids[2], "--rank", "2", "-o", "x"]) == 2
-    assert "is no adapter" in capsys.readouterr().err
+    assert "is not an adapter" in capsys.readouterr().err
     assert cli.main(["spectrum", "fffff", "--in", "reports/two"]) == 2
-    assert "there is none of the cells" in capsys.readouterr().err
+    assert "has an id starting with" in capsys.readouterr().err
 
 
 def test_truncate_a_cell_and_look_at_what_was_written(cells, monkeypatch, capsys, tmp_path):

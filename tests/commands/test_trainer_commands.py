@@ -83,7 +83,7 @@ def test_a_trainer_that_cannot_train_this_has_a_row_that_says_why(capsys):
     asked = ("estimate", *TINY, "--quantization", "int8", "--trainer", "all")
     rows = json.loads(call(capsys, *asked, "--json")[1])["trainers"]
     assert rows[-1]["trainer"] == "torchtune"
-    assert rows[-1]["refused"] == "torchtune has no quantization int8; allowed for it: nf4, none"
+    assert rows[-1]["refused"] == "torchtune has no quantization int8; allowed: nf4, none"
     code, out, _ = call(capsys, *asked)
     assert code == 0
     assert f"torchtune is left out: {rows[-1]['refused']}" in out
@@ -127,12 +127,12 @@ def test_one_of_several_gpus_has_a_part_and_is_called_not_measured(capsys):
     [
         ("estimate", ["--trainer", "trll"], "unknown trainer 'trll'; did you mean 'trl'?"),
         ("estimate", ["--trainer", "trl", "--loss", "fusd"], "unknown loss 'fusd'; did you mean 'fused'?"),
-        ("estimate", ["--loss", "fused"], "lorabench has no fused loss; allowed for it: full"),
+        ("estimate", ["--loss", "fused"], "lorabench has no fused loss; allowed: full"),
         ("estimate", ["--trainer", "trl", "--attention", "xformers"], "unknown attention 'xformers'"),
         ("estimate", ["--trainer", "trl", "--attention", "flash", "--gpu", "t4"], "take --attention sdpa"),
         ("estimate", ["--trainer", "axolotl", "--kbit-preparation"], "of its own, or none"),
-        ("estimate", ["--trainer", "torchtune", "--quantization", "int8"], "allowed for it: nf4, none"),
-        ("estimate", ["--trainer", "torchtune", "--method", "pissa"], "allowed for it: dora, full, lora"),
+        ("estimate", ["--trainer", "torchtune", "--quantization", "int8"], "allowed: nf4, none"),
+        ("estimate", ["--trainer", "torchtune", "--method", "pissa"], "allowed: dora, full, lora"),
         ("estimate", ["--strategy", "fsdp"], "add --gpus 2 or more"),
         ("estimate", ["--gpus", "2", "--strategy", "fdsp"], "did you mean 'fsdp'?"),
         ("estimate", ["--gpus", "2", "--trainer", "all"], "name one trainer"),
@@ -151,3 +151,12 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys, command, change
 
 def test_check_without_a_card_is_a_mistake(capsys):
     assert call(capsys, "check", *TINY)[0] == 2
+
+
+def test_a_trainer_whose_checkpointing_is_on_by_default_is_not_predicted_without_it_silently(capsys):
+    """trl/trainer/sft_config.py: gradient_checkpointing=True; transformers' TrainingArguments: False."""
+    words = "has gradient checkpointing on unless it is turned off"
+    said = {}
+    for name, more in (("trl", []), ("trl on", ["--gradient-checkpointing"]), ("transformers", [])):
+        said[name] = words in call(capsys, "estimate", *TINY, "--trainer", name.split()[0], *more)[1]
+    assert said == {"trl": True, "trl on": False, "transformers": False}

@@ -97,7 +97,7 @@ def test_more_than_three_hundred_names_have_shapes_that_an_opened_text_states():
 
 @pytest.mark.parametrize("name", [a.name for a in architectures().values() if not a.confirmed])
 def test_a_shape_from_memory_is_marked_where_models_are_listed(name):
-    assert "a shape from memory, checked by its published number of parameters alone" in models(name)
+    assert "a shape written from memory, checked only against its published number of parameters" in models(name)
 
 
 def test_a_shape_that_a_text_states_has_no_such_mark():

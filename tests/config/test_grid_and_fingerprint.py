@@ -107,7 +107,7 @@ def test_data_is_its_bytes_not_its_path(tmp_path):
 
 
 def test_large_files_are_sampled_over_their_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("lorabench.config.fingerprint.SAMPLE_ABOVE", 2**20)
+    monkeypatch.setattr("lorabench.config.checkpoint_files.SAMPLE_ABOVE", 2**20)
     file = tmp_path / "weights.safetensors"
     file.write_bytes(bytes(8 * 2**20))
     before = hash_path(file)

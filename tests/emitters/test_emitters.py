@@ -6,6 +6,8 @@ import importlib.util
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,44 @@ def test_every_option_is_the_tools_own_and_of_its_type(tool: str, asked: Candida
     for name, value in written.items():
         assert name in known, f"{tool} has no option {name}"
         assert fits(value, known[name]), f"{tool}: {name}: {value!r} is no {known[name]}"
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked", "written"),
+    [
+        (
+            "trl",
+            {"loss": "fused", "attention": "flash"},
+            {"use_liger_kernel": "True", "attn_implementation": "flash_attention_2"},
+        ),
+        (
+            "axolotl",
+            {"loss": "fused", "attention": "eager"},
+            {"attn_implementation": "eager", "cut_cross_entropy": True},
+        ),
+        ("llamafactory", {"loss": "fused", "attention": "flash"}, {"enable_liger_kernel": True, "flash_attn": "fa2"}),
+        ("llamafactory", {"attention": "eager"}, {"flash_attn": "disabled"}),
+    ],
+)
+def test_loss_and_attention_that_are_asked_for_stand_in_the_files(tool: str, asked: Any, written: Any) -> None:
+    plain = workload()
+    varied = replace(plain, trainer=plugins.load("emitters", tool).TRAINER.with_options(**asked))
+    before, after = (settings(tool, emit(tool, w, candidate())) for w in (plain, varied))
+    assert {k: after[k] for k in written} == written
+    assert set(after) - set(before) <= {*written, "plugins"} and not set(before) - set(after)
+    known = {**options(tool), "cut_cross_entropy": "bool"}  # a plug-in's own
+    assert all(fits(after[k], known[k]) for k in written if known[k] != "AttentionFunction")
+
+
+def test_peft_s_script_says_loss_attention_and_preparation() -> None:
+    trainer = plugins.load("emitters", "peft").TRAINER.with_options("fused", "eager", True)
+    asked = replace(workload(), trainer=trainer)
+    script = emit("peft", asked, candidate("lora", "nf4"))["train.py"]
+    compile(script, "train.py", "exec")
+    assert "ATTENTION = 'eager'" in script and "LIGER_KERNEL = True" in script
+    assert script.index("model = prepare_model_for_kbit_training(") < script.index("model = get_peft_model(")
+    assert "prepare_model" not in emit("peft", asked, candidate())["train.py"], "nothing to prepare"
+    assert "prepare_model" not in emit("peft", workload(), candidate("lora", "nf4"))["train.py"]
 
 
 def test_the_check_of_types_can_fail() -> None:
@@ -219,6 +259,21 @@ def test_what_a_tool_cannot_do_is_one_sentence(tool: str, name: str, asked: Cand
         emit(tool, workload(name), asked)
     assert "\n" not in str(caught.value)
     assert re.search("allowed|takes|goes with", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("tool", "quantization", "options", "says"),
+    [
+        ("trl", "none", {"loss": "full"}, "the loss full"),
+        ("trl", "nf4", {"kbit_preparation": True}, "prepare_model_for_kbit_training"),
+        ("torchtune", "none", {"attention": "eager"}, "eager attention"),
+    ],
+)
+def test_a_variant_that_a_tool_has_not_is_one_sentence(tool: str, quantization: str, options: Any, says: str) -> None:
+    trainer = plugins.load("emitters", tool).TRAINER.with_options(**options)
+    with pytest.raises(LorabenchError, match=re.escape(says)) as caught:
+        emit(tool, replace(workload(), trainer=trainer), candidate("lora", quantization, double_quant=True))
+    assert "\n" not in str(caught.value)
 
 
 def test_frozen_weights_have_the_engines_precision() -> None:

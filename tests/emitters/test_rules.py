@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,13 @@ import yaml
 from lorabench import plugins
 from lorabench.advice.types import Candidate, Workload
 from lorabench.config.gpus import find_gpu
-from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec
+from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.validity import float16_fault, quantized_base_fault
 from lorabench.emitters import _setting
 from lorabench.emitters import peft as emitter
 from lorabench.errors import LorabenchError
+from lorabench.memory.step_dtypes import resolve_autocast, resolve_dtype
+from lorabench.memory.train_config import TrainConfig
 from lorabench.memory.validate import setting_from
 
 MODEL = "lorabench/tiny-300k"
@@ -89,3 +92,25 @@ def test_what_a_trainer_cannot_do_on_a_card_without_bfloat16_is_refused():
     quantized = replace(candidate("lora"), quantization=QuantizationSpec(name="nf4"))
     with pytest.raises(LorabenchError, match="trl cannot carry out quantization nf4 on a card without bfloat16"):
         plugins.load("emitters", "trl").emit(workload, quantized)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("tool", "file"), [("trl", "sft.sh"), ("axolotl", "axolotl.yaml"), ("llamafactory", "llamafactory.yaml")]
+)
+def test_full_fine_tuning_is_predicted_with_the_mixed_precision_that_its_files_say(tool, file, dtype):
+    emitter = plugins.load("emitters", tool)
+    asked = replace(candidate("full"), dtype=dtype)
+    text = emitter.emit(Workload(ModelSpec(name=MODEL), 64, 1), asked)[file]
+    mixes = re.search(r"bf16[:=] ?(true|auto|True)", text) is not None
+    setting = TrainConfig(
+        ModelSpec(name=MODEL, dtype=dtype),
+        QuantizationSpec(),
+        asked.method,
+        TrainingSpec(),
+        "cuda",
+        trainer=emitter.TRAINER,
+    )
+    assert (resolve_autocast(setting) is not None) == mixes
+    assert mixes == (not (tool == "axolotl" and dtype == "float32"))
+    assert str(resolve_dtype(setting)) == f"torch.{dtype}"

@@ -38,7 +38,7 @@ def test_where_little_is_left_the_sentence_names_the_length_that_keeps_95_percen
     field, words = data_fault(counts(test={"read": 60, "dropped": 57, "whole_at": 412}), cell)
     assert (field, words) == (
         "training.sequence_length",
-        "3 of 60 test rows are left at training.sequence_length 128, the others leave no room for a "
+        "3 of 60 test rows are left at training.sequence_length 128, the rest leave no room for a "
         "response; at least 30 are needed: 412 keeps 95 % of the rows whole",
     )
     assert (
@@ -105,9 +105,9 @@ def test_every_count_stands_in_the_line_and_zeros_do_not():
     assert first == (
         "data of python-docs at 128 tokens: train: 900 rows read; validation: 100 rows read; test: 300 "
         "rows read, 5 dropped because no response fits in 128 tokens, "
-        "6 cut at 128 tokens (200 keeps 95 % whole), 8 also in training, 4 with a prompt of training and "
+        "6 cut at 128 tokens (200 keeps 95 % whole), 8 also in training, 4 with the prompt of a training row but "
         "another response, 9 also in validation, 7 repeated, "
-        "3 with an empty prompt, 80 % of label 1; measured are the first 64 of the 295 test rows "
+        "3 with an empty prompt, 80 % with the label 1; the first 64 of the 295 test rows are measured "
         "(evaluation.max_sequences)"
     )
     assert second == "data of python-docs: x.csv has an index"

@@ -116,7 +116,7 @@ def lfs(name):
         (lambda p: (p / "config.json").write_text("{}"), "its config.json names no model_type"),
         (
             lambda p: configured(p, model_type="t5"),
-            "is no causal language model that transformers knows: it has none of type t5",
+            "is not a causal language model that transformers knows: it has none for type t5",
         ),
         (
             lambda p: configured(p, num_attention_heads=3, head_dim=None),

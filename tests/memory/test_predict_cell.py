@@ -17,6 +17,7 @@ from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.tensor_tracker import CATEGORIES
 from lorabench.memory.validate import setting_from
+from lorabench.record.card_calibration import CalibrationRow, CardCalibration, installed_versions, write_calibration
 from lorabench.record.frames import wide
 from lorabench.record.memory_prediction import MemoryPrediction
 from lorabench.record.metrics import PREDICTED_PARTS, metric
@@ -203,3 +204,36 @@ def test_the_host_has_what_its_group_allows(tmp_path):
     assert host_bytes(tmp_path) == 5000
     (tmp_path / "memory.max").write_text("max\n")
     assert host_bytes(tmp_path) == host_bytes(tmp_path / "no such group") > 5000
+
+
+def test_what_was_measured_on_the_machine_corrects_its_predictions_where_a_folder_is_named(foreseen, tmp_path, capsys):
+    cell, plain = foreseen["lora", 4, "none"]
+    rows = [
+        CalibrationRow(
+            trainer="lorabench",
+            model="smollm2-135m",
+            quantization="none",
+            rank=8,
+            batch_size=4,
+            sequence_length=64,
+            predicted_bytes=1000,
+            measured_bytes=measured,
+        )
+        for measured in (1500, 1510)
+    ]
+    card = CardCalibration(
+        card="cpu",
+        measured_at="2026-11-01T00:00:00+00:00",
+        packages=installed_versions(),
+        memory_bytes=2**34,
+        rows=tuple(rows),
+    )
+    write_calibration(card, tmp_path / "cpu.json")
+    corrected = predict_memory(cell, tmp_path)
+    assert corrected.high_bytes == round(1.52 * plain.train_peak_bytes), "half the range of two rows, three times over"
+    assert corrected.train_peak_bytes == plain.train_peak_bytes
+    assert "calibrated on this card 2026-11-01" in capsys.readouterr().out
+    assert predict_memory(cell).high_bytes == plain.high_bytes, "nothing is read that was not named"
+    (tmp_path / "cpu.json").write_text("{}")
+    assert predict_memory(cell, tmp_path).high_bytes == plain.high_bytes
+    assert "is not a calibration that this version reads" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_a_form_that_cannot_be_trained_on_is_refused_by_name(tmp_path, capsys):
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "two"}},
             "unsupported operand|factor",
         ),
-        ({"hidden_act": "nonsense"}, "none of the values that transformers knows"),
+        ({"hidden_act": "nonsense"}, "not a value that transformers knows"),
         ({"num_key_value_heads": 0}, "cannot be built from its configuration"),
         ({"pad_token_id": 10**6}, "within num_embeddings"),
         ({"quantization_config": "bnb"}, "is 'bnb', not a JSON object"),

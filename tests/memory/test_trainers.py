@@ -44,6 +44,7 @@ def tiles_on_a_cpu(monkeypatch):
         "transformers tiny-4m none lora 16 2 256 ckpt reentrant",
         "trl          tiny-4m none lora 16 2 256 ckpt",
         "trl          tiny-4m nf4  lora 16 2 256 ckpt",
+        "trl          tiny-4m none lora 16 2 256 ckpt packing",
         "loop         tiny-4m none lora 16 2 256",
     ],
 )
@@ -155,7 +156,7 @@ def test_every_trainer_says_its_versions_and_whether_it_was_measured():
 
 
 def test_a_loss_that_a_trainer_lacks_is_refused_with_those_it_has():
-    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed for it: chunked"):
+    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed for it: chunked, fused"):
         find_trainer("torchtune").with_options(loss="full")
 
 
@@ -177,3 +178,23 @@ def test_a_hopper_card_has_larger_workspaces():
 def test_cards_without_bfloat16_train_in_float16():
     step = predict_step(on_card(of("transformers"), find_gpu("t4")))
     assert step.peak_bytes > 0
+
+
+def test_packed_examples_are_one_row_whose_mask_flash_attention_does_without():
+    trainer = find_trainer("trl")
+    method = MethodSpec(name="lora", rank=8, target_modules="attention")
+    plain = TrainConfig(
+        ModelSpec(name="lorabench/tiny-1m", dtype="bfloat16"),
+        QuantizationSpec(),
+        method,
+        TrainingSpec(batch_size=4, sequence_length=256),
+        "cuda",
+        trainer=trainer,
+    )
+    packed = replace(plain, trainer=trainer.with_options(packing=True))
+    flash = replace(plain, trainer=trainer.with_options(attention="flash", packing=True))
+    peaks = [predict_step(s).peak_bytes for s in (plain, flash, packed)]
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.01), "the same tokens"
+    assert peaks[2] - peaks[1] > 3 * (4 * 256) ** 2, "a byte a pair of tokens, and the same as numbers in 16 bits"
+    with pytest.raises(LorabenchError, match="packing is not predicted for axolotl"):
+        find_trainer("axolotl").with_options(packing=True)

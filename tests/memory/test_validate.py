@@ -31,7 +31,7 @@ def asked(model="llama-3.1-8b", **parts):
         (asked(training={"optimizer": "adam"}), "did you mean 'adamw'?"),
         (asked(training={"batch_size": 0}), "training.batch_size is 0; it must be at least 1"),
         (asked("falcon-7b", quantization={"name": "nf4"}), "this model's are of class FalconLinear"),
-        (asked("t5-small"), "but a training step cannot be predicted: it is no causal language model"),
+        (asked("t5-small"), "but a training step cannot be predicted: it is not a causal language model"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(words, told):

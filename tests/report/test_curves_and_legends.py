@@ -37,7 +37,7 @@ def test_every_seed_has_its_loss_norm_and_rate_as_they_stand_in_its_file(tmp_pat
     assert [b["label"] for b in drawn["layout"]["updatemenus"][0]["buttons"]] == [c.label for c in found]
     section = training_curves.section(view)
     assert section is not None
-    assert "there is no curve of them along training" in section.blocks[-1].caption  # type: ignore[union-attr]
+    assert "there is no curve of them during training" in section.blocks[-1].caption  # type: ignore[union-attr]
 
 
 def test_a_long_study_keeps_its_curves_small(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lorabench.config import expand
 from lorabench.record.result import CellResult, Fault
 from lorabench.report import answer_text, predicted_memory_text
 from lorabench.report.blocks import Figure, Grid, Points, Section, Text
-from lorabench.report.page import sections, table_page, write_report
+from lorabench.report.page import sections, table_page, whole_numbers, write_report
 from lorabench.report.table_model import Column, Table, TableRow, Value
 from lorabench.report.view import View, make_view
 from lorabench.sections import accuracy_memory, answer, predicted_memory, rank_curve, spectra, training_curves
@@ -238,3 +238,10 @@ def test_what_was_skipped_is_shown_with_its_prediction(tmp_path: Path) -> None:
     assert [row[2:] for row in hit] == [("–", "skipped: would not fit (2 of 2)")] * 2
     assert any(f.kind == "skipped" for f in view.findings)
     assert next(s for s in view.analysis.summaries if "r=16" in s.label.text).outcomes.skipped == 2
+
+
+def test_a_line_does_not_end_within_a_number() -> None:
+    """Browsers break after a hyphen: 3e-05 is kept whole, and what is escaped stays so."""
+    assert whole_numbers("<b> −2e-05 to 3e-05, one-sided") == (
+        '&lt;b&gt; <span class="number">−2e-05</span> to <span class="number">3e-05</span>, one-sided'
+    )

@@ -119,7 +119,7 @@ def test_the_panel_starts_at_the_studys_margin_with_pythons_choice_and_marks_row
     assert dict(words)[r.chosen.label] == "chosen"
     assert {word for _, word in words} <= {
         "chosen",
-        "good enough, not the least",
+        "good enough, not the smallest",
         "not shown to be good enough",
         "a higher rank is not shown to be good enough",
     }

@@ -97,13 +97,14 @@ def test_with_one_seed_nothing_is_shown_whatever_the_items_say(tmp_path: Path) -
     for i, change in enumerate((alike, lambda r: r)):
         view = make_view(filled(tmp_path / str(i), text, change))
         r = only(view)
-        assert r.chosen is r.best and r.enough == (r.best,)
-        assert sentence(r, LOSS).startswith(
-            "full, the best by its mean held-out loss: one seed shows nothing about the others"
-        )
+        assert r.chosen is None and r.enough == ()
+        assert sentence(r, LOSS).startswith("Nothing is chosen: there is one seed")
+        assert "full has the best mean held-out loss of it" in sentence(r, LOSS)
+        (group,) = recommendation.panel(view, [r]).groups
+        assert all(row.needed is None for row in group.rows), "nor in the panel, at any tolerated loss"
         assert all(c.verdict == "not decisive" for c in view.analysis.comparisons)
         assert (
-            "With one seed the bound is over the items alone and shows nothing."
+            "With one seed the bound covers only the items and shows nothing of other seeds."
             in recommendation.panel(view, [r]).caption
         )
 

@@ -77,7 +77,7 @@ def test_status_tells_of_it_before_the_run_and_of_what_was_left_behind_after_it(
     Path("data/test.jsonl").write_text(rows(21))
     assert cli.main(["status", "reports/mine"]) == 0
     out = capsys.readouterr().out
-    assert "data/test.jsonl has changed since this study was run" in out and "the next run makes 4 cells new" in out
+    assert "data/test.jsonl has changed since this study was run" in out and "the next run computes 4 cells anew" in out
     assert run() == 0 and "data/test.jsonl has changed" in capsys.readouterr().out
     assert cli.main(["status", "reports/mine"]) == 0
     out = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_status_tells_of_it_before_the_run_and_of_what_was_left_behind_after_it(
         "4 further results in reports/mine/cells belong to earlier versions of this study" in out
         and "data/test.jsonl has changed" in out
     )
-    assert "the next run makes" not in out
+    assert "the next run computes" not in out
 
 
 def test_a_changed_setting_is_named_with_both_values(ran, capsys):

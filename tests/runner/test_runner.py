@@ -148,7 +148,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, 
     assert runner.returncode == code
     assert time.monotonic() - began < 8
     assert err.startswith(
-        "lorabench: stopped; what has finished is kept, the same command goes on from there: lorabench run "
+        "lorabench: stopped; what has finished is kept; the same command continues from there: lorabench run "
     )
     assert "Traceback" not in err
     assert gone(worker)

@@ -184,7 +184,7 @@ def test_the_change_against_a_quantized_base_is_told_and_of_its_true_weights(pla
     stored(plain, "llama", "int8", tmp_path)
     found = spectrum.spectrum(str(plain / "llama"), base=str(tmp_path), find=lambda name: tmp_path)
     assert dict(found.facts)["base"].endswith(
-        "stored in int8: its dequantized weights are meant; what quantization lost is part of the difference"
+        "stored in int8: its dequantized weights are used; what quantization lost is part of the difference"
     )
     codes = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"
@@ -200,7 +200,7 @@ def test_the_error_of_a_stored_form_is_none_and_others_are_of_what_is_left(plain
     stored(plain, "llama", "nf4", tmp_path)
     assert main(["quantization-error", str(tmp_path), "--quantization", "nf4", "int8"]) == 0
     told = capsys.readouterr().out
-    assert "is stored in nf4 already: in that form nothing is lost any more (error 0)" in told
+    assert "is stored in nf4 already: quantizing to that form again loses nothing (error 0)" in told
     errors = spectrum.quantization_error(str(tmp_path), ["nf4", "int8"], find=lambda name: tmp_path).errors
     assert {e.relative_error for e in errors if e.form == "nf4"} == {0.0}
     assert all(0 < e.relative_error < 0.01 for e in errors if e.form == "int8")

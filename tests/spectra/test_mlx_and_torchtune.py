@@ -114,7 +114,7 @@ def test_torchtunes_own_file_is_read_and_its_rows_are_not_held_against_a_base(tm
     )
     torch.testing.assert_close(only(tmp_path / "tune").matrix(), 0.5 * B.double() @ A.double())
     assert any("torchtune's own names" in n for n in Adapter(tmp_path / "tune").notes())
-    with pytest.raises(LorabenchError, match="torchtune's own names and order of rows"):
+    with pytest.raises(LorabenchError, match="torchtune's own names and row order"):
         truncate(Adapter(tmp_path / "tune"), tmp_path / "cut", rank=2)
     torch.save({f"{name}.lora_a.weight": A, f"{name}.lora_b.weight": B}, tmp_path / "tune" / "adapter_1.pt")
     with pytest.raises(ModelError, match=r"several epochs \(adapter_0.pt, adapter_1.pt\)"):

@@ -248,7 +248,7 @@ def test_the_token_that_closes_a_whole_conversation_is_no_part_of_its_last_turn(
 
 
 def test_a_template_that_leaves_the_systems_words_out_is_told(tmp_path, chat):
-    told = "leaves the system's words out"
+    told = "drops the system message"
     assert not any(told in note for note in load(chat, written(tmp_path, TALK)).facts.notes)
     chat.chat_template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
     assert [told in note for note in load(chat, written(tmp_path, TALK)).facts.notes].count(True) == 1

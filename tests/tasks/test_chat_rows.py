@@ -47,7 +47,7 @@ def test_rows_of_no_known_layout_say_what_to_give():
     with pytest.raises(
         DataError,
         match=(
-            r"t\.jsonl:1: task.prompt and task.response have their defaults, and nothing is known of rows with the"
+            r"t\.jsonl:1: task.prompt and task.response have their defaults, and no known layout has the"
             r" columns a, b; give both"
         ),
     ):

@@ -112,7 +112,7 @@ def test_what_the_reader_did_of_its_own_accord_is_told(tmp_path):
         for name in ("comma.csv", "semicolon.csv", "pandas_index.csv", "utf-16.csv")
     }
     assert said["comma.csv"] == []
-    assert said["semicolon.csv"] == ["semicolon.csv has a semicolon between its fields, and was read so"]
+    assert said["semicolon.csv"] == ["semicolon.csv has a semicolon between its fields, and was read that way"]
     assert said["pandas_index.csv"] == [
         "pandas_index.csv has an index in its first column, which has no name: it was left out"
     ]
@@ -190,11 +190,11 @@ def workbook(path):
         ("t.csv", "質問,答え\n日本語の質問,答え\n".encode("shift_jis"), "% of its bytes are not ASCII"),
         ("t.json", json.dumps({"train": ROWS, "test": ROWS}), r"several lists of rows \(train, test\)"),
         ("t.json", json.dumps(ROWS, indent=1)[:-40], "it ends before its brackets are closed"),
-        ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* a comma stands before the closing bracket"),
-        ("t.jsonl", ",\n".join(json.dumps(r) for r in ROWS), r"t\.jsonl:1: not JSON .* a comma stands between objects"),
+        ("t.json", json.dumps(ROWS)[:-1] + ",]", r"t\.json:1: not JSON .* is a comma before the closing bracket"),
+        ("t.jsonl", ",\n".join(json.dumps(r) for r in ROWS), r"t\.jsonl:1: not JSON .* commas between objects"),
         ("t.jsonl", "\n".join(map(repr, ROWS)), r"t\.jsonl:1: not JSON .* a Python dict, not JSON"),
         ("t.jsonl", "[" * 100_000, "nested too deeply"),
-        ("t.csv", "question,answer\n", r"has a header \(question, answer\) and no row below it"),
+        ("t.csv", "question,answer\n", r"has a header \(question, answer\) but no row below it"),
         ("t.csv", 'question,answer\na,b\n"c,d\ne,f\n', r"t\.csv:3: a quote that opens in this row is never closed"),
         (
             "t.csv",
@@ -292,9 +292,9 @@ def test_rows_as_plain_text_are_told_and_a_test_file_among_the_training_files_is
         put(tmp_path / "all", name, f"All of {name} is text.\n" * 200)
     data = text.load(text.Options(train=put(tmp_path, "rows.jsonl", LINES * 20)), tiny, 32)
     assert data.facts.notes == (
-        "rows.jsonl is read as plain text, marks and names of fields and all; the task instruct reads its rows",
+        "rows.jsonl is read as plain text, markup and field names included; the task instruct would read its rows",
     )
     page = text.load(text.Options(train=put(tmp_path, "page.txt", "<!DOCTYPE html>\n<p>" + "word " * 900)), tiny, 32)
-    assert page.facts.notes == ("page.txt is a web page or XML, and read with its tags",)
+    assert page.facts.notes == ("page.txt is a web page or XML, and is read with its tags",)
     with pytest.raises(DataError, match=r"b\.txt is among the training files and in task\.eval"):
         text.load(text.Options(train=str(tmp_path / "all"), eval=str(tmp_path / "all" / "b.txt")), tiny, 32)

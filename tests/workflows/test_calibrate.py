@@ -83,7 +83,7 @@ def test_a_card_that_is_not_there_is_one_sentence(gpu):
 
 @pytest.mark.parametrize("gpu", ["rtx4090", "-1", "1.5", "", "cuda:0"])
 def test_a_card_is_named_by_its_number(gpu):
-    with pytest.raises(LorabenchError, match="is no number; calibrate measures a card of this machine"):
+    with pytest.raises(LorabenchError, match="is not a number; calibrate measures a card of this machine"):
         calibrate(gpu)
 
 

@@ -73,13 +73,11 @@ def test_what_means_several_or_nothing_is_one_sentence_with_the_near_ones(folder
         match=r"several are meant by 'lora': 'LoRA r=1', 'LoRA r=1 nf4', 'LoRA r=4', 'LoRA r=4 nf4'; write more of it",
     ):
         cell_lookup.find("lora", folder)
-    with pytest.raises(StoreError, match=r"no condition is called so: there (is|are) .*LoRA r=4"):
+    with pytest.raises(StoreError, match=r"and no condition has that name: there (is|are) .*LoRA r=4"):
         cell_lookup.find("LoRA r=5", folder)
     with pytest.raises(
         StoreError,
-        match=(
-            r"there is none of the cells in .* whose id starts with 'abcabc'; .*lorabench status .* --cells` lists them"
-        ),
+        match=(r"no cell in .* has an id starting with 'abcabc'; .*lorabench status .* --cells` lists them"),
     ):
         cell_lookup.find("abcabc", folder)
 
@@ -92,8 +90,8 @@ def test_of_a_condition_the_first_seed_at_the_chosen_rate_is_taken_and_said(fold
     (tuning,) = (t for t in make_view(Store(folder)).analysis.tunings if t.condition == result.cell.condition_id)
     assert result.cell.seed == 0 and result.cell.training.fixed_learning_rate == tuning.chosen
     assert told == [
-        f"LoRA r=4 has 4 cells; taken is seed 0 at the chosen learning rate {tuning.chosen:g} ({result.cell.id}), for"
-        " another one give its id"
+        f"LoRA r=4 has 4 cells; seed 0 at the chosen learning rate {tuning.chosen:g} is shown ({result.cell.id});"
+        " give an id for another one"
     ]
     assert cli.main(["spectrum", "lora rank 4", "--in", folder]) == 0
     seen = capsys.readouterr()

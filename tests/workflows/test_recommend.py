@@ -189,8 +189,8 @@ def test_the_cheapest_change_is_one_that_the_method_allows():
         ({"batch_size": 0}, "global batch size 0 is below 1"),
         ({"examples": 0}, "examples 0 is below 1"),
         ({"tokens": -5}, "tokens -5 is below 1"),
-        ({"tolerated_loss": 0}, "tolerated loss of 0 is no number above 0"),
-        ({"tolerated_loss": float("inf")}, "tolerated loss of inf is no number above 0"),
+        ({"tolerated_loss": 0}, "tolerated loss of 0 is not a number above 0"),
+        ({"tolerated_loss": float("inf")}, "tolerated loss of inf is not a number above 0"),
         ({"examples": 200, "tokens": 100}, "100 tokens in 200 examples is less than one each"),
         ({"tolerated_loss": float("nan")}, "tolerated loss of nan"),
         ({"studies": ["nowhere"]}, "nowhere"),
@@ -215,9 +215,9 @@ def test_what_an_answer_leaves_out_or_assumes_is_noted():
     notes = " ".join(recommend("llama-3.2-1b", "t4", 128, examples=100, tokens=1_000_000).notes)
     for words in (
         "t4 does not compute in bfloat16",
-        "10,000 tokens an example do not fit into 128",
+        "10,000 tokens per example do not fit into 128",
         "An int8 base is left out",
-        "others are held against it",
+        "others are compared with it",
     ):
         assert words in notes
     unused = recommend("llama-3.2-1b", "24GB", 128, tolerated_loss=0.5).notes

@@ -176,7 +176,7 @@ def test_without_an_effect_nothing_is_claimed_to_be_better(tmp_path, monkeypatch
     undecided = [i for i, r in enumerate(strict.ranked, 1) if r.quality.basis != "none" and r.quality.enough is None]
     if len(undecided) > 1:
         assert any(
-            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} are not told apart", n) for n in strict.notes
+            re.match(f"Entries {undecided[0]} (and|to) {undecided[-1]} cannot be told apart", n) for n in strict.notes
         )
 
 
@@ -188,12 +188,22 @@ def test_a_rate_of_another_batch_and_one_that_was_not_tuned_are_told(made):
     assert "its learning rate was for 4 sequences a step (here 16) and not tuned" in lora(other).caveats
 
 
-@pytest.mark.usefixtures("formula")
-def test_one_seed_is_told(made):
-    for found in (lora(ask(made(Plan(seeds=(0,))))), lora(ask(made()))):
-        witness = found.evidence[0]
-        assert any("one seed" in c for c in found.caveats) == ("1 seed" in witness.text)
-    assert any("one seed" in c for c in lora(ask(made(Plan(seeds=(0,))))).caveats)
+@pytest.mark.usefixtures("formula", "nothing_at_hand")
+def test_one_seed_is_shown_and_decides_nothing(made):
+    """Settings, qualities and their order are those that no study gives; its numbers and a sentence stand beside."""
+    without = recommend(MODEL, "24GB", 128, batch_size=4)
+    one = ask(made(Plan(seeds=(0,))))
+    assert [(r.candidate, r.quality) for r in one.ranked] == [(r.candidate, r.quality) for r in without.ranked]
+    assert all(r.quality.basis != "measured" for r in one.ranked)
+    assert any("had one seed, which decides nothing" in n for n in one.notes)
+    assert not any("by its mean" in n.lower() for n in one.notes)
+    shown = lora(one)
+    assert "1 seed" in shown.evidence[-1].text and shown.evidence[-1].cells
+    assert any("one seed" in c for c in shown.caveats)
+    assert any(e.kind == "published" for e in shown.evidence)
+    several = ask(made())
+    assert lora(several).quality.basis == "measured"
+    assert not any("one seed" in text for text in (*several.notes, *lora(several).caveats))
 
 
 @pytest.mark.usefixtures("formula")

@@ -10,6 +10,7 @@ import pytest
 
 from lorabench import plugins
 from lorabench.commands import main as cli
+from lorabench.errors import LorabenchError
 from lorabench.workflows.estimate import estimate
 from lorabench.workflows.recommend import recommend
 from lorabench.workflows.trainers import chosen, compare_trainers
@@ -167,3 +168,44 @@ def test_a_plan_names_its_trainer(capsys):
     assert json.loads(capsys.readouterr().out)["trainer"]["name"] == "axolotl"
     assert cli.main(asked) == 0
     assert "trained by" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traces", "nothing_at_hand")
+def test_recommend_takes_the_variant_that_estimate_takes(capsys, tmp_path):
+    tiny = ("--model", "lorabench/tiny-300k", "--gpu", "24GB", "--sequence-length", "64", "--global-batch-size", "2")
+
+    def told(*more):
+        assert cli.main(["recommend", *tiny, "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    eager = told("--emit", "axolotl", "-o", str(tmp_path), "--attention", "eager")
+    assert eager["trainer"]["attention"] == "eager"
+    assert "attn_implementation: eager" in (tmp_path / "axolotl.yaml").read_text(encoding="utf-8")
+    prepared = told("--trainer", "transformers", "--no-kbit-preparation")
+    assert (eager["trainer"]["kbit_preparation"], prepared["trainer"]["kbit_preparation"]) == (False, False)
+    assert told("--trainer", "transformers")["trainer"]["kbit_preparation"] is True
+
+
+def test_a_plan_takes_the_loss_that_is_asked_for(capsys):
+    study = ["plan", "studies/quickstart.yaml", "--gpu", "24GB", "--trainer", "trl", "--json"]
+    for key in ("seeds=[0]", "grid={method.rank: [4]}", "model=lorabench/tiny-300k"):
+        study += ["--set", key]
+    fits = []
+    for more in ([], ["--loss", "full"]):
+        assert cli.main([*study, *more]) == 0
+        fits.append(json.loads(capsys.readouterr().out))
+    assert [p["trainer"]["loss"] for p in fits] == ["chunked", "full"]
+    assert fits[0]["conditions"][0]["peak_bytes"] != fits[1]["conditions"][0]["peak_bytes"]
+
+
+def test_the_python_functions_take_the_variant_too():
+    import lorabench as lb
+
+    ask = {"gpu": "24GB", "sequence_length": 64, "global_batch_size": 2, "trainer": "trl"}
+    with pytest.raises(LorabenchError, match="unknown loss"):
+        lb.recommend("lorabench/tiny-300k", loss="fulll", **ask)
+    with pytest.raises(LorabenchError, match="--attention sdpa"):
+        lb.recommend("lorabench/tiny-300k", attention="flash", **{**ask, "gpu": "t4"})
+    with pytest.raises(LorabenchError, match="--attention sdpa"):
+        lb.plan("studies/quickstart.yaml", "t4", attention="flash")

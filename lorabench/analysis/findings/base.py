@@ -13,6 +13,7 @@ Kind = Literal[
     "few_validation_rows", "scaling_moves", "few_items", "mixed_environments", "mixed_precision", "still_falling",
     "rows_dropped", "responses_cut", "prompts_leaked", "unseen_labels", "one_sided_labels", "test_rows_differ",
     "no_reference", "rates_broke", "prediction_off", "stored_quantised", "unreached", "rows_changed", "rows_unmeasured",
+    "gguf",
 ]  # fmt: skip
 Severity = Literal["grave", "caution", "note"]
 """grave: numbers are absent or mislead; caution: they hold, with less behind them; note: to know when using them"""

@@ -11,6 +11,7 @@ from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.paths import model_label
+from lorabench.config.validity import leaves_experts
 from lorabench.record.result import Environment, Resolved
 
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
@@ -22,7 +23,7 @@ def failed(e: StudyAnalysis) -> Finding | None:
     if not cells:
         return None
     kinds = Counter(error.kind for i in cells if (error := e.results[i].error))
-    sentence = text.failed(len(cells), total, kinds)
+    sentence = text.failed(len(cells), total, kinds, imported=e.study.imported is not None)
     return Finding("failed", "grave", "Cells failed", sentence, e.labels(groups), cells)
 
 
@@ -85,7 +86,7 @@ def rates_broke(e: StudyAnalysis) -> Finding | None:
     learning_rates = {e.results[i].cell.training.fixed_learning_rate for i in broken}
     sentence = text.rates_broke(Counter(broken.values()), sum(len(g.ids) for g in e.planned), learning_rates)
     groups = [g for g in e.planned if any(i in broken for i in g.ids)]
-    return Finding("rates_broke", "note", "Some rates of the grid broke", sentence, e.labels(groups), tuple(broken))
+    return Finding("rates_broke", "note", "Some learning rates did not work", sentence, e.labels(groups), tuple(broken))
 
 
 def mixed_environments(e: StudyAnalysis) -> Finding | None:
@@ -110,7 +111,7 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
     }
     odd = tuple(i for i, f in by_cell.items() if f != most_common)
     differing = {name: counts for name, counts in values.items() if len(counts) > 1}
-    sentence = text.mixed_environments(len(environments), differing, len(odd))
+    sentence = text.mixed_environments(len(environments), differing, len(odd), imported=e.study.imported is not None)
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
         "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd
@@ -132,15 +133,22 @@ def stored_quantised(e: StudyAnalysis) -> Finding | None:
     )
 
 
+def gguf(e: StudyAnalysis) -> Finding | None:
+    """Bases that came as GGUF files, whose weights were dequantized on loading."""
+    groups = [g for g in e.groups if any(r.stored_type for r in _resolved(e, g))]
+    if not groups:
+        return None
+    files = e.gguf_types
+    return Finding("gguf", "note", "The base is a GGUF file", text.gguf(files), e.labels(groups), e.finished(groups))
+
+
 def unreached(e: StudyAnalysis) -> Finding | None:
     """Weights that were asked to be quantized or adapted, and are neither."""
     weights: dict[tuple[str, str], list[Replicates]] = {}
     for g in e.groups:
         cell = g.setting
         for left in [r.unreached for r in _resolved(e, g) if r.unreached is not None][:1]:
-            words = left.words(
-                quantized=cell.quantization.name != "none", adapted=cell.method.target_modules is not None
-            )
+            words = left.words(quantized=cell.quantization.name != "none", adapted=leaves_experts(cell.method))
             if words:
                 weights.setdefault((model_label(cell.model.name), words), []).append(g)
     if not weights:

@@ -9,9 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from lorabench.analysis.findings.base import cells_of, listed
 
 
-def failed(number: int, total: int, kinds: Counter[str]) -> str:
-    """`kinds`: the classes of the errors."""
+def failed(number: int, total: int, kinds: Counter[str], *, imported: bool = False) -> str:
+    """`kinds`: the classes of the errors; `imported`: nothing can be run again here."""
     why = f" ({listed([f'{kind} {n} times' if n > 1 else kind for kind, n in kinds.most_common()])})" if kinds else ""
+    if imported:
+        return f"{cells_of(number, total)} failed{why}, as their source tells: lorabench explain gives its message."
     return f"{cells_of(number, total)} failed{why}. Run the study again to retry them; their log.txt tells more."
 
 
@@ -47,7 +49,7 @@ def out_of_memory(number: int, total: int, batch_sizes: Collection[int]) -> str:
 def skipped(number: int, total: int) -> str:
     """`number`: cells that were not run, of so many in total."""
     return (
-        f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, since predicted not to fit into memory."
+        f"{cells_of(number, total)} {'was' if number == 1 else 'were'} not run, being predicted not to fit into memory."
         " Run the study without --skip-infeasible to try anyway."
     )
 
@@ -55,7 +57,7 @@ def skipped(number: int, total: int) -> str:
 def missing(number: int, total: int, not_chosen: int) -> str:
     """`not_chosen`: of these cells those at learning rates that are not the chosen ones."""
     choice = (
-        f", {not_chosen} of them at rates that are not the chosen ones so far, so that the choice may change"
+        f", {not_chosen} of them at rates that are not chosen so far, so that the choice may change"
         if not_chosen
         else ""
     )
@@ -70,22 +72,24 @@ def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[f
     how = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in outcomes.most_common())
     again = " Run the study again to retry those that failed: their rates may be better." if outcomes["failed"] else ""
     return (
-        f"{cells_of(outcomes.total(), total)} broke at learning rates that were not chosen ({how}; rates"
+        f"{cells_of(outcomes.total(), total)} ended early at learning rates that were not chosen ({how}; rates"
         f" {listed([f'{x:g}' for x in sorted(learning_rates)])}). No reported number comes from them.{again}"
     )
 
 
-def mixed_environments(environments: int, differing: Mapping[str, Counter[str]], odd: int) -> str:
+def mixed_environments(
+    environments: int, differing: Mapping[str, Counter[str]], odd: int, *, imported: bool = False
+) -> str:
     """`differing`: by name of a fact its values with the cells that have each; `odd`: cells that are not in the most
-    common environment."""
+    common environment; `imported`: nothing can be run again here."""
     parts = [
         f"{name} ({', '.join(f'{value}: {n}' for value, n in values.most_common())})"
         for name, values in differing.items()
     ]
+    remedy = "Compare" if imported else f"Run the {odd} that differ from the most common one again, or compare"
     return (
         f"Cells ran in {environments} environments, which differ in {listed(parts)}; the numbers count cells. Times and"
-        f" memory are not comparable between them. Run the {odd} that differ from the most common one again, or"
-        " compare quality alone."
+        f" memory are not comparable between them. {remedy} quality alone."
     )
 
 
@@ -96,6 +100,18 @@ def stored_quantised(bases: Sequence[tuple[str, str, bool]]) -> str:
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} stored quantized and"
         f" {'was' if len(names) == 1 else 'were'} loaded as such: nothing was quantized here, and no number includes"
         " what that quantization cost. Compare with the unquantized checkpoint to see it."
+    )
+
+
+def gguf(files: Mapping[str, str]) -> str:
+    """`files`: model, and how its weights are stored: Q4_1."""
+    names = [f"{model} ({kind})" for model, kind in files.items()]
+    one = len(names) == 1
+    return (
+        f"{listed(names)} {'is a GGUF file, whose weights were' if one else 'are GGUF files, whose weights were'}"
+        " dequantized as they loaded. A base in fewer than 16 bits carries the error of that form in every condition,"
+        " full fine-tuning too, and a quantization asked for here comes on top of it; differences between conditions"
+        " are of this base, not of the model that the file was made from."
     )
 
 

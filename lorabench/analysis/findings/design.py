@@ -87,7 +87,7 @@ def no_reference(e: StudyAnalysis) -> Finding | None:
     if len(e.groups) == 1:
         sentences.append(text.only_condition(e.label(alone[0].condition)))
     elif without:
-        sentences.append(text.without_reference(e.labels(without), len(among)))
+        sentences.append(text.without_reference(e.labels(without), len(among), imported=e.study.imported is not None))
     if apart:
         references = sorted({e.label(e.references[g.condition]) for g in apart})
         sentences.append(text.no_shared_seed(len(apart), len(among), references))

@@ -10,6 +10,8 @@ from lorabench.analysis.findings.base import listed
 from lorabench.config.condition_labels import method_label
 
 _TUNE = "training.learning_rate: {tune: [...]}"
+_IMPORTED = "The results are imported: a study of your own can tune each."
+_METHODS_NAMED = 8  # with their learning rates in a sentence; imported studies have dozens
 
 
 def metric_not_measured(
@@ -74,12 +76,10 @@ def only_condition(label: str) -> str:
     )
 
 
-def without_reference(labels: Sequence[str], conditions: int) -> str:
-    """`labels`: of the conditions that have no reference."""
-    return (
-        f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). Name one"
-        " condition under `reference`."
-    )
+def without_reference(labels: Sequence[str], conditions: int, *, imported: bool = False) -> str:
+    """`labels`: of the conditions that have no reference; `imported`: the study has no file to name one in."""
+    remedy = "Name one when importing (--reference)." if imported else "Name one condition under `reference`."
+    return f"{len(labels)} of {conditions} conditions have no reference ({listed(labels)}). {remedy}"
 
 
 def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> str:
@@ -91,8 +91,8 @@ def no_shared_seed(number: int, conditions: int, references: Sequence[str]) -> s
     )
 
 
-def shared_rate(methods: Sequence[str], learning_rates: Sequence[float]) -> str:
-    """`methods`: those that share the learning rates."""
+def shared_rate(methods: Sequence[str], learning_rates: Sequence[float], *, imported: bool = False) -> str:
+    """`methods`: those that share the learning rates; `imported`: nothing can be tuned here."""
     shown = ", ".join(f"{x:g}" for x in learning_rates)
     if "full" in methods:
         shared = (
@@ -104,18 +104,24 @@ def shared_rate(methods: Sequence[str], learning_rates: Sequence[float]) -> str:
             f"{' and '.join(map(method_label, methods))} share one learning rate ({shown}), which may suit one of them"
             " better."
         )
-    return f"{shared} Let each condition choose its own with {_TUNE}."
+    return f"{shared} {_IMPORTED}" if imported else f"{shared} Let each condition choose its own with {_TUNE}."
 
 
-def untuned_rates(learning_rates: Mapping[str, Sequence[float]], untuned: int, trained: int) -> str:
-    """`learning_rates`: by method."""
+def untuned_rates(
+    learning_rates: Mapping[str, Sequence[float]], untuned: int, trained: int, *, imported: bool = False
+) -> str:
+    """`learning_rates`: by method; `imported`: nothing can be tuned here."""
     each = "; ".join(
         f"{method_label(method)} {', '.join(f'{x:g}' for x in values)}" for method, values in learning_rates.items()
     )
     some = f" for {untuned} of {trained} trained conditions" if untuned < trained else ""
+    if len(learning_rates) > _METHODS_NAMED:
+        rates = sorted(x for values in learning_rates.values() for x in values)
+        each = f"{len(learning_rates)} methods, {rates[0]:g} to {rates[-1]:g}"
+    remedy = "." if imported else f": tune with {_TUNE}."
     return (
         f"Learning rates were chosen beforehand, not tuned for each condition{some} ({each}). A better rate may change"
-        f" the order: tune with {_TUNE}."
+        f" the order{remedy}"
     )
 
 
@@ -187,8 +193,8 @@ def prediction_off(errors: Sequence[tuple[str, float]], conditions: int, tolerat
     each = listed([f"{label} {'+' if error > 0 else '−'}{100 * abs(error):.1f} %" for label, error in errors])
     return (
         f"The predicted training peak is off by more than {100 * tolerated:g} % in {len(errors)} of {conditions}"
-        f" conditions ({each}). Leave that much headroom when planning similar runs; the measured peaks are none the"
-        " worse."
+        f" conditions ({each}). Leave that much headroom when planning similar runs; the measured peaks are"
+        " not affected."
     )
 
 

@@ -10,6 +10,7 @@ from lorabench.analysis.findings import design_text as text
 from lorabench.analysis.findings.base import Finding
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
+from lorabench.config.imported import knows
 from lorabench.record.data import FEW_VALIDATION
 
 _ROOT = ("rslora",)  # scaling alpha / sqrt(rank)
@@ -22,7 +23,8 @@ def shared_rate(e: StudyAnalysis) -> Finding | None:
     if not groups:
         return None
     methods = list(dict.fromkeys(g.setting.method.name for g in groups))
-    sentence = text.shared_rate(methods, sorted({g.setting.training.fixed_learning_rate for g in groups}))
+    learning_rates = sorted({g.setting.training.fixed_learning_rate for g in groups})
+    sentence = text.shared_rate(methods, learning_rates, imported=e.study.imported is not None)
     return Finding(
         "shared_rate",
         "caution",
@@ -42,7 +44,7 @@ def untuned_rates(e: StudyAnalysis) -> Finding | None:
     for g in groups:
         by_method.setdefault(g.setting.method.name, set()).add(g.setting.training.fixed_learning_rate)
     learning_rates = {method: sorted(values) for method, values in by_method.items()}
-    sentence = text.untuned_rates(learning_rates, len(groups), len(e.trained))
+    sentence = text.untuned_rates(learning_rates, len(groups), len(e.trained), imported=e.study.imported is not None)
     return Finding(
         "untuned_rates",
         "caution",
@@ -65,7 +67,8 @@ class _Fixed:
 def _fixed(e: StudyAnalysis) -> _Fixed:
     """A tuned rate is none of them, nor one that is an axis of the study: there the other rates stand beside it."""
     learning_rates: dict[str, set[float]] = {}
-    untuned = [(g, _without(g, "training.learning_rate")) for g in e.trained if not g.setting.tuned_over]
+    given = [g for g in e.trained if not g.setting.tuned_over and knows(g.setting, "training.learning_rate")]
+    untuned = [(g, _without(g, "training.learning_rate")) for g in given]
     for g, key in untuned:
         learning_rates.setdefault(key, set()).add(g.setting.training.fixed_learning_rate)
     fixed = [g for g, key in untuned if len(learning_rates[key]) == 1]
@@ -138,7 +141,7 @@ def scaling_moves(e: StudyAnalysis) -> Finding | None:
     """Rank and scaling change together, and no scaling is common to all ranks."""
     families: dict[str, list[Replicates]] = {}
     for g in e.trained:
-        if g.setting.method.name in _SCALED:
+        if g.setting.method.name in _SCALED and None not in (g.setting.method.alpha, g.setting.method.rank):
             families.setdefault(_without(g, "method.rank", "method.alpha", "training.learning_rate"), []).append(g)
     hit: list[Replicates] = []
     moving: list[text.MovingScale] = []

@@ -55,6 +55,7 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
     cells.unreached,
     data.rows_changed,
     data.rows_unmeasured,
+    cells.gguf,
 )
 
 

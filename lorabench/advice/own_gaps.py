@@ -1,0 +1,108 @@
+"""The user's own studies as further sources of the meta-analysis: their gaps in accuracy, and how far they move it.
+
+A loss has no points, and a made-up task says nothing of others, so that studies of these stay apart. One seed shows
+nothing: its gap does not enter. The variance of a gap is that of the study's own paired comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from lorabench import plugins
+from lorabench.advice.published_evidence import Asked, kind_of
+from lorabench.advice.selection import comparison_groups
+from lorabench.analysis.conditions import Replicates
+from lorabench.analysis.study import StudyAnalysis
+from lorabench.config.paths import short_model
+from lorabench.evidence.gaps import ADAPTERS, STORAGES, Contrast, Gap
+from lorabench.evidence.meta_analysis import MetaAnalysis, Setting, with_own
+from lorabench.record.metrics import is_accuracy
+
+_NORMAL = 1.96
+"""half a 95 % interval in standard deviations; a t interval of few seeds counts as wider than it is"""
+
+
+def own_gaps(study: StudyAnalysis) -> tuple[Gap, ...]:
+    """Gaps of a study whose metric is an accuracy."""
+    if not is_accuracy(study.metric):
+        return ()
+    return tuple(g for members in comparison_groups(study.groups) for g in _of_group(study, members))
+
+
+def _of_group(study: StudyAnalysis, members: Sequence[Replicates]) -> Iterator[Gap]:
+    task = members[0].setting.task.name
+    kind = kind_of(task)
+    if kind is None or getattr(plugins.load("tasks", task), "MADE_UP", False):
+        return
+    trained = [m for m in members if m.trains]
+    full = [m for m in trained if m.setting.method.name == "full"]
+    adapters = [m for m in trained if m.setting.method.name in ADAPTERS and m.setting.method.rank]
+    for m in adapters:
+        own, storage = m.setting.method, m.setting.quantization.name
+        if storage == "none" and full:
+            yield from _gap(study, "full", kind, m, full[0])
+        alike = [o for o in adapters if o is not m and o.setting.method.name == own.name]
+        same_rank = [o for o in alike if o.setting.method.rank == own.rank and o.setting.quantization.name == "none"]
+        if storage in STORAGES and same_rank:
+            yield from _gap(study, "storage", kind, m, same_rank[0])
+        lower = [
+            o
+            for o in alike
+            if o.setting.quantization.name == storage and (o.setting.method.rank or 0) < (own.rank or 0)
+        ]
+        if lower:
+            yield from _gap(study, "rank", kind, m, min(lower, key=lambda o: o.setting.method.rank or 0))
+
+
+def _gap(study: StudyAnalysis, contrast: Contrast, kind: str, m: Replicates, against: Replicates) -> Iterator[Gap]:
+    found = study.verdicts.of(study.metric, m.condition, against.condition)
+    if found is None or not found.repeated or found.low is None or found.high is None:
+        return
+    summaries, s, other = study.by_condition, m.setting, against.setting
+    score, reference = (100 * (summaries[x.condition].mean(study.metric) or 0.0) for x in (m, against))
+    deviation = 100 * (found.high - found.low) / 2 / _NORMAL
+    rank, alpha = s.method.rank, s.method.alpha
+    yield Gap(
+        contrast, f"your {study.study.name}", str(study.folder), f"{study.study.name} {s.task.name}",
+        short_model(s.model.name), s.task.name, kind, study.metric, "points", s.method.name, other.method.name,
+        rank, other.method.rank, s.quantization.name, other.quantization.name, 100 * found.difference, deviation**2,
+        score, reference, _parameters(study, against), summaries[m.condition].mean("train_tokens"),
+        alpha / rank if alpha and rank else None, s.method.alpha != other.method.alpha, False, False, False,
+    )  # fmt: skip
+
+
+def _parameters(study: StudyAnalysis, of: Replicates) -> float | None:
+    total = study.by_condition[of.condition].mean("total_parameters")
+    trained = study.by_condition[of.condition].mean("trainable_parameters") or 0.0
+    return None if total is None else total if of.setting.method.name == "full" else total - trained
+
+
+def with_studies(asked: Asked, own: Sequence[Gap]) -> Asked:
+    """With the user's own gaps, and sentences that say how far they moved what is expected."""
+    if not own or asked.kind is None:
+        return asked
+    analyses: dict[Contrast, MetaAnalysis] = {c: with_own(m, own) for c, m in asked.analyses.items()}
+    return replace(asked, analyses=analyses, moved=tuple(_moved(asked, analyses, own)))
+
+
+def _moved(asked: Asked, analyses: dict[Contrast, MetaAnalysis], own: Iterable[Gap]) -> Iterator[str]:
+    known = Setting(asked.kind or "", parameters=asked.parameters, tokens=asked.tokens, alpha_moves=False)
+    questions: tuple[tuple[Contrast, str, Setting], ...] = (
+        ("full", "LoRA of rank 16 against full fine-tuning", replace(known, rank=16)),
+        ("rank", "rank 64 against rank 16", replace(known, rank=64, against_rank=16)),
+        ("storage", "nf4 against a 16-bit base", replace(known, storage="nf4")),
+    )
+    for contrast, what, setting in questions:
+        names = sorted({g.source for g in own if g.contrast == contrast})
+        if not names:
+            continue
+        before, after = (of[contrast].predict(setting).mean for of in (asked.analyses, analyses))
+        weights = analyses[contrast].weights(setting)
+        named = ", ".join(f"{n} with {100 * weights.get(n, 0.0):.0f} %" for n in names)
+        yield (
+            f"Own studies ({named} of the weight) move what is expected of {what} in {asked.kind} from {before:+.1f} to"
+            f" {after:+.1f} points.".replace("-", "−")
+            .replace("16−bit", "16-bit")
+            .replace("fine−tuning", "fine-tuning")
+        )
