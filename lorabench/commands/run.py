@@ -164,7 +164,6 @@ def evaluate(options: argparse.Namespace) -> int:
             pool=pool,
             progress=open_progress(),
             frame=outcome.cells,
-            pack=options.pack,
         )
     return _finish(plan, outcome)
 

@@ -157,8 +157,9 @@ class CellQueue:
         folder = self.plan.store.emptied(cell.id)
         if self.pack > 1:
             return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others)
-        more = [self.calibrations] if self.calibrations else []
-        return worker.run(cell, folder, self._event, self.skip_infeasible, *more)
+        if self.calibrations:
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations)
+        return worker.run(cell, folder, self._event, self.skip_infeasible)
 
     def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it

@@ -98,7 +98,7 @@ def together(base, cells, rows, **options):
 
 
 def pack_of(*shared, cells=MIXED):
-    return [cells_of("training.steps=12", *shared, *own)[0] for own in cells]
+    return [cells_of("training.steps=10", *shared, *own)[0] for own in cells]
 
 
 @pytest.fixture(scope="module")
