@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorabench.record.result import CellResult, Fault
+from lorabench.report.tables import table_of
 from tests.analysis.planted import FIXED, Change, ended, ids, quick, seen, text  # noqa: F401  (a fixture of every test)
 
 # cells
@@ -174,3 +175,14 @@ def test_conditions_of_one_model_that_were_evaluated_in_different_precisions(tmp
         ),
     )[1]
     assert "mixed_precision" not in declared, "an axis of the study is no oversight"
+
+
+def test_a_base_from_a_gguf_file_is_told_in_the_findings_and_below_the_table(tmp_path: Path) -> None:
+    def planted(r: CellResult) -> CellResult:
+        assert r.resolved is not None
+        return r.model_copy(update={"resolved": r.resolved.model_copy(update={"stored_type": "Q4_1"})})
+
+    view, found = seen(tmp_path, text(*FIXED), planted)
+    assert "lorabench/tiny-300k (Q4_1) is a GGUF file, whose weights were dequantized" in found["gguf"].sentence
+    assert set(found["gguf"].cells) == ids(view, lambda r: True)
+    assert table_of(view).notes[0].startswith("The base is lorabench/tiny-300k, a GGUF file in Q4_1, dequantized")

@@ -11,7 +11,6 @@ from lorabench.analysis.findings.values import choices
 from lorabench.config import expand
 from lorabench.record.result import CellResult, Reading
 from lorabench.record.unreached import Unreached
-from lorabench.report.tables import table_of
 from lorabench.report.view import make_view
 from tests import synthetic
 from tests.analysis.planted import ACC, FIXED, Change, ids, quick, seen, text, with_values  # noqa: F401  (a fixture of every test)
@@ -234,17 +233,6 @@ def test_a_checkpoint_that_was_quantized_already_is_told(tmp_path: Path) -> None
     view, found = seen(tmp_path, text(*FIXED), planted)
     assert "lorabench/tiny-300k (none) is stored quantized and was loaded as such" in found["stored_quantised"].sentence
     assert set(found["stored_quantised"].cells) == ids(view, lambda r: r.cell.method.rank == 4)
-
-
-def test_a_base_from_a_gguf_file_is_told_in_the_findings_and_below_the_table(tmp_path: Path) -> None:
-    def planted(r: CellResult) -> CellResult:
-        assert r.resolved is not None
-        return r.model_copy(update={"resolved": r.resolved.model_copy(update={"stored_type": "Q4_1"})})
-
-    view, found = seen(tmp_path, text(*FIXED), planted)
-    assert "lorabench/tiny-300k (Q4_1) is a GGUF file, whose weights were dequantized" in found["gguf"].sentence
-    assert set(found["gguf"].cells) == ids(view, lambda r: True)
-    assert table_of(view).notes[0].startswith("The base is lorabench/tiny-300k, a GGUF file in Q4_1, dequantized")
 
 
 def test_weights_that_are_neither_quantized_nor_adapted_are_told_once_for_all_that_asked(tmp_path: Path) -> None:
