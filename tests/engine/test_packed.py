@@ -62,7 +62,7 @@ def sixty_four_bits(model, batch, reduction="sum"):
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
-def alone(base, cell, rows, **options):
+def alone(base, cell, rows, autocast=None, **options):
     """Curve and factors of a cell trained by the engine's own loop."""
     model = attached(base, cell)
     torch.manual_seed(cell.seed)
@@ -73,7 +73,7 @@ def alone(base, cell, rows, **options):
         seed=cell.seed,
         padding=0,
         where=CPU,
-        autocast=None,
+        autocast=autocast,
         on_step=lambda *_: None,
         **options,
     )
@@ -85,7 +85,7 @@ def alone(base, cell, rows, **options):
     return done, factors
 
 
-def together(base, cells, rows, **options):
+def together(base, cells, rows, autocast=None, **options):
     starts = []
     for cell in cells:
         model = attached(base, cell)
@@ -93,7 +93,7 @@ def together(base, cells, rows, **options):
         detached(model)
     seeds = [c.seed for c in cells]
     return train_packed(
-        base, starts, rows, [c.training for c in cells], seeds=seeds, padding=0, where=CPU, autocast=None, **options
+        base, starts, rows, [c.training for c in cells], seeds=seeds, padding=0, where=CPU, autocast=autocast, **options
     )
 
 
@@ -144,6 +144,20 @@ def test_over_every_storage_a_pack_is_each_of_its_adapters_alone_to_rounding(row
     packed = together(base, cells, rows)
     for cell, ours in zip(cells, packed, strict=True):
         assert_equal_training(alone(base, cell, rows), ours, 1e-4, wide=1e-3)  # AdamW: g / sqrt(g^2) near zero
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_over_a_bfloat16_base_a_pack_ends_where_its_adapters_do_alone(rows, name, autocast):
+    cells = pack_of("model={name: lorabench/tiny-300k, dtype: bfloat16}", f"quantization={name}", cells=MIXED[1:6:2])
+    base = load_base(cells[0], CPU)
+    for cell, ours in zip(cells, together(base, cells, rows, autocast), strict=True):
+        done, factors = alone(base, cell, rows, autocast)
+        assert {t.dtype for pair in (*ours.factors.values(), *factors.values()) for t in pair} == {torch.float32}
+        for a, b in zip(ours.progress.curve, done.curve, strict=True):
+            assert a.loss == pytest.approx(b.loss, rel=2**-8)  # of a product in bfloat16
+            assert a.grad_norm == pytest.approx(b.grad_norm, rel=2**-4)
 
 
 @pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
