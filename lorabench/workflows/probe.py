@@ -215,12 +215,14 @@ def probe_cell(
     cell: Cell, chosen: Mapping[str, ModuleType], batches: int, steps: int, mean_rank: int
 ) -> tuple[ProbedRanks, ...]:
     """One cell's base, data and batches under probes, which share what they read."""
+    import torch
+
     from lorabench.engine.cell_context import CellContext
     from lorabench.engine.cell_load import load_untrained
     from lorabench.engine.module_statistics import gather
     from lorabench.engine.short_training import learned_values
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         context = CellContext.of(cell, Path(folder), (), lambda event: None, "")
         loaded, targets = load_untrained(context)
         start = time.perf_counter()

@@ -82,7 +82,14 @@ def adapters():
     settings = [lb.AdapterSetting(method=m, training=training) for m in ({"dropout": 0.1}, {"rank": 4}, "dora")]
     lb.train_adapters(model, settings, [{"input_ids": [5, 9, 11]}, {"input_ids": [8, 4]}], out=folder + "/adapters")
 
+def imported():
+    with open(folder + "/table.csv", "w") as stream:
+        stream.write("method,rank,accuracy\\nlora,8,0.5\\nfull,,0.6\\n")
+    lb.import_results("csv", folder + "/table.csv", folder + "/imported")
+
 calls = {
+    "import_results": imported,
+    "probe": lambda: lb.probe(study, batches=2, steps=2),
     "train_adapters": adapters,
     "expand": lambda: lb.expand(study),
     "parameters": lambda: lb.parameters(MODEL, rank=4),
