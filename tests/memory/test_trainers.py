@@ -156,7 +156,7 @@ def test_every_trainer_says_its_versions_and_whether_it_was_measured():
 
 
 def test_a_loss_that_a_trainer_lacks_is_refused_with_those_it_has():
-    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed for it: chunked, fused"):
+    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed: chunked, fused"):
         find_trainer("torchtune").with_options(loss="full")
 
 
