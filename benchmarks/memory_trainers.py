@@ -188,7 +188,7 @@ def _powerlm() -> Any:
 
 
 def _old_loss(model: Any, inputs: Inputs, wide_outputs: bool, fused: bool) -> Loss:
-    hidden, _ = losses._hidden_and_head(model, inputs.ids)  # alive until the model's forward returns, as in the model's
+    hidden, _ = losses._hidden_and_head(model, inputs)  # alive until the model's forward returns, as in the model's
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     logits = base.get_output_embeddings()(hidden)
     if scale := getattr(base.config, "logits_scaling", None):

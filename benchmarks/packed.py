@@ -1,130 +1,223 @@
-"""What training several adapters on one frozen base could gain: a spike, before a packed engine exists.
+"""What a pack gains: cells an hour of packed training against one cell after another, all in one run.
 
-    python benchmarks/packed.py --json FILE [--limit SECONDS]
+    python benchmarks/packed.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
+        [--ranks R ...] [--rounds N] [--limit SECONDS]
 
-One optimizer step of n LoRA adapters of rank 16 on all linear layers of a random SmolLM2-135M, each with its own 4 x
-128 tokens:
+For each storage and shape, alternating, round by round:
 
-    sequential   n steps of PEFT's model, one adapter after another
-    packed       one step of all n: the base's product once over n x 4 rows, the adapters' products as batched small
-                 products (x (n, tokens, in) @ A (n, in, r) @ B (n, r, out)); one fused AdamW over all
+    packed    steps of the engine's train_packed, an adapter for each of --ranks with its own rate and seed
+    solo      steps of the engine's train, of one adapter of each rank that differs
+    bare      steps of model(input_ids, labels).loss.backward() over PEFT's model with torch's AdamW
 
-The ratio of their medians, tokens per second and the allocator's peak, for a bfloat16 and an nf4 base.
+A step takes the median over the steps after the first of each round. `ratio` is the sum of the solo steps of all
+adapters over the packed step, `bare_ratio` that of the bare ones, `processor_ratio` as `ratio`, in processor seconds,
+which other processes disturb less; on a GPU also the allocator's peaks. The base has random weights of a published
+configuration at full size (smollm2-135m, llama-3.2-1b, llama-3.1-8b), or is a shipped model (tiny-4m).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
-import torch.nn.functional as F
 
-from benchmarks.trainers import CUDA, WHERE, Models, Row, base, empty_cache, versions
+from benchmarks.trainers import CUDA, WHERE, Row, base, empty_cache, versions
+from lorabench.config.paths import MODELS
+from lorabench.config.settings import ModelSpec, TrainingSpec
+from lorabench.engine.data import Example
+from lorabench.engine.packed import train_packed
+from lorabench.engine.packed_layers import AdapterStart
+from lorabench.engine.train import collate, train
+from lorabench.memory.meta_model import configuration
 
-RANK, ROWS, LENGTH = 16, 4, 128
-
-
-class PackedLinear(torch.nn.Module):
-    """base(x) + scaling * x A B for n adapters; x (n * rows, length, in), the rows of an adapter beside each other."""
-
-    def __init__(self, layer: Any, n: int) -> None:
-        super().__init__()
-        self.layer, self.n = layer, n
-        self.a = torch.nn.Parameter(torch.randn(n, layer.in_features, RANK, device=WHERE) / layer.in_features**0.5)
-        self.b = torch.nn.Parameter(torch.zeros(n, RANK, layer.out_features, device=WHERE))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(self.n, -1, x.shape[-1])
-        delta = torch.bmm(torch.bmm(flat, self.a.to(x.dtype)), self.b.to(x.dtype))
-        return self.layer(x) + delta.reshape(*x.shape[:-1], -1)  # type: ignore[no-any-return]
+AUTOCAST = torch.bfloat16 if CUDA else None  # as training.autocast: auto takes it
+STEPS = 4  # of a round; the first is not counted
 
 
-def packed(model: Any, n: int) -> Any:
-    model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, PackedLinear(module, n))
-    return model.train()
+def folder(name: str) -> Path:
+    """A shipped model, or a checkpoint of random weights, on disk once a run."""
+    if (MODELS / name).is_dir():
+        return MODELS / name
+    import transformers
+
+    made = Path(tempfile.gettempdir()) / f"lorabench-random-{name}"
+    if not made.exists():
+        with WHERE:
+            model = transformers.AutoModelForCausalLM.from_config(
+                configuration(ModelSpec(name=name)), dtype=torch.bfloat16
+            )
+        model.save_pretrained(made)
+    return made
 
 
-def step(model: Any, optimizer: Any, ids: torch.Tensor, n: int) -> None:
-    with torch.autocast(WHERE.type, torch.bfloat16):
-        logits = model(input_ids=ids).logits
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()) * n
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
+def adapted(model: Any, rank: int, seed: int) -> Any:
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return peft.get_peft_model(model, config)
 
 
-def timed(run: Callable[[], None], repeats: int) -> float:
-    run()
-    run()
-    seconds = []
-    for _ in range(repeats):
+def starts(model: Any, ranks: Sequence[int]) -> list[AdapterStart]:
+    made = []
+    for seed, rank in enumerate(ranks):
+        with_adapter = adapted(model, rank, seed)
+        made.append(AdapterStart.of(with_adapter, seed))
+        with_adapter.unload()
+    return made
+
+
+@dataclass
+class Steps:
+    """Of one way to train: seconds and processor seconds of each step after a round's first, and the peak."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    def take(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """Runs some steps, which call what they are given at the end of each."""
+        ends: list[tuple[float, float]] = []
         if CUDA:
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
+            torch.cuda.reset_peak_memory_stats()
+
+        def end() -> None:
+            if CUDA:
+                torch.cuda.synchronize()
+            ends.append((time.perf_counter(), time.process_time()))
+
+        run(end)
+        wall, processor = np.diff(np.array(ends), axis=0).T.tolist()
+        self.wall += wall
+        self.processor += processor
         if CUDA:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated())
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "seconds": statistics.median(self.wall),
+            "processor_seconds": statistics.median(self.processor),
+            "steps": len(self.wall),
+            "peak_bytes": self.peak_bytes,
+        }
 
 
-def sequential(model: Any) -> Any:
-    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    return peft.get_peft_model(model, config).train()
+class Bench:
+    """One base, bare between two ways to train on it."""
+
+    def __init__(self, options: argparse.Namespace, quantization: str, rows: int, length: int) -> None:
+        wide = frozenset() if CUDA else frozenset({"float32"})
+        row = Row("loop", options.model, quantization, "lora", 16, rows, length, wide)
+        self.model, self.ranks = base(row, folder(options.model)).requires_grad_(False), options.ranks
+        self.starts = starts(self.model, options.ranks)
+        chance = np.random.default_rng(0)
+        predicted = np.arange(length) > 0
+        self.examples = [
+            Example(chance.integers(5, 500, length).astype(np.int32), predicted, length) for _ in range(4 * rows)
+        ]
+        self.spec = TrainingSpec(steps=STEPS, batch_size=rows, sequence_length=length)
+
+    def packed(self, end: Callable[[], None]) -> None:
+        cells = range(len(self.ranks))
+        train_packed(
+            self.model,
+            self.starts,
+            self.examples,
+            [self.spec.model_copy(update={"learning_rate": 1e-4 * (1 + c % 3)}) for c in cells],
+            seeds=cells,
+            padding=0,
+            where=WHERE,
+            autocast=AUTOCAST,
+            on_step=lambda step, tokens, seconds: end(),
+        )
+
+    def solo(self, rank: int, end: Callable[[], None]) -> None:
+        model = adapted(self.model, rank, 0)
+        train(
+            model,
+            self.examples,
+            self.spec,
+            seed=0,
+            padding=0,
+            where=WHERE,
+            autocast=AUTOCAST,
+            on_step=lambda step, tokens: end(),
+        )
+        model.unload()
+
+    def bare(self, rank: int, end: Callable[[], None]) -> None:
+        model = adapted(self.model, rank, 0).train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+        ids = collate(self.examples[: self.spec.batch_size], 0, WHERE).ids
+        for _ in range(STEPS):
+            with torch.autocast(WHERE.type, AUTOCAST, enabled=AUTOCAST is not None):
+                loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            end()
+        model.unload()
 
 
-def one_way(model: Any, n: int, rows: int) -> tuple[float, int | None]:
-    """Median seconds of a step over so many rows, and the allocator's peak."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=CUDA)
-    ids = torch.randint(5, 500, (rows, LENGTH), device=WHERE)
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = timed(lambda: step(model, optimizer, ids, n), 7 if CUDA else 1)
-    return seconds, torch.cuda.max_memory_allocated() if CUDA else None
-
-
-def measure(quantization: str, n: int, models: Models) -> dict[str, Any]:
-    row = Row("loop", "smollm2-135m", quantization, "lora", RANK, ROWS, LENGTH, frozenset())
-    folder = models.folder(row.model)
+def measure(options: argparse.Namespace, quantization: str, rows: int, length: int, until: float) -> dict[str, Any]:
     empty_cache()
-    alone, alone_peak = one_way(sequential(base(row, folder)), 1, ROWS)
-    empty_cache()
-    together, together_peak = one_way(packed(base(row, folder), n), n, n * ROWS)
+    bench, ranks = Bench(options, quantization, rows, length), sorted(set(options.ranks))
+    packed, solo, bare = Steps(), {r: Steps() for r in ranks}, {r: Steps() for r in ranks}
+    for done in range(options.rounds):
+        packed.take(bench.packed)
+        for rank in ranks:
+            solo[rank].take(partial(bench.solo, rank))
+            bare[rank].take(partial(bench.bare, rank))
+        if done and time.monotonic() > until:
+            break
+
+    def ratio(steps: dict[int, Steps], kind: str = "seconds") -> float:
+        return float(sum(steps[r].told()[kind] for r in options.ranks) / packed.told()[kind])
+
     return {
+        "model": options.model,
         "quantization": quantization,
-        "adapters": n,
-        "sequential_seconds": n * alone,
-        "packed_seconds": together,
-        "ratio": n * alone / together,
-        "sequential_peak_bytes": alone_peak,
-        "packed_peak_bytes": together_peak,
-        "packed_tokens_per_second": n * ROWS * LENGTH / together,
+        "rows": rows,
+        "length": length,
+        "ranks": options.ranks,
+        "ratio": ratio(solo),
+        "bare_ratio": ratio(bare),
+        "processor_ratio": ratio(solo, "processor_seconds"),
+        "packed": packed.told(),
+        "solo": {r: s.told() for r, s in solo.items()},
+        "bare": {r: s.told() for r, s in bare.items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--limit", type=float, default=60)
+    parser.add_argument("--model", default="smollm2-135m" if CUDA else "tiny-4m")
+    parser.add_argument("--quantization", nargs="+", default=["none", "nf4"])
+    parser.add_argument("--shape", nargs="+", default=["1x128", "4x256", "16x128"])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[16] * 8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=240)
     options = parser.parse_args()
-    began, models, rows = time.monotonic(), Models(), []
-    for quantization in ("none", "nf4"):
-        for n in (1, 4, 16, 8, 32) if CUDA else (1, 2):
+    began, rows = time.monotonic(), []
+    for quantization in options.quantization:
+        for shape in options.shape:
             if time.monotonic() - began < options.limit:
-                rows.append(measure(quantization, n, models))
-                print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+                size, length = map(int, shape.split("x"))
+                rows.append(measure(options, quantization, size, length, began + options.limit))
+                print(json.dumps(rows[-1]), flush=True)
                 options.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
+    shutil.rmtree(Path(tempfile.gettempdir()) / f"lorabench-random-{options.model}", ignore_errors=True)
 
 
 if __name__ == "__main__":

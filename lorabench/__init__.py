@@ -27,10 +27,13 @@ if TYPE_CHECKING:
         recommend,
         run,
         spectrum,
+        train_adapters,
         truncate,
     )
     from lorabench.config import Cell, Study, expand, load_study
+    from lorabench.config.adapter import AdapterSetting
     from lorabench.errors import LorabenchError
+    from lorabench.workflows.adapter_training import TrainedAdapter
 
 __version__ = "0.2.0"
 
@@ -39,6 +42,8 @@ _HOMES = {
     "expand": "lorabench.config",
     "Study": "lorabench.config",
     "Cell": "lorabench.config",
+    "AdapterSetting": "lorabench.config.adapter",
+    "TrainedAdapter": "lorabench.workflows.adapter_training",
     "run": "lorabench.api",
     "open_results": "lorabench.api",
     **dict.fromkeys(
@@ -51,6 +56,7 @@ _HOMES = {
             "recommend",
             "parameters",
             "spectrum",
+            "train_adapters",
             "truncate",
             "quantization_error",
             "import_results",
@@ -62,10 +68,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterSetting",
     "Cell",
     "LorabenchError",
     "Study",
     "StudyResults",
+    "TrainedAdapter",
     "__version__",
     "compare_trainers",
     "estimate",
@@ -81,6 +89,7 @@ __all__ = [
     "recommend",
     "run",
     "spectrum",
+    "train_adapters",
     "truncate",
 ]
 

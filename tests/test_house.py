@@ -136,3 +136,9 @@ def test_no_file_is_called_utils_and_none_is_very_long():
     for file in (path for folder in (PACKAGE, TESTS) for path in folder.rglob("*.py")):
         assert file.stem not in ("utils", "common", "helpers", "misc")
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, file
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports them by their bare names."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -1,6 +1,7 @@
 """The Python API, a file per theme. No call changes its caller's process or reads a study that the caller did not
 name."""
 
+from lorabench.api.adapters import train_adapters
 from lorabench.api.imports import import_results
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
 from lorabench.api.probes import probe
@@ -25,6 +26,7 @@ __all__ = [
     "recommend",
     "run",
     "spectrum",
+    "train_adapters",
     "truncate",
     "write_outputs",
     "write_report",

@@ -9,7 +9,6 @@ from typing import Literal
 from lorabench import plugins
 from lorabench.api.results import RunAnalysis, StudyResults, write_outputs
 from lorabench.errors import DataError, LorabenchError, unknown
-from lorabench.formatting import plural
 
 
 def import_results(
@@ -59,16 +58,18 @@ def import_results(
     if importer not in plugins.names("importers"):
         raise LorabenchError(unknown("importer", importer, plugins.names("importers")))
     of_tables = {
-        "columns": columns, "unit": unit != "auto", "higher_is_better": higher_is_better,
+        "columns (--map)": columns, "unit": unit != "auto", "higher_is_better": higher_is_better,
         "lower_is_better": lower_is_better,
     }  # fmt: skip
     if importer != "csv" and (given := [option for option, value in of_tables.items() if value]):
-        raise LorabenchError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for csv; {importer} needs none")
+        raise LorabenchError(f"{', '.join(given)}: only csv takes that; leave it out for {importer}")
+    if both := sorted({*higher_is_better} & {*lower_is_better}):
+        raise LorabenchError(f"{both[0]} is given as better both when higher and when lower; give one of them")
     sources = tuple(map(Path, (paths,) if isinstance(paths, str | Path) else paths))
     request = Request(sources, columns, metric, unit, tuple(higher_is_better), tuple(lower_is_better))
     readout = plugins.load("importers", importer).read(request)
     if not readout.runs or (refused is None and readout.refused):
-        more = f" ({plural(len(readout.refused) - 1, 'more')} like it)" if len(readout.refused) > 1 else ""
+        more = f" ({len(readout.refused) - 1:,} more like it)" if len(readout.refused) > 1 else ""
         raise DataError(f"{readout.refused[0]}{more}")
     for sentence in readout.refused:
         assert refused is not None

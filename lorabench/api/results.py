@@ -35,6 +35,7 @@ def run(
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     calibrations: str | Path | None = None,
+    pack: int = 1,
     progress: Progress | None = None,
 ) -> StudyResults:
     """Runs the cells that a study still lacks, writes its tables and report, and returns its results.
@@ -48,6 +49,7 @@ def run(
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
         calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
             memory that is predicted; none is read where absent.
+        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
             absent.
     Returns:
@@ -76,6 +78,7 @@ def run(
         retry=retry,
         skip_infeasible=skip_infeasible,
         calibrations=Path(calibrations) if calibrations else None,
+        pack=pack,
         frame=outcome.cells,
     )
     write_outputs(plan.store, outcome.of(plan.store))

@@ -45,6 +45,20 @@ def whole_number(text: str) -> int:
     return number
 
 
+def pack_size(text: str) -> int:
+    """ "auto" is packs.AUTO, "off" is 1; ArgumentTypeError for other words."""
+    from lorabench.runner.packs import AUTO
+
+    if text in ("auto", "off"):
+        return AUTO if text == "auto" else 1
+    try:
+        return whole_number(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size of a pack; allowed: auto, off, or a whole number of cells such as 8"
+        ) from None
+
+
 def amount(text: str) -> int:
     """ "6M" is 6,000,000."""
     number, scale = text.strip(), 1

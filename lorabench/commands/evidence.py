@@ -54,5 +54,8 @@ def evidence(options: argparse.Namespace) -> int:
         print(evidence_text.sources(answers, options.json, options.csv))
         return 0
     answer = published(**asked, everything=options.everything, learning_rates=options.learning_rates)
-    print(evidence_text.rows(answer, options.json, options.csv, options.learning_rates))
+    elsewhere = 0
+    if answer.rows.empty:
+        elsewhere = len(published(**asked, everything=True, learning_rates=not options.learning_rates).rows)
+    print(evidence_text.rows(answer, options.json, options.csv, options.learning_rates, elsewhere))
     return 0

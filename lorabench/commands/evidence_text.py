@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorabench.commands.output import columns
 from lorabench.evidence.listing import flags_of, source_dict
 from lorabench.evidence.schema import FLAGS
-from lorabench.formatting import DASH, aligned, count, plural
+from lorabench.formatting import DASH, count, plural
 
 if TYPE_CHECKING:
     from lorabench.evidence.listing import PublishedEvidence
@@ -24,17 +25,21 @@ REASONS = {flag: flag.replace("_", " ") for flag in FLAGS} | {
 }
 
 
-def rows(answer: PublishedEvidence, as_json: bool, as_csv: bool, rates: bool) -> str:
-    """Rows as a table with a summary below, or as JSON or CSV."""
+def rows(answer: PublishedEvidence, as_json: bool, as_csv: bool, rates: bool, elsewhere: int = 0) -> str:
+    """Rows as a table with a summary below, or as JSON or CSV; where there is none, how many of the other kind match
+    (`elsewhere`)."""
     if as_json:
         return json.dumps(answer.to_dict(), indent=2, ensure_ascii=False)
     if as_csv:
         return str(answer.rows.to_csv(index=False, lineterminator="\n")).rstrip("\n")
     if answer.rows.empty:
-        return f"no published {'rate' if rates else 'result'} matches all of it\n{_left_out(answer)}".rstrip("\n")
+        where = "without --learning-rates" if rates else "with --learning-rates"
+        hint = f"; {plural(elsewhere, 'row')} {where}" if elsewhere else ""
+        found = f"no published {'rate' if rates else 'result'} matches all of it{hint}"
+        return f"{found}\n{_left_out(answer)}".rstrip("\n")
     records = answer.rows.to_dict(orient="records")
     table = [RATE_HEAD, *map(_rate, records)] if rates else [HEAD, *map(_result, records)]
-    lines = aligned(table, left=(0, 1, 2, 3, 10) if rates else (0, 1, 2, 4, 6, 7, 11))
+    lines = columns(table, left=(0, 1, 2, 3, 10) if rates else (0, 1, 2, 4, 6, 7, 11))
     summary = [f"{plural(len(records), 'row')} of {plural(len(answer.sources), 'source')}", _left_out(answer)]
     if not rates:
         summary += _explained({flag for record in records for flag in flags_of(record)})
@@ -63,7 +68,6 @@ def sources(answers: Sequence[PublishedEvidence], as_json: bool, as_csv: bool) -
 
 
 def _result(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    points = row["unit"] in ("points", "perplexity", "score")
     return (
         row["source"],
         row["model"],
@@ -74,7 +78,7 @@ def _result(row: Mapping[Any, Any]) -> tuple[str, ...]:
         row["quantization"] + ("+dq" if row["double_quant"] == "yes" else ""),
         row["metric"],
         _number(row["value"], ".1f" if row["unit"] == "points" else ".3f"),
-        _number(row["full_value"] if row["method"] != "full" else None, ".1f" if points else ".3f"),
+        _number(row["full_value"] if row["method"] != "full" else None, ".1f" if row["unit"] == "points" else ".3f"),
         _number(row["gap"], "+.1f" if row["unit"] == "points" else "+.3f"),
         ", ".join(REASONS[flag] for flag in flags_of(row)),
     )

@@ -146,4 +146,5 @@ def _rows(plain: dict[str, object]) -> list[tuple[str, object]]:
     return [
         (name, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
         for name, value in flattened(plain).items()
+        if value is not None
     ]

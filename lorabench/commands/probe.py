@@ -18,9 +18,9 @@ def add_probe_options(c: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the training data of --model: text (.txt, .md, a folder) or rows of instructions or conversations",
     )
-    c.add_argument("--quantization", metavar="NAME", default="none", help="of --model's base: none, int8, fp4, nf4")
-    c.add_argument("--sequence-length", metavar="N", type=whole_number, default=512, help="with --model (default 512)")
-    c.add_argument("--batch-size", metavar="N", type=whole_number, default=8, help="with --model (default 8)")
+    c.add_argument("--quantization", metavar="NAME", help="of --model's base: none, int8, fp4, nf4")
+    c.add_argument("--sequence-length", metavar="N", type=whole_number, help="with --model (default 512)")
+    c.add_argument("--batch-size", metavar="N", type=whole_number, help="with --model (default 8)")
     c.add_argument(
         "--set", metavar="KEY=VALUE", dest="settings", action="append", default=[], help="change a setting of the study"
     )
@@ -57,6 +57,14 @@ def probe(options: argparse.Namespace) -> int:
         raise LorabenchError("probe needs a study file, or --model with --data, and not both")
     if (options.model is None) != (options.data is None):
         raise LorabenchError("--model and --data belong together: the rank depends on the data; give both")
+    of_a_model = {
+        "quantization": options.quantization,
+        "training.sequence_length": options.sequence_length,
+        "training.batch_size": options.batch_size,
+    }
+    if options.study and (given := [f"{name}={value}" for name, value in of_a_model.items() if value is not None]):
+        option = given[0].partition("=")[0].rpartition(".")[2].replace("_", "-")
+        raise LorabenchError(f"--{option} is for --model; a study has its own: --set {given[0]}")
     from lorabench.commands import probe_text
     from lorabench.config import load_study
     from lorabench.workflows import probe as workflow
@@ -67,9 +75,9 @@ def probe(options: argparse.Namespace) -> int:
         else workflow.study_of(
             options.model,
             options.data,
-            quantization=options.quantization,
-            sequence_length=options.sequence_length,
-            batch_size=options.batch_size,
+            quantization=options.quantization or "none",
+            sequence_length=options.sequence_length or 512,
+            batch_size=options.batch_size or 8,
             settings=options.settings,
         )
     )

@@ -6,6 +6,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
+from lorabench.commands.arguments import pack_size
 from lorabench.commands.calibrate import add_calibration_option, calibrations_of
 from lorabench.commands.output import say, table_text
 from lorabench.formatting import plural
@@ -33,6 +34,14 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
     c.add_argument(
         "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"
+    )
+    c.add_argument(
+        "--pack",
+        metavar="auto|off|N",
+        type=pack_size,
+        default=1,
+        help="train at most N cells at once on one base, where they differ in adapter, rate or seed alone, as many of "
+        "them as fit and gain; auto: at most 8 (default: off)",
     )
     c.add_argument(
         "--skip-infeasible",
@@ -72,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
             skip_infeasible=options.skip_infeasible,
             calibrations=calibrations_of(options),
             frame=outcome.cells,
+            pack=options.pack,
         )
     return _finish(plan, outcome)
 

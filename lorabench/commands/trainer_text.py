@@ -27,13 +27,8 @@ def trainer_lines(trainer: Trainer, differences: tuple[Difference, ...], checkpo
     """What a prediction for a trainer is worth, and why it is another one than for lorabench's own loop."""
     if trainer == find_trainer(OWN):
         return []
-    lines = []
-    if trainer.checkpoints and not checkpointed:
-        lines = [
-            "",
-            f"note: {trainer.title} has gradient checkpointing on unless it is turned off; this is without it:"
-            " --gradient-checkpointing adds it",
-        ]
+    note = trainer.checkpointing_note(checkpointed)
+    lines = ["", f"note: {note}"] if note else []
     if differences:
         lines += ["", "beside lorabench's own loop:", *(f"  {d.sentence}" for d in differences)]
     worth = f"measured: {trainer.measured}" if trainer.measured else NOT_MEASURED
@@ -94,6 +89,12 @@ def comparison(result: TrainerEstimates, as_json: bool) -> str:
     lines = [head, "", *columns(rows, left)]
     if any(not row.trainer.measured and row.estimate for row in result.rows):
         lines += ["", f"* {NOT_MEASURED}"]
+    if on := [row.trainer.name for row in result.rows if row.note]:
+        lines += [
+            "",
+            f"gradient checkpointing is on by default in {', '.join(on)}; this is without it: --gradient-checkpointing"
+            " adds it",
+        ]
     if card is not None:
         lines += ["", f"{card.name}: {card.capacity}", *(card.measured.sentences(own=True) if card.measured else [])]
     refused = [f"{row.trainer.name} is left out: {row.refused}" for row in result.rows if row.refused]

@@ -53,6 +53,9 @@ class Trainer:
     """runs the forward pass under autocast"""
     weights_follow: bool = False
     """loads weights in the dtype of mixed precision, so that float32 ones train without it"""
+    wide_residual: bool = False
+    """keeps norms, embeddings and head of full fine-tuning in float32, but for flash attention and fused losses, whose
+    kernels take none"""
     outputs: Literal["freed", "held", "float32"] = "float32"
     """what becomes of the model's outputs: let go of, held through the backward pass, or copied to float32 by
     accelerate"""
@@ -80,6 +83,11 @@ class Trainer:
         return dict(self.losses)[self.loss_in_force]
 
     @property
+    def widens_full(self) -> bool:
+        """Whether norms, embeddings and head of full fine-tuning are float32."""
+        return self.wide_residual and self.attention != "flash" and self.loss_in_force != "fused"
+
+    @property
     def released(self) -> str:
         """Its packages and versions on one line."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
@@ -96,6 +104,15 @@ class Trainer:
             chosen.append("packed examples")
         return f"{self.title}{released}, with {', '.join(chosen)}"
 
+    def checkpointing_note(self, checkpointed: bool) -> str | None:
+        """Of a trainer that would checkpoint, and a prediction without it; None where the two agree."""
+        if not self.checkpoints or checkpointed:
+            return None
+        return (
+            f"{self.title} has gradient checkpointing on unless it is turned off; this is without it:"
+            " --gradient-checkpointing adds it"
+        )
+
     def to_dict(self) -> dict[str, object]:
         """What `--json` says of it; absent values left out."""
         plain = {
@@ -108,6 +125,7 @@ class Trainer:
             "attention": self.attention,
             "kbit_preparation": self.kbit_preparation,
             "packing": self.packing,
+            "checkpoints_by_default": self.checkpoints,
         }
         return {k: v for k, v in plain.items() if v is not None}
 

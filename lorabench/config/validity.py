@@ -43,8 +43,9 @@ def target_parameters_fault(method: MethodSpec, truncation: tuple[int, ...] = ()
         return None
     if truncation:
         return (
-            "analysis.truncation cannot be combined with target_parameters: what experts learned is not decomposed yet;"
-            " allowed: no truncation, or target_parameters: null"
+            "analysis.truncation cannot be combined with target_parameters: a cell cuts modules alone, no experts;"
+            " allowed: no truncation (lorabench truncate cuts saved adapters with their experts), or target_parameters:"
+            " null"
         )
     if method.name not in PARAMETER_METHODS:
         return (

@@ -24,6 +24,7 @@ from lorabench.engine.domain import Domain
 from lorabench.engine.events import Event
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device, resolve_autocast
+from lorabench.engine.packed import PackedTraining
 from lorabench.engine.phase_clock import PhaseClock
 from lorabench.engine.train import CausalModel, Loss, token_loss
 from lorabench.engine.weight_deltas import Factors
@@ -50,13 +51,23 @@ class CellContext:
     device: torch.device
     autocast: torch.dtype | None
     """of mixed precision in training"""
+    packed: PackedTraining | None = None
+    """what the cell learned in a pack, which takes the place of its own steps"""
 
     @classmethod
-    def of(cls, cell: Cell, folder: Path, phases: tuple[Phase, ...], report: Report, started_at: str) -> CellContext:
+    def of(
+        cls,
+        cell: Cell,
+        folder: Path,
+        phases: tuple[Phase, ...],
+        report: Report,
+        started_at: str,
+        packed: PackedTraining | None = None,
+    ) -> CellContext:
         """On this machine's device."""
         where = device()
         autocast = resolve_autocast(cell.training, where)
-        return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast)
+        return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast, packed)
 
     @property
     def base_survives(self) -> bool:

@@ -21,7 +21,14 @@ from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.outlook import rows_evaluated
 from lorabench.engine.precision import evaluated
 from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss
-from lorabench.engine.weight_deltas import adapted_layers, adapter_deltas, base_cache, full_deltas, save_deltas
+from lorabench.engine.weight_deltas import (
+    adapted_layers,
+    adapted_stacks,
+    adapter_deltas,
+    base_cache,
+    full_deltas,
+    save_deltas,
+)
 from lorabench.record.items import FILE, Items, save_items
 from lorabench.record.result import Reading
 from lorabench.record.truncations import save_truncations
@@ -90,10 +97,10 @@ def evaluate_cell(
 def decompose(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     """The singular values and first directions of every learned change, as far as the study wants them, into files."""
     model, cell = loaded.model, context.cell
-    adapted = [name for name, _ in adapted_layers(model)]
+    adapted = sum(1 for _ in adapted_layers(model)) + sum(stack.num_experts for _, stack in adapted_stacks(model))
     if cell.analysis.spectra == "none" or not (adapted or cell.training.steps):
         return
-    context.clock.enter("decompose", len(adapted or linear_modules(model)))
+    context.clock.enter("decompose", adapted or len(linear_modules(model)))
     deltas = adapter_deltas(model, loaded.start) if adapted else full_deltas(model, cell)
     save_deltas(deltas, model, cell, context.folder, base_cache(cell, context.folder), context.clock.record_step)
     yield from ()  # all of it lies in files

@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
-from lorabench.engine.checkpoint import Checkpoints
+from lorabench.engine.checkpoint import Checkpoints, TrainingProgress
 from lorabench.engine.domain import is_kept
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
+from lorabench.engine.pack import packed_training
 from lorabench.engine.saved import START, save_adapter, save_model
 from lorabench.engine.train import Diverged, StepRecord, train
 from lorabench.engine.weight_deltas import base_cache
 from lorabench.record.cell_files import MODEL
+from lorabench.record.result import Reading
 
 
 def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
@@ -35,6 +37,11 @@ def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     context.clock.enter("train", ahead=_ahead(context, loaded))
     if loaded.start:  # pissa: its start is part of what is saved
         loaded.model.save_pretrained(context.folder / START)
+    if context.packed is not None:
+        _write_curve(context.folder, context.packed.progress.curve)
+        yield from packed_training(context, loaded, context.packed)
+        yield from _learning(context.packed.progress, steps)
+        return
     torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew
     checkpoints = Checkpoints(
         context.folder, cell.id, cell.training.checkpoint_every, steps, context.device, context.report
@@ -56,13 +63,18 @@ def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     finally:
         _write_curve(context.folder, checkpoints.progress.curve)
     checkpoints.peaks(meter)
-    last = done.curve[-max(1, steps // 10) :]
     yield from reading("train_seconds", done.seconds)
+    yield from reading("tokens_per_second", done.tokens / done.seconds)
+    yield from _learning(done, steps)
+    yield from cuda_peaks("train", meter, loaded)
+
+
+def _learning(done: TrainingProgress, steps: int) -> Iterator[Reading]:
+    """What the steps saw and where their loss ended."""
+    last = done.curve[-max(1, steps // 10) :]
     yield from reading("train_tokens", done.tokens)
     yield from reading("padding_percent", 100 * (1 - done.tokens / done.positions))
-    yield from reading("tokens_per_second", done.tokens / done.seconds)
     yield from reading("train_loss", math.fsum(s.loss for s in last) / len(last))
-    yield from cuda_peaks("train", meter, loaded)
 
 
 def save_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:

@@ -26,7 +26,7 @@ from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.data import Example, MultipleChoice, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
-from lorabench.engine.weight_deltas import adapted_layers
+from lorabench.engine.weight_deltas import adapted_layers, adapted_stacks
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
 from lorabench.spectra.decompose import leading
 
@@ -138,7 +138,7 @@ def decompose_seconds(cell: Cell, model: PreTrainedModel, base_is_known: bool) -
         if whole
         else [(layer.in_features, layer.out_features) for _, layer in adapted_layers(model)]
     )
-    total = 0.0
+    total = MODULE_SECONDS * sum(stack.num_experts for _, stack in adapted_stacks(model))  # of experts values alone
     for side, longer in (sorted(s) for s in sides):
         beside = cell.analysis.spectra == "full"
         grams = 2 * dense + beside * (

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
@@ -55,6 +56,18 @@ class AdaptedLayer(Protocol):
         """The layer that is adapted, transformers' or bitsandbytes'."""
 
 
+class AdaptedStack(Protocol):
+    """What is used of PEFT's ParamWrapper, the layer of a stack of experts."""
+
+    parameter_name: str
+    num_experts: int
+    lora_A: Mapping[str, torch.nn.Linear]
+    """(experts * rank, in), expert by expert"""
+    lora_B: Mapping[str, torch.nn.Linear]
+    """(out, rank * experts), the columns of an expert as many apart as there are experts"""
+    scaling: Mapping[str, float]
+
+
 def start_factors(model: torch.nn.Module) -> Factors:
     """Copies of A and B at the start, of the adapters that do not start at a zero change (pissa); empty for others."""
     return {
@@ -65,16 +78,27 @@ def start_factors(model: torch.nn.Module) -> Factors:
 
 
 def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
-    """(full name within the base, PEFT's layer) of every adapted module; stacks of experts (method.target_parameters)
-    are none: their changes are trained and saved, not decomposed."""
+    """(full name within the base, PEFT's layer) of every adapted module; stacks of experts are none."""
     for name, module in model.named_modules():
         if _is_adapted(module):
             yield name.removeprefix("base_model.model."), module
 
 
+def adapted_stacks(model: torch.nn.Module) -> Iterator[tuple[str, AdaptedStack]]:
+    """(full name of the parameter within the base, PEFT's layer) of every adapted stack of experts; of several in one
+    module PEFT wraps one around the other."""
+    for name, module in model.named_modules():
+        if _is_stack(module):
+            place = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            yield f"{place}.{module.parameter_name}", module
+
+
 def _is_adapted(module: torch.nn.Module) -> TypeGuard[AdaptedLayer]:
-    wraps_parameter = hasattr(module, "parameter_name")
-    return not wraps_parameter and "default" in getattr(module, "lora_A", {})
+    return not hasattr(module, "parameter_name") and "default" in getattr(module, "lora_A", {})
+
+
+def _is_stack(module: torch.nn.Module) -> TypeGuard[AdaptedStack]:
+    return hasattr(module, "parameter_name") and "default" in getattr(module, "lora_A", {})
 
 
 def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
@@ -91,7 +115,7 @@ def base_weights(cell: Cell, model: torch.nn.Module) -> Before:
 
 @torch.no_grad()
 def adapter_deltas(model: torch.nn.Module, start: Factors) -> Iterator[Delta]:
-    """The change of every adapted module of an adapted model."""
+    """The change of every adapted module of an adapted model, then of every expert of its stacks."""
     for name, layer in adapted_layers(model):
         a, b, scaling = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
         if layer.use_dora.get("default", False):
@@ -101,6 +125,18 @@ def adapter_deltas(model: torch.nn.Module, start: Factors) -> Iterator[Delta]:
             yield of_start(name, a, b, a0, b0, scaling)
         else:
             yield of_factors(name, a, b, scaling)
+    for stack, wrapper in adapted_stacks(model):
+        yield from _expert_deltas(stack, wrapper)
+
+
+def _expert_deltas(stack: str, layer: AdaptedStack) -> Iterator[Delta]:
+    """By the reshapes of PEFT's get_delta_weight; named as spectra.stacks names those of a saved adapter."""
+    a, b, experts = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.num_experts
+    a, b = a.reshape(experts, -1, a.shape[1]), b.reshape(b.shape[0], -1, experts)
+    place, _, parameter = stack.rpartition(".")
+    for e in range(experts):
+        change = of_factors(f"{place}.{e}.{parameter}", a[e], b[:, :, e], layer.scaling["default"])
+        yield replace(change, expert=e, stack=stack)
 
 
 def _base_weight(layer: AdaptedLayer) -> torch.Tensor:
@@ -134,8 +170,8 @@ def save_deltas(
     """Writes spectra.safetensors and directions.safetensors; of a cell that asks for values alone the first, without
     measures beside the base.
 
-    What a quantized checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are
-    done.
+    Of experts the values alone: a mixture has thousands, whose directions would take more than its adapter. What a
+    quantized checkpoint lost to its codes is not known, so no repair of it. `done` hears how many modules are done.
     """
     full = cell.analysis.spectra == "full"
     before = base_weights(cell, model) if full else lambda module: None
@@ -143,7 +179,7 @@ def save_deltas(
     live_weights = held_weights(model) if turned is not None else {}
 
     def look(delta: Delta, weight: torch.Tensor | None) -> tuple[Spectrum, Directions | None]:
-        if not full:
+        if not full or delta.expert is not None:
             return delta.spectrum(), None
         change, live = decomposed(delta), live_weights.get(delta.module)
         back = turned if live is None else lambda loaded: (loaded.to(resolve_dtype(cell)), live().to(loaded.device))
@@ -152,7 +188,9 @@ def save_deltas(
         return spectrum, Directions(change.u[:, :k].cpu().numpy(), change.v[:, :k].cpu().numpy()) if k else None
 
     spectra, directions = [], {}
-    for spectrum, leading in side_by_side(look, ((d, before(d.module)) for d in deltas), device()):
+    for spectrum, leading in side_by_side(
+        look, ((d, before(d.module) if d.expert is None else None) for d in deltas), device()
+    ):
         spectra.append(spectrum)
         if leading is not None:
             directions[spectrum.module] = leading

@@ -162,7 +162,7 @@ def select(
         aspect: task, forgetting or training.
         exclude: flags whose rows are left out, where the frame has flags.
     Raises:
-        LorabenchError: a value that no row has.
+        LorabenchError: a value that no row has, of results or of learning rates.
     """
     keep = frame.index == frame.index
     if model_parameters is not None:
@@ -180,7 +180,7 @@ def select(
     for column, value in wanted.items():
         if value is None or column not in frame.columns:
             continue
-        known = sorted(str(v) for v in _values(frame, column))
+        known = sorted({str(v) for f in (frame, _results(), _learning_rates()) for v in _values(f, column)})
         if value not in known:
             raise LorabenchError(unknown(column.replace("_", " "), value, known))
         keep &= (frame[column] == value).to_numpy()
@@ -199,5 +199,7 @@ def select(
 
 def _values(frame: pd.DataFrame, column: str) -> Iterable[object]:
     """That a column can have: of a category those of the whole file, though rows may be gone."""
+    if column not in frame.columns:
+        return ()
     series = frame[column]
     return series.cat.categories if hasattr(series, "cat") else series.unique()

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,10 +79,13 @@ class LocalWorker:
         on_event: Callable[[Event], None],
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
+        pack: Sequence[Cell] = (),
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
         process, there is a result."""
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
+        if pack:
+            command["pack"] = [c.model_dump(mode="json") for c in pack]
         return self._ask(command, cell, folder, on_event)
 
     def repeat(

@@ -38,6 +38,8 @@ def read_json(path: Path) -> tuple[str, dict[str, object]]:
     except RecursionError:
         raise DataError(f"{path} is damaged (nested too deeply); get it from its source again") from None
     except ValueError as e:
+        if text.strip() and not text.lstrip().startswith("{"):
+            raise DataError(f"{path} holds no JSON object; leave it out") from None
         at_end = isinstance(e, json.JSONDecodeError) and e.pos >= len(text.rstrip()) - 1
         end = "it ends in the middle" if at_end or "Unterminated" in str(e) else str(e)
         raise DataError(

@@ -24,7 +24,8 @@ from pydantic import ValidationError
 
 from lorabench import plugins
 from lorabench.errors import DataError, unknown
-from lorabench.formatting import plural
+from lorabench.formatting import first_names, plural
+from lorabench.importers._files import files_in
 from lorabench.record.imported_run import ImportedRun, Readout, Request, check_run
 from lorabench.record.metrics import TABLE, is_accuracy, metric
 from lorabench.record.result import Reading
@@ -72,7 +73,7 @@ def read(request: Request) -> Readout:
     refused: list[str] = []
     notes: list[str] = []
     names: dict[str, None] = {}
-    for path in request.paths:
+    for path in files_in(request.paths, "*.csv"):
         table = _read(path)
         columns = _columns(table, request)
         refused += table.refused
@@ -82,7 +83,7 @@ def read(request: Request) -> Readout:
                 runs.append(_run(f"{path}, line {line}", row, columns, percent))
             except DataError as e:
                 refused.append(str(e))
-        notes += _notes(path, columns, percent)
+        notes += _notes(table, columns, percent, request)
         names |= dict.fromkeys(columns.metrics)
     return Readout("csv", tuple(runs), _deciding(request, tuple(names)), tuple(refused), tuple(dict.fromkeys(notes)))
 
@@ -110,8 +111,12 @@ def _read(path: Path) -> _Table:
         raise DataError(
             f"{path} is no table of comma-separated values ({' '.join(str(e).split())[:120]}); save it as CSV in UTF-8"
         ) from None
+    if len(header) == 1 and ";" in header[0]:
+        raise DataError(f"{path} is separated by semicolons; save it with commas or tabs between its columns")
     if not header or not table.rows:
-        raise DataError(f"{path} has no {'rows below its header' if header else 'header'}; give a table with both")
+        if table.refused:
+            raise DataError(table.refused[0])
+        raise DataError(f"{path} has no {'rows below its header' if header else 'header'}; a table needs both")
     double = next((c for c in header if header.count(c) > 1), None)
     if double is not None:
         raise DataError(f"{path} has two columns '{double}'; rename one of them")
@@ -125,7 +130,7 @@ def _columns(table: _Table, request: Request) -> _Columns:
         if column not in table.header:
             raise DataError(f"{table.path}: {unknown('column', column, table.header)}")
     fields: dict[str, str] = {}
-    for column, wanted in {**{c: c for c in table.header if c not in asked}, **asked}.items():
+    for column, wanted in {**{c: _own_name(c) for c in table.header if c not in asked}, **asked}.items():
         base = wanted.removesuffix("_stderr") if wanted.endswith("_stderr") else wanted
         if base in directions:
             fields[column] = f"{base}/{directions[base]}" + wanted[len(base) :]
@@ -154,6 +159,12 @@ def _columns(table: _Table, request: Request) -> _Columns:
     return _Columns(fields, metrics, tuple(c for c in table.header if c not in fields))
 
 
+def _own_name(column: str) -> str:
+    """The field that a column is called as, in whatever case."""
+    lower = column.lower()
+    return lower if lower in SETTINGS or lower in _BESIDE or _is_metric(lower.removesuffix("_stderr")) else column
+
+
 def _is_metric(name: str) -> bool:
     return name in TABLE or ("/" in name and metric(name).better != "none")
 
@@ -166,10 +177,18 @@ def _measures() -> list[str]:
 def _is_percent(table: _Table, columns: _Columns, name: str, request: Request) -> bool:
     if request.unit != "auto":
         return request.unit == "percent"
-    own = [c for c, f in columns.fields.items() if f == name]
-    texts = [row[c] for c in own for _, row in table.rows]
+    texts = _texts(table, columns, name)
     values = [v for t in texts if (v := _float(t)) is not None]
-    return any("%" in c for c in own) or any("%" in t for t in texts) or max(values, default=0.0) > 1
+    return _signed(columns, name, texts) or max(values, default=0.0) > 1
+
+
+def _texts(table: _Table, columns: _Columns, name: str) -> list[str]:
+    return [row[c] for c, f in columns.fields.items() if f == name for _, row in table.rows]
+
+
+def _signed(columns: _Columns, name: str, texts: list[str]) -> bool:
+    """Whether a % sign says the unit."""
+    return any("%" in text for text in (*texts, *(c for c, f in columns.fields.items() if f == name)))
 
 
 def _run(place: str, row: Mapping[str, str], columns: _Columns, percent: set[str]) -> ImportedRun:
@@ -265,8 +284,15 @@ def _deciding(request: Request, names: tuple[str, ...]) -> str:
     return (able or list(names))[0]
 
 
-def _notes(path: Path, columns: _Columns, percent: set[str]) -> list[str]:
-    notes = [f"{m} was read as percent." for m in columns.metrics if m in percent]
+def _notes(table: _Table, columns: _Columns, percent: set[str], request: Request) -> list[str]:
+    notes = []
+    for name in (m for m in columns.metrics if m in percent):
+        texts = _texts(table, columns, name)
+        small = [t for t in texts if 0 < (_float(t) or 0) <= 1]
+        also = ""
+        if small and request.unit == "auto" and not _signed(columns, name, texts):
+            also = f", {first_names(small, 3)} too: if that is a fraction, mend the table"
+        notes.append(f"{name} was read as percent{also}.")
     if columns.unused:
-        notes.append(f"Columns of {path.name} that are not used: {', '.join(columns.unused)}.")
+        notes.append(f"Columns of {table.path.name} that are not used: {', '.join(columns.unused)}.")
     return notes

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lorabench.errors import DataError
+from lorabench.errors import DataError, unknown
 from lorabench.importers._files import files_in, read_json
 from lorabench.record.imported_run import ImportedRun, Readout, Request
 from lorabench.record.result import Environment, Fault, Reading
@@ -44,6 +44,9 @@ def read(request: Request) -> Readout:
             runs.append(_run(path))
         except DataError as e:
             refused.append(str(e))
+    measured = dict.fromkeys(r.metric for run in runs for r in run.readings)
+    if request.metric is not None and runs and request.metric not in measured:
+        raise DataError(unknown("metric", request.metric, measured))
     return Readout("peft", tuple(runs), request.metric or "accuracy", tuple(refused), _notes(runs))
 
 

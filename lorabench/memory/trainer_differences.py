@@ -78,6 +78,12 @@ def _differences(setting: TrainConfig) -> Iterator[Difference]:
             "PEFT's prepare_model_for_kbit_training casts norms, embeddings and head to float32, and with them the"
             " hidden states between layers.",
         )
+    if trainer.widens_full and setting.method.name == "full" and weights != "float32" and training.autocast != "none":
+        yield Difference(
+            "float32 hidden states",
+            "Norms, embeddings and head stay in float32 unless flash attention or a fused loss is switched on, and with"
+            " them the hidden states between layers.",
+        )
     if trainer.loss_program in LOSSES:
         yield LOSSES[trainer.loss_program]
     if trainer.offloads_checkpoints and training.gradient_checkpointing:

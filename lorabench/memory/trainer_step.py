@@ -38,6 +38,8 @@ def set_attention(config: PretrainedConfig, trainer: Trainer) -> None:
 def prepared(setting: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
     """The base before its adapter: PEFT's prepare_model_for_kbit_training where the trainer calls it."""
     kind = setting.quantization.name
+    if setting.method.name == "full" and setting.trainer.widens_full and setting.training.autocast != "none":
+        return _widened(model)
     if not setting.trainer.kbit_preparation or kind == "none":
         return model
     import peft
@@ -50,6 +52,25 @@ def prepared(setting: TrainConfig, model: PreTrainedModel) -> PreTrainedModel:
             use_gradient_checkpointing=setting.training.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": setting.trainer.reentrant},
         )
+
+
+_EMBEDDINGS = {
+    "gpt_neox": ("embed_in", "embed_out"),
+    "falcon": ("word_embeddings", "lm_head"),
+    "nemotron_h": ("embeddings", "lm_head"),
+}
+
+
+def _widened(model: PreTrainedModel) -> PreTrainedModel:
+    """axolotl/loaders/model.py (0.17, 0.19), _convert_embedding_modules_dtype: whatever is named a norm, a gate (a
+    mixture's router), an embedding or a head goes to float32 when a model is loaded; _configure_embedding_dtypes turns
+    it back for adapters, kernels of flash attention and cut cross entropy, and not for full fine-tuning with sdpa."""
+    embeddings = _EMBEDDINGS.get(model.config.model_type, ("embed_tokens", "lm_head"))
+    for name, module in model.named_modules():
+        is_embedding = any(part in name for part in embeddings) and hasattr(module, "weight")
+        if "norm" in name or name.endswith(".gate") or is_embedding:
+            module.to(torch.float32)
+    return model
 
 
 def with_adapter_dtype(setting: TrainConfig, model: PreTrainedModel, base: torch.dtype) -> PreTrainedModel:

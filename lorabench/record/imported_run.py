@@ -120,7 +120,7 @@ def write_import(
         _check_reference([declared(c) for c, _ in numbered], reference)
     notes = (*readout.notes, *_rerun_notes(numbered, renumbered))
     if copies := len(readout.runs) - len(runs):
-        notes += (f"{plural(copies, 'file')} {'is a copy' if copies == 1 else 'are copies'} of others and left out.",)
+        notes += (f"{plural(copies, 'result')} {'is a copy' if copies == 1 else 'are copies'} of others and left out.",)
     study = Study(
         schema_version=1,
         name=_study_name(name or store.folder.resolve().name),

@@ -25,6 +25,8 @@ _TABLE = (
     Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantization constants included"),
     Metric("load_seconds", "load time", "seconds", "lower", "reading, quantizing and adapting the model"),
     Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
+    Metric("pack_seconds", "pack's training time", "seconds", "lower", "steps of all cells that trained as one pack"),
+    Metric("pack_cells", "cells of the pack", "count", "none", "that trained at once, this one included"),
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
     Metric(
         "sample_seconds",
@@ -257,7 +259,15 @@ def is_accuracy(name: str) -> bool:
 
 
 _OF_LOADING = ("total_parameters", "trainable_parameters", "trainable_percent", "weight_bytes", "load_seconds")
-_OF_TRAINING = ("train_seconds", "train_tokens", "padding_percent", "tokens_per_second", "train_loss")
+_OF_TRAINING = (
+    "pack_seconds",
+    "pack_cells",
+    "train_seconds",
+    "train_tokens",
+    "padding_percent",
+    "tokens_per_second",
+    "train_loss",
+)
 _PEAKS = ("train_peak_bytes", "eval_peak_bytes")
 
 

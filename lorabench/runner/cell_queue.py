@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
+from lorabench.runner.packs import mates
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ class CellQueue:
         skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
         calibrations: Path | None = None,
+        pack: int = 1,
     ) -> None:
-        self.calibrations = calibrations
+        self.calibrations, self.pack = calibrations, pack
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
-        self.stop = threading.Event()
+        self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
 
     def run(self) -> None:
@@ -84,12 +86,13 @@ class CellQueue:
         try:
             worker = self.pool.first if index == 0 else self.pool.another()
             waiting = 0
+            others: deque[Cell] = deque()
             while not self.stop.is_set():
                 try:
-                    cell = self.queue.popleft()
+                    cell = others.popleft() if others else self._next(others)
                 except IndexError:
                     return
-                if self._attempt(cell, worker):
+                if self._attempt(cell, worker, tuple(others)):
                     waiting = 0
                     continue
                 self.queue.append(cell)
@@ -111,7 +114,14 @@ class CellQueue:
             self.stop.set()
             self.pool.close()
 
-    def _attempt(self, cell: Cell, worker: Worker) -> bool:
+    def _next(self, others: deque[Cell]) -> Cell:
+        """The next cell; those that train with it go into `others`, and come after it on the same worker."""
+        with self.taking:
+            cell = self.queue.popleft()
+            others.extend(mates(cell, self.queue, self.pack, self.pool.workers))
+            return cell
+
+    def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
@@ -126,7 +136,7 @@ class CellQueue:
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
-            result = self._repeated(cell, worker) or self._run(cell, worker)
+            result = self._repeated(cell, worker) or self._run(cell, worker, others)
             if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
@@ -143,9 +153,13 @@ class CellQueue:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
 
-    def _run(self, cell: Cell, worker: Worker) -> CellResult:
-        more = [self.calibrations] if self.calibrations else []
-        return worker.run(cell, self.plan.store.emptied(cell.id), self._event, self.skip_infeasible, *more)
+    def _run(self, cell: Cell, worker: Worker, others: tuple[Cell, ...]) -> CellResult:
+        folder = self.plan.store.emptied(cell.id)
+        if self.pack > 1:
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others)
+        if self.calibrations:
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations)
+        return worker.run(cell, folder, self._event, self.skip_infeasible)
 
     def _repeated(self, cell: Cell, worker: Worker) -> CellResult | None:
         """Phases of a trained cell again: those that were asked for, or of one whose evaluation failed; None where it

@@ -22,6 +22,8 @@ class Command(TypedDict):
     skip_infeasible: NotRequired[bool]
     calibrations: NotRequired[str]
     """folder of what was measured on this machine's cards, where predictions are corrected by it"""
+    pack: NotRequired[Sequence[object]]
+    """cells that come next and may train with the cell that is to be run"""
     before: NotRequired[object]
     """the result of a cell of which phases are repeated"""
     phases: NotRequired[Sequence[Phase]]

@@ -41,13 +41,15 @@ def run(
     skip_infeasible: bool = False,
     calibrations: Path | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
+    pack: int = 1,
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
 
     frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
     to fit into memory is recorded as skipped, and is tried again by the next run. calibrations: the folder of what
-    lorabench calibrate measured, which corrects what is predicted; absent: none is read.
+    lorabench calibrate measured, which corrects what is predicted; absent: none is read. pack: cells that train at
+    once at most (runner.packs).
     """
     from lorabench.runner.plan import make_plan
 
@@ -60,7 +62,7 @@ def run(
         if progress:
             progress.begin(plan, min(pool.workers, len(plan.pending)))
         try:
-            CellQueue(plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations).run()
+            CellQueue(plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations, pack=pack).run()
         except BaseException:
             with suppress(LorabenchError):
                 write_cells_csv(plan, frame)

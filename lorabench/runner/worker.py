@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
+from lorabench.runner.packs import TrainedPacks
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -46,10 +47,12 @@ class Engine(NamedTuple):
     check_cells: Check
     misfits: Callable[..., tuple[Problem, ...]]
     """what of the cells would not fit into memory; a folder of calibrations may follow them"""
-    run_cell: Callable[[Cell, Path, Report], CellResult]
+    run_cell: Callable[..., CellResult]
+    """of a cell, its folder, a report, and what the cell learned in a pack where it did"""
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
     predict_memory: Callable[..., MemoryPrediction | None]
     """of a cell; a folder of calibrations may follow it"""
+    packs: TrainedPacks
 
 
 def _engine(package: str, predictor: str) -> Engine:
@@ -61,6 +64,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
+        TrainedPacks(package),
     )
 
 
@@ -144,13 +148,20 @@ def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, repor
 
     prediction = engine.predict_memory(cell, *_calibrations(command))
     if prediction is None:
-        return engine.run_cell(cell, folder, report)
+        return _run_cell(engine, cell, folder, command, report)
     if command["skip_infeasible"] and prediction.fits is False:
         return prediction.skipped(cell)
     if prediction.warning:
         report(Event(cell.id, "foresee", warning=prediction.warning))
-    result = engine.run_cell(cell, folder, report)
+    result = _run_cell(engine, cell, folder, command, report)
     return result.model_copy(update={"readings": (*result.readings, *prediction.readings())})
+
+
+def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
+    """Runs a cell, with what it learned in a pack where it has one."""
+    others = [_cell(c) for c in command.get("pack", ())]
+    packed = engine.packs.training(cell, others, lambda c: engine.predict_memory(c, *_calibrations(command)), report)
+    return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 
 def _calibrations(command: Command) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -32,11 +32,13 @@ class Worker(Protocol):
         on_event: Callable[[Event], None],
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
+        pack: Sequence[Cell] = (),
     ) -> CellResult:
         """Runs a cell, whose files go to a folder; whatever happens, there is a result.
 
         skip_infeasible: a cell that is predicted not to fit into memory is not run, its outcome is skipped.
         calibrations: a folder of what was measured on this machine's cards, which corrects that prediction.
+        pack: cells that come next and may train with it; given only where the run packs.
         """
 
     def repeat(

@@ -30,7 +30,8 @@ def analyse(learned: Learned, all_intruders: bool = False) -> Iterator[Spectrum]
         if weight is None:
             yield delta.spectrum()
         else:
-            yield beside_base(delta, decomposed(delta), weight, learned.quantize, all_intruders)
+            quantize = None if delta.expert is not None else learned.quantize  # bitsandbytes leaves stacks as they are
+            yield beside_base(delta, decomposed(delta), weight, quantize, all_intruders)
 
 
 def beside_base(

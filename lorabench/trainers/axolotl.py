@@ -11,6 +11,8 @@ TRAINER = Trainer(
         " dtype of the run, so that hidden states stay in bfloat16 (src/axolotl/loaders/model.py).",
         "Weights are loaded in the dtype of mixed precision (bf16, fp16), and in float32 only without it: full"
         " fine-tuning in float32 takes its products in float32, too (src/axolotl/utils/config, torch_dtype).",
+        "Full fine-tuning has norms, embeddings and head in float32, and hidden states with them, unless"
+        " flash attention or cut cross entropy is switched on (_configure_embedding_dtypes there).",
         "Adapters are float32; accelerate copies all logits to float32 while the loss is computed.",
         "The loss is transformers' own; cut cross entropy, which many of its examples switch on, keeps no logits.",
         "The rest is transformers' Trainer: clipping, the optimizer, 32-bit states of embeddings.",
@@ -20,5 +22,6 @@ TRAINER = Trainer(
     errors=(0.80, 1.20),
     losses=(("full", "transformers"), ("fused", "cut")),
     weights_follow=True,
+    wide_residual=True,
     wide_embedding_state=True,
 )

@@ -91,6 +91,7 @@ class MemoryEstimate:
             "unreached": unreached_dict(self.unreached, self.setting),
         }
         plain |= trainer_dict(self.setting.trainer, self.differences)
+        plain["note"] = self.setting.trainer.checkpointing_note(self.setting.training.gradient_checkpointing)
         if card is not None and card.measured is not None:
             plain["calibration"] = card.measured.words
         if self.sharding is not None:

@@ -16,7 +16,7 @@ from lorabench.config.grid import expand
 from lorabench.config.load import read_study
 from lorabench.config.source import Source, override
 from lorabench.config.study import Cell, Study
-from lorabench.errors import LorabenchError
+from lorabench.errors import DataError, LorabenchError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +121,10 @@ def study_of(
     """A study of one setting, of a model and a file of training data.
 
     Text files are learned whole; rows (JSONL, JSON, CSV, Parquet, ...) as instructions or conversations.
-    StudyError where it cannot be a study.
+    DataError where there is no such file; StudyError where it cannot be a study.
     """
+    if not Path(data).exists():
+        raise DataError(f"there is no file or folder {data} to probe with; give the path of the training data")
     task = "text" if Path(data).suffix.lower() in TEXT_SUFFIXES or Path(data).is_dir() else "instruct"
     plain: dict[str, object] = {
         "schema": 1,
@@ -203,19 +205,24 @@ def _label(cell: Cell, others: Sequence[Cell]) -> str:
 def plugins_of(names: Sequence[str] | None, steps: int) -> dict[str, ModuleType]:
     """The probes of these names, or all; without those that need steps where there are none."""
     loaded = {name: plugins.load("probes", name) for name in names or plugins.names("probes")}
-    return {name: p for name, p in loaded.items() if steps or "short-training" not in p.READS}
+    able = {name: p for name, p in loaded.items() if steps or "short-training" not in p.READS}
+    if names and (lacking := [name for name in loaded if name not in able]):
+        raise LorabenchError(f"{lacking[0]} reads a short training, and steps are 0; allow it steps, such as 20")
+    return able
 
 
 def probe_cell(
     cell: Cell, chosen: Mapping[str, ModuleType], batches: int, steps: int, mean_rank: int
 ) -> tuple[ProbedRanks, ...]:
     """One cell's base, data and batches under probes, which share what they read."""
+    import torch
+
     from lorabench.engine.cell_context import CellContext
     from lorabench.engine.cell_load import load_untrained
     from lorabench.engine.module_statistics import gather
     from lorabench.engine.short_training import learned_values
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         context = CellContext.of(cell, Path(folder), (), lambda event: None, "")
         loaded, targets = load_untrained(context)
         start = time.perf_counter()

@@ -28,6 +28,8 @@ class TrainerEstimate:
     estimate: Estimate | None
     differences: tuple[Difference, ...] = ()
     refused: str = ""
+    note: str | None = None
+    """that it would checkpoint, where the prediction is without it"""
 
     def to_dict(self) -> dict[str, object]:
         """A row of `lorabench estimate --trainer all --json`."""
@@ -44,6 +46,7 @@ class TrainerEstimate:
                 "fits": one.fits,
                 "largest_batch_size": one.largest_batch_size,
                 "differences": [d.sentence for d in self.differences],
+                "note": self.note,
             }
         plain["refused"] = self.refused or None
         return {k: v for k, v in plain.items() if v is not None}
@@ -62,7 +65,7 @@ class TrainerEstimates:
         """A row per trainer: peak, range, fit, largest micro-batch, loss; absent for those that do not train it."""
         import pandas as pd
 
-        left_out = ("versions", "differences", "bytes", "installed")
+        left_out = ("versions", "differences", "bytes", "installed", "note")
         rows = [{k: v for k, v in row.to_dict().items() if k not in left_out} for row in self.rows]
         return pd.DataFrame(rows).set_index("trainer")
 
@@ -156,4 +159,5 @@ def _row(
     if card is not None:
         fits, most = one.high_bytes <= card.memory_bytes, largest_batch_size(setting, card, one, steps)
         one = replace(one, fits=fits, largest_batch_size=most)
-    return TrainerEstimate(trainer, one, differences(setting))
+    note = trainer.checkpointing_note(setting.training.gradient_checkpointing)
+    return TrainerEstimate(trainer, one, differences(setting), note=note)

@@ -33,6 +33,8 @@ class FitVerdict:
     reason: str = ""
     """why not"""
     sharding: Sharding | None = None
+    note: str | None = None
+    """that the trainer would checkpoint, where the prediction is without it"""
 
     @property
     def exit_code(self) -> int:
@@ -52,7 +54,7 @@ class FitVerdict:
             f"{self.word}: {self.trainer.title} needs {size(one.peak_bytes)}{each}, between {size(one.low_bytes)} and"
             f" {size(one.high_bytes)}; {self.gpu.name} has {size(self.gpu.memory_bytes)} usable{unsure}"
         )
-        return "; ".join([sentence, *calibrated])
+        return "; ".join([sentence, *calibrated, *([self.note] if self.note else [])])
 
     def to_dict(self) -> dict[str, object]:
         """What `lorabench check --json` prints."""
@@ -63,6 +65,7 @@ class FitVerdict:
             "gpu": self.gpu.name,
             "gpu_memory_bytes": self.gpu.memory_bytes,
             "reason": self.reason or None,
+            "note": self.note,
             "measured": bool(self.trainer.measured) and self.sharding is None,
         }
         if one is not None:
@@ -94,7 +97,8 @@ def check_fit(
         if one.low_bytes > card.memory_bytes
         else "cannot be told"
     )
-    return FitVerdict(word, card, setting.trainer, one, "", sharding)
+    note = setting.trainer.checkpointing_note(setting.training.gradient_checkpointing)
+    return FitVerdict(word, card, setting.trainer, one, "", sharding, note)
 
 
 def _predicted(

@@ -76,7 +76,21 @@ def stored():
     with opened("reports/quickstart") as store:
         lb.open_results(store.folder).conditions()
 
+def adapters():
+    model = transformers.AutoModelForCausalLM.from_pretrained("lorabench/models/tiny-300k")
+    training = {"steps": 1, "batch_size": 2}
+    settings = [lb.AdapterSetting(method=m, training=training) for m in ({"dropout": 0.1}, {"rank": 4}, "dora")]
+    lb.train_adapters(model, settings, [{"input_ids": [5, 9, 11]}, {"input_ids": [8, 4]}], out=folder + "/adapters")
+
+def imported():
+    with open(folder + "/table.csv", "w") as stream:
+        stream.write("method,rank,accuracy\\nlora,8,0.5\\nfull,,0.6\\n")
+    lb.import_results("csv", folder + "/table.csv", folder + "/imported")
+
 calls = {
+    "import_results": imported,
+    "probe": lambda: lb.probe(study, batches=2, steps=2),
+    "train_adapters": adapters,
     "expand": lambda: lb.expand(study),
     "parameters": lambda: lb.parameters(MODEL, rank=4),
     "estimate": lambda: lb.estimate(MODEL, rank=4, quantization="nf4", gpu="24GB", gradient_checkpointing=True),

@@ -85,3 +85,8 @@ def test_a_terminal_gets_what_it_has_room_for_and_a_pipe_all() -> None:
     narrow = in_terminal(60, "gpus").rsplit("\n\n", 1)[0]
     assert max(map(len, table.splitlines())) > 60 >= max(map(len, narrow.splitlines()))
     assert set(table.split()) == set(narrow.split())
+
+
+def test_evidence_stays_within_a_terminal() -> None:
+    table = in_terminal(70, "evidence", "--source", "biderman-2024", "--task", "chat").rsplit("\n\n", 1)[0]
+    assert max(map(len, table.splitlines())) <= 70

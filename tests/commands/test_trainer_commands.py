@@ -101,6 +101,32 @@ def test_check_answers_by_its_exit_code_and_in_one_line(capsys):
         assert json.loads(call(capsys, "check", *TINY, "--gpu", gpu, "--json")[1])["exit_code"] == expected
 
 
+def test_a_prediction_without_checkpointing_says_which_trainers_have_it_by_default(capsys):
+    def told(*asked):
+        return json.loads(call(capsys, *asked, "--json")[1])
+
+    check, estimate = ("check", *TINY, "--gpu", "24GB"), ("estimate", *TINY)
+    words = "TRL SFTTrainer has gradient checkpointing on unless it is turned off; this is without it"
+    for asked in (check, estimate):
+        assert words in call(capsys, *asked, "--trainer", "trl")[1]
+        assert told(*asked, "--trainer", "trl")["note"].startswith(words)
+        assert told(*asked, "--trainer", "trl")["trainer"]["checkpoints_by_default"]
+        with_it = (*asked, "--trainer", "trl", "--gradient-checkpointing")
+        assert "unless it is turned off" not in call(capsys, *with_it)[1] and "note" not in told(*with_it)
+        assert "note" not in told(*asked) and "note" not in told(*asked, "--trainer", "transformers")
+
+
+@pytest.mark.slow
+def test_all_trainers_beside_each_other_say_it_too(capsys):
+    _, out, _ = call(capsys, "estimate", *TINY, "--trainer", "all")
+    assert "gradient checkpointing is on by default in " in out
+    line = next(line for line in out.splitlines() if line.startswith("gradient checkpointing is on"))
+    rows = json.loads(call(capsys, "estimate", *TINY, "--trainer", "all", "--json")[1])["trainers"]
+    assert {r["trainer"] for r in rows if r["checkpoints_by_default"]} == {r["trainer"] for r in rows if "note" in r}
+    assert all((r["trainer"] in line) == r["checkpoints_by_default"] for r in rows if r["trainer"] != "lorabench")
+    assert "by default" not in call(capsys, "estimate", *TINY, "--trainer", "all", "--gradient-checkpointing")[1]
+
+
 def test_check_cannot_tell_what_cannot_be_predicted(capsys):
     code, out, _ = call(capsys, "check", "--model", "t5-small", "--gpu", "24GB")
     assert code == 3

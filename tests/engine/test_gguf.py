@@ -3,6 +3,7 @@ no such file is one sentence.
 """
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorabench.commands.main import main
 from lorabench.config.fingerprint import fingerprint_model
+from lorabench.config.gguf import read_header
 from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory
 from lorabench.engine.cell import run_cell
@@ -102,6 +104,12 @@ def test_what_is_no_model_is_one_sentence(tmp_path, q4_1, write, words):
     with pytest.raises(LorabenchError, match=words) as caught:
         cell_of(f"model={path}")
     assert "\n" not in str(caught.value)
+
+
+def test_an_environment_without_the_package_is_told_what_to_install(q4_1, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match="package gguf alone, which is not installed: pip install gguf"):
+        read_header(q4_1[0])
 
 
 def test_a_folder_of_gguf_files_alone_says_how_to_name_one(q4_1):

@@ -106,9 +106,12 @@ def cut(name, rows):
         (with_more("score.weight", torch.zeros(3, 64)), ["unexpected: score.weight"]),
         (
             cut("model.embed_tokens.weight", 1000),
-            ["model.embed_tokens.weight has shape 1000 x 64, and 1024 x 64 by config.json"],
+            ["model.embed_tokens.weight has shape 1000 x 64, but config.json implies 1024 x 64"],
         ),
-        (cut("model.layers.1.mlp.up_proj.weight", 100), ["up_proj.weight has shape 100 x 64, and 192 x 64"]),
+        (
+            cut("model.layers.1.mlp.up_proj.weight", 100),
+            ["up_proj.weight has shape 100 x 64, but config.json implies 192 x 64"],
+        ),
         (
             with_more("model.layers.0.self_attn.q_proj.lora_A.default.weight", torch.zeros(4, 64)),
             ["contain an unmerged adapter"],

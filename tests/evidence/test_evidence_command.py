@@ -93,3 +93,19 @@ def test_full_fine_tuning_stands_first_in_its_table():
     for _, rows in frame.groupby("table", observed=True):
         assert rows.method.tolist() == ["full", "lora", "lora", "lora"]
         assert rows["rank"].tolist()[1:] == [16, 64, 256]
+
+
+def test_a_source_or_method_of_one_kind_alone_is_known_to_both(capsys):
+    assert "1 source" in shown(capsys, "sources", "--source", "open-instruct")
+    assert "peft-comparison" in shown(capsys, "sources", "--method", "randlora")
+    text = shown(capsys, "--source", "open-instruct")
+    assert text == "no published result matches all of it; 1 row with --learning-rates\n"
+    assert cli.main(["evidence", "--source", "nope"]) == 2
+    refusal = capsys.readouterr().err
+    assert "unknown source 'nope'" in refusal and "open-instruct" in refusal
+
+
+def test_full_fine_tuning_has_the_digits_of_the_value_beside_it(capsys):
+    rows = shown(capsys, "--source", "biderman-2024", "--task", "chat").splitlines()
+    (row,) = [r for r in rows if "5.681" in r]
+    assert row.split()[-3:] == ["5.681", "5.825", "−0.144"]

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+import lorabench as lb
 from lorabench.analysis.study import analyse
-from lorabench.errors import DataError
+from lorabench.errors import DataError, LorabenchError
 from lorabench.importers import csv
 from lorabench.record.imported_run import Request, write_import
 from lorabench.report.tables import study_table
@@ -98,7 +99,7 @@ def test_an_untold_setting_of_some_rows_is_not_the_default(tmp_path):
     [
         (HEADER + "a,1,2,3,4,5\n", {"Methd": "method"}, "unknown column 'Methd'; did you mean 'Method'? allowed: Met"),
         (HEADER + "a,1,2,3,4,5\n", {"Method": "methd"}, "'Method': unknown field 'methd'; did you mean 'method'?"),
-        (HEADER + "a,1,2,3,4,5\n", {"GSM8K (%)": "accuracy"}, "no column for the method (Method, r, GSM8K (%)"),
+        ("way,r,GSM8K\nlora,1,2\n", {"GSM8K": "accuracy"}, "no column for the method (way, r, GSM8K)"),
         ("method,r\nlora,8\n", None, "no column for a metric (method, r)"),
         ("method,accuracy,acc\nlora,1,1\n", {"acc": "accuracy"}, "columns 'accuracy' and 'acc' are both accuracy"),
         ("method,accuracy,accuracy\nlora,1,1\n", None, "has two columns 'accuracy'"),
@@ -143,3 +144,50 @@ def test_cells_csv_of_a_study_comes_back_as_it_was(tmp_path):
     assert [(s.label, s.statistics["accuracy"]) for s in second.summaries] == [
         (s.label, s.statistics["accuracy"]) for s in first.summaries
     ]
+
+
+def test_columns_match_in_any_case(tmp_path):
+    readout = read(tmp_path / "t.csv", "Method,Rank,Accuracy,ACCURACY_stderr\nLoRA,8,71%,1%\n")
+    (run,) = readout.runs
+    assert run.settings == {"method.name": "lora", "method.rank": 8}
+    assert [(r.metric, r.value, r.stderr) for r in run.readings] == [("accuracy", 0.71, 0.01)]
+    with pytest.raises(DataError, match="columns 'Rank' and 'rank' are both rank; map one of them"):
+        read(tmp_path / "t.csv", "method,Rank,rank,accuracy\nlora,8,8,0.5\n")
+
+
+def test_values_below_one_among_percents_are_named(tmp_path):
+    mixed = "method,rank,accuracy\nlora,8,71\nlora,16,72\nfull,,0.74\n"
+    assert read(tmp_path / "t.csv", mixed).notes == (
+        "accuracy was read as percent, 0.74 too: if that is a fraction, mend the table.",
+    )
+    assert read(tmp_path / "t.csv", mixed, unit="percent").notes == ("accuracy was read as percent.",)
+    assert read(tmp_path / "t.csv", mixed.replace("0.74", "0.74%")).notes == ("accuracy was read as percent.",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no header; a table needs both"),
+        ("method,accuracy\n", "has no rows below its header; a table needs both"),
+        ("method;accuracy\nlora;0,5\n", "is separated by semicolons; save it with commas or tabs"),
+        ("method,accuracy\nlora\n", "line 2 has 1 field and the header 2; complete the line"),
+    ],
+)
+def test_what_is_no_table_is_told_apart(tmp_path, text, words):
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "t.csv", text)
+
+
+def test_a_folder_of_tables_is_read_whole(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"variant,accuracy\n{name},0.5\n", encoding="utf-8")
+    assert [r.settings["method.name"] for r in csv.read(Request((tmp_path,))).runs] == ["a", "b"]
+
+
+def test_a_metric_is_better_one_way_and_the_count_of_faults_is_english(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("method,rank,accuracy\nlora,8,71\nlora,16,72\nfull,,74\n", encoding="utf-8")
+    with pytest.raises(LorabenchError, match="f1 is given as better both when higher and when lower; give one of them"):
+        lb.import_results("csv", table, tmp_path / "out", higher_is_better=["f1"], lower_is_better=["f1"])
+    with pytest.raises(DataError, match=r"\(2 more like it\)"):
+        lb.import_results("csv", table, tmp_path / "out", unit="fraction")

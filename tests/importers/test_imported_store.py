@@ -109,6 +109,15 @@ def test_advice_takes_what_lorabench_can_run(imported):
     assert (group.left_out, group.made_up) == (1, False)
 
 
+def test_explain_leaves_out_of_a_condition_what_is_not_told(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("method,rank,accuracy\nlora,8,0.5\nlora,8,0.6\nfull,,0.7\n")
+    lb.import_results("csv", tmp_path / "t.csv", tmp_path / "out")
+    assert main(["explain", "LoRA r=8", "--in", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "2 cells" in told and "method.rank" in told
+    assert "method.alpha" not in told and "None" not in told
+
+
 def test_advice_fills_what_is_not_told_with_its_rules(tmp_path):
     """A table that tells rank, alpha, modules and rate: schedule, warm-up and decay are the rules', and no batch of its
     own is named."""
@@ -162,9 +171,9 @@ def test_nothing_is_written_where_nothing_can_be_read_or_the_folder_is_used(tmp_
     ("words", "told"),
     [
         (["cvs", "x"], "unknown importer 'cvs'; did you mean 'csv'?"),
-        (["peft", "x", "--map", "a=rank"], "columns is for csv; peft needs none"),
+        (["peft", "x", "--map", "a=rank"], "columns (--map): only csv takes that; leave it out for peft"),
         (["csv", "x", "--map", "rank"], "--map rank has no value; write --map score=accuracy"),
-        (["csv", "nowhere.csv"], "nowhere.csv cannot be read (No such file or directory)"),
+        (["csv", "nowhere.csv"], "there is no file or folder nowhere.csv"),
     ],
 )
 def test_options_that_cannot_be_meant(tmp_path, capsys, words, told):

@@ -156,7 +156,7 @@ def test_every_trainer_says_its_versions_and_whether_it_was_measured():
 
 
 def test_a_loss_that_a_trainer_lacks_is_refused_with_those_it_has():
-    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed for it: chunked, fused"):
+    with pytest.raises(LorabenchError, match="torchtune has no full loss; allowed: chunked, fused"):
         find_trainer("torchtune").with_options(loss="full")
 
 
@@ -198,3 +198,28 @@ def test_packed_examples_are_one_row_whose_mask_flash_attention_does_without():
     assert peaks[2] - peaks[1] > 3 * (4 * 256) ** 2, "a byte a pair of tokens, and the same as numbers in 16 bits"
     with pytest.raises(LorabenchError, match="packing is not predicted for axolotl"):
         find_trainer("axolotl").with_options(packing=True)
+
+
+def test_full_fine_tuning_of_axolotl_leaves_embeddings_and_norms_wide_where_no_kernel_narrows_them():
+    """Llama-3.1-8B: embedding and head of 128,256 x 4,096, 65 norms of 4,096; two bytes more of each, and four more of
+    both states of AdamW; checkpoints of 32 layers are float32."""
+
+    def step(**options):
+        return predict_step(
+            TrainConfig(
+                ModelSpec(name="meta-llama/Llama-3.1-8B"),
+                QuantizationSpec(name="none"),
+                FULL,
+                TrainingSpec(batch_size=1, sequence_length=1024, gradient_checkpointing=True),
+                "cuda",
+                capability=8,
+                trainer=find_trainer("axolotl").with_options(**options),
+            )
+        )
+
+    wide, flash, cut = step(), step(attention="flash"), step(loss="fused")
+    parameters = 2 * 128_256 * 4_096 + 65 * 4_096
+    assert wide.parts["weights"] - flash.parts["weights"] == 2 * parameters
+    assert wide.parts["optimizer"] - flash.parts["optimizer"] == 4 * parameters
+    assert wide.peak_bytes > flash.peak_bytes + 6 * parameters
+    assert cut.parts["weights"] == flash.parts["weights"]

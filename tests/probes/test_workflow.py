@@ -46,8 +46,15 @@ def test_the_table_says_which_rules_only_spread_a_budget(data, capsys):
     [
         (["probe"], "needs a study file, or --model with --data"),
         (["probe", "--model", "lorabench/tiny-300k"], "belong together"),
+        (
+            ["probe", "--model", "lorabench/tiny-300k", "--data", "nope.txt"],
+            "there is no file or folder nope.txt to probe",
+        ),
         (["probe", "studies/quickstart.yaml", "--batches", "3"], "an even number"),
         (["probe", "studies/quickstart.yaml", "--probes", "gorra"], "gora"),
+        (["probe", "studies/quickstart.yaml", "--probes", "stable-rank", "--steps", "0"], "stable-rank reads a short"),
+        (["probe", "studies/quickstart.yaml", "--quantization", "nf4"], "a study has its own: --set quantization=nf4"),
+        (["probe", "studies/quickstart.yaml", "--batch-size", "4"], "its own: --set training.batch_size=4"),
     ],
 )
 def test_a_mistake_is_one_sentence(wrong, sentence, capsys):

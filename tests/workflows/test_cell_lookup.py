@@ -70,7 +70,7 @@ def test_ids_and_conditions_ids_are_found_by_their_beginning(folder):
 def test_what_means_several_or_nothing_is_one_sentence_with_the_near_ones(folder):
     with pytest.raises(
         StoreError,
-        match=r"several are meant by 'lora': 'LoRA r=1', 'LoRA r=1 nf4', 'LoRA r=4', 'LoRA r=4 nf4'; write more of it",
+        match=r"several conditions match 'lora': 'LoRA r=1', 'LoRA r=1 nf4', 'LoRA r=4', 'LoRA r=4 nf4'; write more",
     ):
         cell_lookup.find("lora", folder)
     with pytest.raises(StoreError, match=r"and no condition has that name: there (is|are) .*LoRA r=4"):

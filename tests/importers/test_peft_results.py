@@ -124,6 +124,13 @@ def test_an_accuracy_that_is_no_number_of_1319ths_has_no_error(tmp_path):
     assert run.readings[0].stderr is None
 
 
+def test_a_metric_that_no_file_has_is_refused(tmp_path):
+    path = write(tmp_path / "a.json")
+    assert peft.read(Request((path,), metric="wikipedia_forgetting")).metric == "wikipedia_forgetting"
+    with pytest.raises(DataError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
+        peft.read(Request((path,), metric="acuracy"))
+
+
 def test_a_run_that_was_cancelled_is_shown_as_failed(tmp_path):
     lost = {"train_info.status": "canceled", "run_info.error_msg": "CUDA out of memory. Tried to allocate 2 GiB"}
     readout = read(write(tmp_path / "a.json"), write(tmp_path / "b.json", {**FULL, **lost}))
@@ -161,7 +168,7 @@ def test_a_copy_of_a_file_counts_once(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     store = write_import(read(tmp_path / "a", tmp_path / "b"), tmp_path / "out", [tmp_path])
     assert len(store.plan()) == 1
-    assert "1 file is a copy of others and left out." in store.study().imported.notes
+    assert "1 result is a copy of others and left out." in store.study().imported.notes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Which cells may train together on one frozen base, as far as settings tell."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorabench.config.settings import MethodSpec, TrainingSpec
+    from lorabench.config.study import Cell
+
+METHODS = ("lora", "rslora")
+OPTIMIZERS = ("adamw", "sgd")  # of 8-bit ones the blocks that share a constant would be others
+SHARED = (
+    "steps",
+    "epochs",
+    "batch_size",
+    "gradient_accumulation",
+    "sequence_length",
+    "gradient_checkpointing",
+    "autocast",
+    "optimizer",
+)
+"""fields of TrainingSpec in which the adapters of a pack agree; learning rate, schedule, warm-up, decay and clipping
+are each one's own"""
+
+
+def training_key(method: MethodSpec, training: TrainingSpec) -> tuple[Hashable, ...] | None:
+    """Equal for trainings that may share their passes over one base and one set of rows; None for one that may not."""
+    if method.name not in METHODS or training.optimizer not in OPTIMIZERS or training.steps == 0:
+        return None
+    return tuple(getattr(training, name) for name in SHARED)
+
+
+def pack_key(cell: Cell) -> tuple[Hashable, ...] | None:
+    """Equal for cells that may train as a pack: the same base, storage, data and passes; None for one that may not."""
+    key = training_key(cell.method, cell.training)
+    if key is None:
+        return None
+    parts = (cell.model, cell.quantization, cell.task, cell.evaluation, cell.fingerprints)
+    return (*key, bool(cell.tuned_over), *(part.model_dump_json() for part in parts))

@@ -1,0 +1,256 @@
+"""Several adapters trained at once on one frozen base: the steps that `train` takes with each alone.
+
+    loss_k = sum of -log p over the predicted tokens of adapter k / their number      from one forward pass of all
+    one backward pass of their sum: no parameter belongs to two adapters, so each gets the gradient of its own loss
+    clipping by each adapter's own norm; one AdamW or SGD with a group an adapter, so that rates and decay are its own
+
+The rows of a pass are those of all adapters, each in the order of its own seed. An adapter whose loss or gradient is
+not finite stops with the weights it had; its rows stay in the passes, so that its neighbours' numbers are the same to
+the last bit whether it stopped or not.
+
+What sees more than one row at once would break that, and is refused by `unpackable`: experts (their products take the
+rows of all), rotary embeddings that follow the longest row, dropout of the base's own. 8-bit optimizers are, too: the
+blocks that share a constant would be others.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lorabench.config.settings import TrainingSpec
+from lorabench.engine.checkpoint import StepRecord, TrainingProgress
+from lorabench.engine.data import Example
+from lorabench.engine.measure import Clock
+from lorabench.engine.packed_layers import AdapterStart, Bucket, Streams, arranged, packed
+from lorabench.engine.train import (
+    IGNORED,
+    Batch,
+    CausalModel,
+    Diverged,
+    Loss,
+    batches,
+    collate,
+    learning_rate,
+    mixed_precision,
+    token_loss,
+)
+from lorabench.engine.weight_deltas import Factors
+
+
+@dataclass
+class PackedTraining:
+    """What became of one adapter of a pack."""
+
+    factors: Factors
+    """A and B after the last step that it took, by module"""
+    progress: TrainingProgress
+    """seconds are those of the whole pack"""
+    diverged: Diverged | None
+    cells: int
+    """adapters of the pack"""
+
+    def on_host(self) -> PackedTraining:
+        """The same with its factors off the device."""
+        factors = {name: (a.cpu(), b.cpu()) for name, (a, b) in self.factors.items()}
+        return PackedTraining(factors, self.progress, self.diverged, self.cells)
+
+
+@dataclass
+class _Member:
+    """An adapter while it trains."""
+
+    start: AdapterStart
+    spec: TrainingSpec
+    order: Iterator[list[Example]]
+    row: torch.nn.Parameter
+    """all its parameters"""
+    bucket: Bucket
+    place: int
+    """in the bucket"""
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
+    diverged: Diverged | None = None
+
+    def training(self, cells: int) -> PackedTraining:
+        return PackedTraining(self.bucket.learned(self.place), self.progress, self.diverged, cells)
+
+
+def unpackable(model: CausalModel) -> str | None:
+    """Why adapters of a model have to be trained one by one; None where they can be packed."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    if any((getattr(config, n, None) or 0) > 1 for n in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return "its experts compute with the rows of all adapters at once"
+    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if any("dynamic" in str(kind) or "longrope" in str(kind) for kind in _kinds(rotary)):
+        return "its rotary embedding follows the longest row of a batch"
+    own = [n for n, v in vars(config).items() if "drop" in n and isinstance(v, float) and v > 0]
+    own += [n for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
+    return f"it has dropout of its own ({own[0]})" if own else None
+
+
+def _kinds(rotary: object) -> Iterator[object]:
+    if isinstance(rotary, dict):
+        for name, value in rotary.items():
+            if name in ("rope_type", "type"):
+                yield value
+            yield from _kinds(value)
+
+
+def train_packed(
+    model: CausalModel,
+    adapters: Sequence[AdapterStart],
+    examples: Sequence[Example],
+    specs: Sequence[TrainingSpec],
+    *,
+    seeds: Sequence[int],
+    padding: int,
+    where: torch.device,
+    autocast: torch.dtype | None,
+    on_step: Callable[[int, int, float], None] = lambda step, tokens, seconds: None,
+    loss_of: Loss = token_loss,
+) -> list[PackedTraining]:
+    """Trains adapters on a bare frozen model, which is as it was afterwards; in their order what became of each.
+
+    specs: of each adapter; they agree in config.packs.SHARED.
+    seeds: of the order of each adapter's rows.
+    on_step: gets each step, the tokens of all adapters so far and the seconds.
+    """
+    spec = specs[0]
+    groups = arranged(adapters, spec.batch_size * max(len(e.ids) for e in examples))
+    order = [index for members, _ in groups for index in members]
+    buckets = list(_filled(groups, adapters))
+    members = [
+        _Member(
+            adapters[i],
+            specs[i],
+            batches(examples, specs[i].batch_size, seeds[i]),
+            torch.nn.Parameter(b.values[p]),
+            b,
+            p,
+        )
+        for i, (b, p) in zip(order, ((b, p) for b in buckets for p in range(len(b.adapters))), strict=True)
+    ]
+    optimizer = _optimizer(members)
+    streams = Streams.seeded([m.start.seed for m in members], where)
+    with packed(model, buckets, streams):
+        model.train()
+        if spec.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        clock = Clock(where)
+        for step in range(1, spec.steps + 1):
+            micro = [_pass(members, padding, where) for _ in range(spec.gradient_accumulation)]
+            losses, norms = _step(model, members, buckets, micro, streams, optimizer, step, autocast, loss_of)
+            _record(members, micro, losses, norms, step, clock.seconds())
+            if all(m.diverged for m in members):
+                break
+            on_step(step, sum(m.progress.tokens for m in members), clock.seconds())
+        if spec.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.eval()
+    trained = {index: member.training(len(members)) for index, member in zip(order, members, strict=True)}
+    return [trained[index] for index in range(len(adapters))]
+
+
+def _filled(groups: Sequence[tuple[list[int], int]], adapters: Sequence[AdapterStart]) -> Iterator[Bucket]:
+    first = 0
+    for members, rank in groups:
+        yield Bucket(first, [adapters[m] for m in members], rank)
+        first += len(members)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The rows of one forward pass: those of an adapter beside each other."""
+
+    batch: Batch
+    rows: int
+    lengths: list[int]
+    """of each adapter's longest row"""
+    tokens: list[int]
+    predicted: torch.Tensor
+    """(adapters,)"""
+
+
+def _pass(members: Sequence[_Member], padding: int, where: torch.device) -> _Pass:
+    drawn = [next(m.order) for m in members]
+    batch = collate([e for examples in drawn for e in examples], padding, torch.device("cpu"))
+    predicted = (batch.labels[:, 1:] != IGNORED).view(len(members), -1).sum(1)
+    return _Pass(
+        Batch(batch.ids.to(where), batch.labels.to(where), batch.tokens),
+        len(drawn[0]),
+        [max(len(e.ids) for e in examples) for examples in drawn],
+        [sum(len(e.ids) for e in examples) for examples in drawn],
+        predicted,
+    )
+
+
+def _step(
+    model: CausalModel,
+    members: Sequence[_Member],
+    buckets: Sequence[Bucket],
+    micro: Sequence[_Pass],
+    streams: Streams,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    autocast: torch.dtype | None,
+    loss_of: Loss,
+) -> tuple[list[float], list[float]]:
+    """One optimizer step; loss and gradient norm before clipping of each adapter."""
+    where = micro[0].batch.ids.device
+    predicted = torch.stack([p.predicted for p in micro]).sum(0).clamp(min=1).to(where)
+    total = torch.zeros(len(members), device=where)
+    for bucket in buckets:
+        bucket.grads.zero_()
+    for part in micro:
+        streams.begin(part.rows, part.batch.ids.shape[1], part.lengths)
+        with mixed_precision(where, autocast):
+            table = loss_of(model, part.batch, "none")
+            losses = table.view(len(members), -1).sum(1) / predicted
+        with warnings.catch_warnings():  # that gradients are views of a buffer, which they are meant to be
+            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+            losses.sum().backward()
+        total = total + losses.detach()
+        del table, losses  # their graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
+    norms = torch.cat([torch.linalg.vector_norm(b.grads, dim=1) for b in buckets])
+    limits = torch.tensor([m.spec.max_grad_norm for m in members], dtype=norms.dtype, device=where)
+    clip = (limits / (norms + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+    for bucket in buckets:
+        bucket.grads.mul_(clip[bucket.first : bucket.last, None])
+    losses_now, norms_now = torch.stack([total.double(), norms.double()]).tolist()  # one synchronisation for all
+    for member, loss, norm, group in zip(members, losses_now, norms_now, optimizer.param_groups, strict=True):
+        if member.diverged is None and not (math.isfinite(loss) and math.isfinite(norm)):
+            member.diverged = Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
+        member.row.grad = None if member.diverged else member.bucket.grads[member.place]
+        group["lr"] = learning_rate(member.spec, step)
+    optimizer.step()
+    return losses_now, norms_now
+
+
+def _record(
+    members: Sequence[_Member],
+    micro: Sequence[_Pass],
+    losses: Sequence[float],
+    norms: Sequence[float],
+    step: int,
+    seconds: float,
+) -> None:
+    for place, member in enumerate(members):
+        if member.diverged is None:
+            done = member.progress
+            done.tokens += sum(p.tokens[place] for p in micro)
+            done.positions += sum(p.rows * p.lengths[place] for p in micro)
+            lr = learning_rate(member.spec, step)
+            done.curve.append(StepRecord(step, losses[place], lr, norms[place], seconds))
+
+
+def _optimizer(members: Sequence[_Member]) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [m.row], "lr": m.spec.fixed_learning_rate, "weight_decay": m.spec.weight_decay} for m in members
+    ]
+    if members[0].spec.optimizer == "sgd":
+        return torch.optim.SGD(groups)
+    return torch.optim.AdamW(groups, fused=True)

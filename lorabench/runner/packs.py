@@ -1,0 +1,105 @@
+"""Packs of a run: which cells a worker takes together, and what of them its process has trained already.
+
+A pack only saves time. Where it does not fit into memory, or anything else goes wrong in it, its cells train one by
+one, and each cell's result is its own either way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from lorabench.config.packs import pack_key
+
+if TYPE_CHECKING:
+    from lorabench.config.study import Cell
+    from lorabench.engine.events import Event
+    from lorabench.engine.packed import PackedTraining
+    from lorabench.record.memory_prediction import MemoryPrediction
+
+AUTO = 8
+"""cells of a pack at most where the user names no number: beyond, what the base costs is shared by so many that little
+is left to gain"""
+
+
+def mates(first: Cell, queue: deque[Cell], most: int, workers: int) -> list[Cell]:
+    """Takes from a queue the cells that may train with its first one: at most so many with it, and of what is left no
+    more than a worker's share."""
+    key = pack_key(first)
+    if most < 2 or key is None:
+        return []
+    alike = [cell for cell in tuple(queue) if pack_key(cell) == key]
+    share = -(-(len(alike) + 1) // workers)
+    taken = alike[: min(most, share) - 1]
+    for cell in taken:
+        queue.remove(cell)
+    return taken
+
+
+def fitting(prediction: MemoryPrediction | None, cells: int) -> int:
+    """How many cells of a pack fit into what is available, by the prediction of the largest alone: the base once, and
+    what a cell adds to it for each; all where nothing was predicted."""
+    if prediction is None or not prediction.parts:
+        return cells
+    base = prediction.parts.get("weights", 0)
+    each = prediction.high_bytes - base
+    return cells if each <= 0 else max(1, min(cells, (prediction.available_bytes - base) // each))
+
+
+class PackEngine(Protocol):
+    """The functions of an engine that trains packs."""
+
+    def useful_cells(self, cell: Cell) -> int:
+        """How many cells like this one gain by training at once on this machine."""
+
+    def train_pack(self, cells: Sequence[Cell], report: Callable[[Event], None]) -> dict[str, PackedTraining]:
+        """By id what became of each; empty where they have to train one by one."""
+
+
+class TrainedPacks:
+    """What a worker's process has trained in packs and no cell has asked for yet."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._trained: dict[str, PackedTraining] = {}
+        self._alone: set[str] = set()
+        """cells whose pack was tried and came to nothing"""
+
+    def training(
+        self,
+        cell: Cell,
+        others: Sequence[Cell],
+        predict: Callable[[Cell], MemoryPrediction | None],
+        report: Callable[[Event], None],
+    ) -> PackedTraining | None:
+        """What a cell learned in a pack, which is trained now unless it was; None where the cell is to train alone."""
+        if cell.id not in self._trained:
+            self._trained = {}
+            if not others or cell.id in self._alone:
+                return None
+            pack = [cell, *others]
+            engine: PackEngine = importlib.import_module(f"{self._engine}.pack")  # type: ignore[assignment]
+            most = min(len(pack), engine.useful_cells(cell))
+            if most > 1:
+                most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)
+            self._alone |= {c.id for c in pack[:most]}
+            if most < 2:
+                return None
+            try:
+                self._trained = engine.train_pack(pack[:most], report)
+            except Exception:  # whatever it is, the cells can train alone
+                traceback.print_exc()
+                _release()
+        return self._trained.pop(cell.id, None)
+
+
+def _release() -> None:
+    """Gives back what a failed pack holds on a GPU."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,137 @@
+"""A study that is run in packs gives the results of one that is not: cells, identities, files; the diverging one
+included."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+import lorabench as lb
+from lorabench.commands.main import main
+from lorabench.config.packs import pack_key
+from lorabench.record.memory_prediction import MemoryPrediction
+from lorabench.runner.packs import AUTO, fitting, mates
+from tests.engine.conftest import cells_of
+
+STUDY = """
+schema: 1
+name: packed
+model: lorabench/tiny-300k
+task: python-docs
+method: {name: lora, rank: 4, alpha: 16}
+training: {steps: 8, batch_size: 2, sequence_length: 48, learning_rate: 3e-3, schedule: constant, warmup: 0}
+grid: {method.rank: [2, 8]}
+include: [{method: {name: dora, rank: 4}}, {method.dropout: 0.1}, {training.learning_rate: 1e30}]
+seeds: [0, 1]
+reference: {method.rank: 2}
+evaluation: {lm_eval: [], max_sequences: 8}
+"""
+CLOCKS = r"_seconds$|^tokens_per_second$|^pack_cells$"  # what a pack changes, and what differs from run to run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "study.yaml").write_text(STUDY)
+    return [lb.run(folder / "study.yaml", folder / f"pack{n}", pack=n) for n in (1, AUTO)]
+
+
+def cells(results):
+    return {r.cell.id: r for r in results.results}
+
+
+@pytest.mark.slow
+def test_cells_and_outcomes_are_the_same(runs):
+    alone, packed = map(cells, runs)
+    assert alone.keys() == packed.keys() and len(alone) == 10
+    assert {i: r.outcome for i, r in alone.items()} == {i: r.outcome for i, r in packed.items()}
+    assert sorted(r.outcome for r in packed.values()) == ["diverged"] * 2 + ["finished"] * 8
+    for i, r in packed.items():
+        assert (r.error is None) == (alone[i].error is None)
+        assert r.error is None or r.error.message == alone[i].error.message
+
+
+@pytest.mark.slow
+def test_readings_are_the_same_to_rounding_and_say_what_was_packed(runs):
+    alone, packed = map(cells, runs)
+    for i, r in packed.items():
+        own = {m.metric: m.value for m in r.readings if not re.search(CLOCKS, m.metric)}
+        theirs = {m.metric: m.value for m in alone[i].readings if not re.search(CLOCKS, m.metric)}
+        assert own == pytest.approx(theirs, rel=1e-3)
+        assert r.value("pack_cells") == (8 if r.cell.method.name == "lora" and r.outcome == "finished" else None)
+        assert r.outcome == "diverged" or r.value("tokens_per_second") > 0
+        assert alone[i].value("pack_seconds") is None
+
+
+@pytest.mark.slow
+def test_files_are_the_same(runs):
+    alone, packed = (Path(r.store.folder) / "cells" for r in runs)
+    for cell in alone.iterdir():
+        twin = packed / cell.name
+        assert {p.relative_to(cell) for p in cell.rglob("*")} == {p.relative_to(twin) for p in twin.rglob("*")}
+        ours, theirs = (
+            (pd.read_csv(c / "curve.csv").drop(columns="seconds") for c in (twin, cell))
+            if (cell / "curve.csv").exists()
+            else (None, None)
+        )
+        if ours is not None:
+            pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3)
+        if (cell / "adapter").exists():
+            a, b = (load_file(c / "adapter" / "adapter_model.safetensors") for c in (twin, cell))
+            assert a.keys() == b.keys()
+            assert all(abs(a[n] - b[n]).max() <= 1e-2 * abs(b[n]).max() for n in a)
+            assert json.loads((twin / "adapter" / "adapter_config.json").read_text()).keys()
+
+
+def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
+    from collections import deque
+
+    first, *others = (
+        cells_of(*s)[0]
+        for s in (
+            (),
+            ("method.rank=64", "method.dropout=0.1", "method.target_modules=mlp"),
+            ("training.learning_rate=1e-3", "training.schedule=linear", "training.max_grad_norm=2"),
+            ("seeds=[5]",),
+            ("method.name=rslora",),
+            ("method.name=dora",),
+            ("training.batch_size=2",),
+            ("training.sequence_length=32",),
+            ("quantization=nf4",),
+            ("training.optimizer=adamw-8bit",),
+            ("model=lorabench/tiny-1m",),
+        )
+    )
+    queue = deque(others)
+    assert [others.index(c) for c in mates(first, queue, AUTO, 1)] == [0, 1, 2, 3]
+    assert len(queue) == 6
+    assert len(mates(first, deque(others), 3, 1)) == 2
+    assert len(mates(first, deque(others), AUTO, 2)) == 2  # five cells for two workers: three and two
+    assert mates(first, deque(others), 1, 1) == []
+    assert pack_key(others[4]) is None and pack_key(others[8]) is None
+
+
+def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
+    alone = MemoryPrediction(50, 50, 60, 200, {"weights": 40, "activations": 10})
+    assert fitting(alone, 16) == 8  # (200 - 40) / (60 - 40)
+    assert fitting(alone, 4) == 4
+    assert fitting(None, 8) == 8
+    assert fitting(MemoryPrediction(50, 50, 60, 10, {"weights": 40}), 8) == 1
+
+
+def test_on_a_cpu_no_pack_is_larger_than_what_gains():
+    from lorabench.engine.pack import useful_cells
+
+    sizes = [useful_cells(cells_of(f"training.batch_size={n}", "training.sequence_length=128")[0]) for n in (1, 4, 16)]
+    assert sizes == [8, 2, 1]
+
+
+@pytest.mark.parametrize("word", ["none", "0", "2.5"])
+def test_an_odd_size_of_a_pack_is_told(word, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "study.yaml", "--pack", word])
+    assert end.value.code == 2
+    assert f"'{word}' is no size of a pack; allowed: auto, off, or a whole number" in capsys.readouterr().err
