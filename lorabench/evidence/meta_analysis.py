@@ -45,7 +45,7 @@ KINDS = (
 MODERATORS = ("rank", "against_rank", "parameters", "tokens", "scaling")
 CONTRASTS: tuple[Contrast, ...] = ("full", "rank", "method", "storage")
 UNTUNED = 10.0
-"""points, standard deviation of the level of a kind's untuned tables: a rate off by three loses as much"""
+"""points, standard deviation of the level of untuned tables: as far as the largest tuned gap of a source (code, -13)"""
 _ADAPTER_EFFECTS = ("rslora", "dora", "pissa")
 
 
