@@ -22,11 +22,14 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabench.config.checkpoint_files import hash_file, refuse_pointer
 from lorabench.config.gguf_file import NAME, GgufFile, gguf_of
 from lorabench.errors import ModelError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 SUFFIX = ".gguf"
 _LARGE_WORDS = 200  # characters of a library's reason
@@ -141,12 +144,12 @@ def read_header(path: str | Path) -> GgufFile:
     return GgufFile(str(path), _type(reader, stored), architecture, tensors, dict(stored))
 
 
-def _value(reader: Any, key: str) -> Any:
+def _value(reader: GGUFReader, key: str) -> Any:
     field = reader.get_field(key)
     return None if field is None else field.contents()
 
 
-def _fault(reader: Any, architecture: str, tensors: Mapping[str, tuple[int, ...]]) -> str | None:
+def _fault(reader: GGUFReader, architecture: str, tensors: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why a sound GGUF file is no model of its own."""
     kind, parts = _value(reader, "general.type"), _value(reader, "split.count")
     if kind == "adapter":
@@ -175,7 +178,7 @@ def _undequantizable(stored: Mapping[str, int]) -> str | None:
     return None
 
 
-def _type(reader: Any, stored: Mapping[str, int]) -> str:
+def _type(reader: GGUFReader, stored: Mapping[str, int]) -> str:
     """llama.cpp's word for the file (general.file_type) where it agrees with the tensors, else the type of most
     numbers."""
     from gguf import LlamaFileType

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
@@ -138,11 +138,12 @@ def _find_gguf(name: str, context: Context, revision: str | None) -> str:
     )
 
 
-def with_gguf_file(model: Mapping[str, Any]) -> dict[str, Any]:
+def with_gguf_file(model: Mapping[str, object]) -> dict[str, object]:
     """A model's settings with gguf_file joined to its name: folder/file.gguf, or owner/repository/file.gguf."""
-    if not isinstance(model.get("gguf_file"), str) or not isinstance(model.get("name"), str):
+    name, file = model.get("name"), model.get("gguf_file")
+    if not isinstance(file, str) or not isinstance(name, str):
         return dict(model)
-    return {**model, "name": f"{model['name'].rstrip('/')}/{model['gguf_file']}", "gguf_file": None}
+    return {**model, "name": f"{name.rstrip('/')}/{file}", "gguf_file": None}
 
 
 def _find_file(name: str, info: ValidationInfo) -> str:

@@ -123,7 +123,7 @@ def gather(
                     module.activation_sum = _sum(module.activation_sum, x[predicted].sum(dim=0))
                     module.tokens += int(predicted.sum())
             if "output-gradients" in readings:
-                _backward(context, loaded, _drawn(context, loaded, batch, generator), token_loss)
+                _backward(context, loaded, _with_sampled_labels(context, loaded, batch, generator), token_loss)
                 for name, module in statistics.items():
                     d = one.rows(name)[1]
                     module.output_gradients = _sum(module.output_gradients, d.T @ d)
@@ -138,14 +138,14 @@ def _backward(context: CellContext, loaded: LoadedCell, batch: Batch, loss_of: L
 
 
 @torch.no_grad()
-def _drawn(context: CellContext, loaded: LoadedCell, batch: Batch, generator: torch.Generator) -> Batch:
+def _with_sampled_labels(context: CellContext, loaded: LoadedCell, batch: Batch, generator: torch.Generator) -> Batch:
     """The batch with labels drawn from the model's own predictions, as the Fisher information asks; the ids stay."""
     with mixed_precision(batch.ids.device, context.autocast):
         logits = loaded.model(input_ids=batch.ids).logits
     p = F.softmax(logits[:, :-1].float(), dim=-1)
-    drawn = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view(p.shape[:2])
+    sampled = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view(p.shape[:2])
     labels = batch.labels.clone()
-    labels[:, 1:] = torch.where(labels[:, 1:] == IGNORED, IGNORED, drawn)
+    labels[:, 1:] = torch.where(labels[:, 1:] == IGNORED, IGNORED, sampled)
     return Batch(batch.ids, labels, batch.tokens)
 
 

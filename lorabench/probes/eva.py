@@ -24,6 +24,6 @@ def ranks(modules: Mapping[str, ModuleStatistics], mean_rank: int) -> dict[str, 
     components = [
         (float(share), name) for name, m in modules.items() for share in m.explained_variance[: RHO * mean_rank]
     ]
-    taken = sorted(components, reverse=True)[: mean_rank * len(modules)]
-    count = Counter(name for _, name in taken)
+    largest = sorted(components, reverse=True)[: mean_rank * len(modules)]
+    count = Counter(name for _, name in largest)
     return {name: count[name] for name in modules}

@@ -167,11 +167,11 @@ def probe(
     cells = list(_settings(study))
     if not cells:
         raise LorabenchError(f"study {study.name} trains no adapter, so there is no rank to find")
-    found = []
+    settings = []
     for label, cell in cells:
         progress(f"{label}: {batches} passes{f', {steps} steps' if steps else ''}")
-        found.append(ProbedSetting(cell, label, probe_cell(cell, chosen, batches, steps, mean_rank)))
-    return Probes(tuple(found))
+        settings.append(ProbedSetting(cell, label, probe_cell(cell, chosen, batches, steps, mean_rank)))
+    return Probes(tuple(settings))
 
 
 def _settings(study: Study) -> Iterator[tuple[str, Cell]]:
