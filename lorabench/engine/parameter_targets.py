@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from lorabench.config.settings import EXPERTS
 from lorabench.errors import ModelError, unknown
 
@@ -20,10 +18,12 @@ if TYPE_CHECKING:
 
 def expert_stacks(model: PreTrainedModel) -> dict[str, tuple[int, int, int]]:
     """Full name to (experts, rows, columns) of a bare model's stacks; the model may be on the meta device."""
+    from torch.nn.modules.conv import _ConvNd
+
     return {
         f"{place}.{name}": (parameter.shape[0], parameter.shape[1], parameter.shape[2])
         for place, module in model.named_modules()
-        if not isinstance(module, torch.nn.modules.conv._ConvNd)  # a kernel (out, in, width) is no stack
+        if not isinstance(module, _ConvNd)  # a kernel (out, in, width) is no stack
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() == 3
     }
