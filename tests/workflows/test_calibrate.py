@@ -30,6 +30,7 @@ def row(**changes):
     return rows.calibration_rows("cpu")[0].model_copy(update=changes)
 
 
+@pytest.mark.slow
 def test_this_cpu_is_measured_stored_and_read_again(short, tmp_path):
     told = []
     found, path = calibrate("cpu", tmp_path / "cpu.json", told.append)
@@ -52,6 +53,7 @@ def test_every_row_of_a_cpu_holds_what_was_predicted(tmp_path):
     assert [r.ratio for r in found.rows] == pytest.approx([1] * 8, rel=0.005)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_one_row(short):
     with closing(MeasuringProcess(CPU)) as process:
         Timer(0.5, os.kill, (process._process.pid, signal.SIGKILL)).start()  # its imports take longer

@@ -165,6 +165,7 @@ def test_what_is_emitted_for_peft_is_the_recommendation_and_peft_reads_it(capsys
     compile(script, "train.py", "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", plugins.names("emitters"))
 def test_every_trainer_gets_files_or_a_reason(capsys, tmp_path, tool):
     code, out, err = call(capsys, *TINY, "--emit", tool, "-o", tmp_path / "files")

@@ -160,6 +160,7 @@ def test_the_files_say_the_dtype_that_was_predicted(capsys, tmp_path, dtype):
     assert f"--dtype={dtype}" in script and f"full fine-tuning in {dtype}" in script
 
 
+@pytest.mark.slow
 def test_a_plan_names_its_trainer(capsys):
     asked = ["plan", str(ROOT / "studies" / "quickstart.yaml"), "--gpu", "24GB"]
     assert cli.main([*asked, "--trainer", "axolotl"]) == 0
