@@ -25,13 +25,11 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from trainers import Row
+from trainers import Row, versions
 
 from lorabench.config.paths import MODELS
 from lorabench.engine.measure import LiveBytes, held_tensors
@@ -211,16 +209,6 @@ def with_torchtune(row: Row, folder: Path) -> int:
 
 
 TRAINERS = {"llamafactory": with_llamafactory, "torchtune": with_torchtune}
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {"device": "cpu: live tensors"}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -507,11 +507,14 @@ def measure(row: Row, models: Models) -> dict[str, Any]:
     return found
 
 
-def versions() -> dict[str, str]:
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "liger-kernel")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"device": torch.cuda.get_device_name() if CUDA else "cpu: live tensors"}
-    for package in ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "liger-kernel"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -97,7 +97,8 @@ def gather(
         context: of the cell.
         loaded: its base and data; the base is as it was afterwards.
         targets: full names of linear modules, as `resolve_targets` gives them.
-        count: batches, an even number so that the halves weigh the same; each is one micro-batch of the cell.
+        count: batches, an even number so that the halves weigh the same, each one micro-batch of the cell; 0 where
+            nothing but the shapes is wanted.
         readings: what is wanted. Gradients are always gathered; Gram matrices take (in, in) and (out, out) float32 a
             module, and those of the outputs as many passes again.
     Returns:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lorabench import plugins
+from lorabench.config.condition_labels import condition_labels
 from lorabench.config.grid import expand
 from lorabench.config.load import read_study
 from lorabench.config.source import Source, override
@@ -167,9 +168,10 @@ def probe(
     cells = list(_settings(study))
     if not cells:
         raise LorabenchError(f"study {study.name} trains no adapter, so there is no rank to find")
+    work = [f"{batches} passes"] * _need_passes(chosen) + [f"{steps} steps"] * _need_steps(chosen)
     settings = []
     for label, cell in cells:
-        progress(f"{label}: {batches} passes{f', {steps} steps' if steps else ''}")
+        progress(f"{label}: {', '.join(work)}")
         settings.append(ProbedSetting(cell, label, probe_cell(cell, chosen, batches, steps, mean_rank)))
     return Probes(tuple(settings))
 
@@ -183,23 +185,12 @@ def _settings(study: Study) -> Iterator[tuple[str, Cell]]:
         key = (cell.model.name, cell.quantization, cell.task.model_dump_json(), cell.method.target_modules)
         if key not in cells or (cell.method.rank, -cell.seed) > (cells[key].method.rank or 0, -cells[key].seed):
             cells[key] = cell
+    declared = {cell.id: cell.condition.model_dump(mode="json") for cell in cells.values()}
+    for condition in declared.values():
+        condition["method"]["rank"] = None  # it is what is looked for
+    labels = condition_labels(declared)
     for cell in cells.values():
-        yield _label(cell, list(cells.values())), cell
-
-
-def _label(cell: Cell, others: Sequence[Cell]) -> str:
-    """The model, and whatever else is not the same in all settings."""
-    words = [cell.model.name]
-    if len({c.quantization for c in others}) > 1 or cell.quantization.name != "none":
-        words.append(cell.quantization.name)
-    plain = cell.task.model_dump(exclude_defaults=True)
-    for field in plain:
-        if len({str(c.task.model_dump().get(field)) for c in others}) > 1:
-            words.append(f"{field} {plain[field]}")
-    if len({c.method.target_modules for c in others}) > 1:
-        modules = cell.method.target_modules
-        words.append(modules if isinstance(modules, str) else ", ".join(modules or ()))
-    return ", ".join(words)
+        yield f"{cell.model.name}, {labels[cell.id].text}", cell
 
 
 def plugins_of(names: Sequence[str] | None, steps: int) -> dict[str, ModuleType]:
@@ -209,6 +200,14 @@ def plugins_of(names: Sequence[str] | None, steps: int) -> dict[str, ModuleType]
     if names and (lacking := [name for name in loaded if name not in able]):
         raise LorabenchError(f"{lacking[0]} reads a short training, and steps are 0; allow it steps, such as 20")
     return able
+
+
+def _need_passes(chosen: Mapping[str, ModuleType]) -> bool:
+    return any({"short-training"} != p.READS for p in chosen.values())
+
+
+def _need_steps(chosen: Mapping[str, ModuleType]) -> bool:
+    return any("short-training" in p.READS for p in chosen.values())
 
 
 def probe_cell(
@@ -226,12 +225,14 @@ def probe_cell(
         context = CellContext.of(cell, Path(folder), (), lambda event: None, "")
         loaded, targets = load_untrained(context)
         start = time.perf_counter()
-        modules = gather(context, loaded, targets, batches, set().union(*(p.READS for p in chosen.values())))
+        readings = set().union(*(p.READS for p in chosen.values()))
+        modules = gather(context, loaded, targets, batches if _need_passes(chosen) else 0, readings)
         passes = time.perf_counter() - start
         short = 0.0
-        if any("short-training" in p.READS for p in chosen.values()):
+        if _need_steps(chosen):
             start = time.perf_counter()
-            learned = learned_values(context, loaded, targets, steps, min(HIGH_RANK, *map(min, _shapes(modules))))
+            rank = min(HIGH_RANK, *(min(m.shape) for m in modules.values()))
+            learned = learned_values(context, loaded, targets, steps, rank)
             modules = {name: replace(m, learned=learned[name]) for name, m in modules.items()}
             short = time.perf_counter() - start
     results = []
@@ -245,7 +246,3 @@ def probe_cell(
         seconds = own + (short if trained else passes)
         results.append(ProbedRanks(name, plugin.SOURCE, plugin.SPREADS, ranks, seconds, cost))
     return tuple(results)
-
-
-def _shapes(modules: Mapping[str, object]) -> list[tuple[int, int]]:
-    return [m.shape for m in modules.values()]  # type: ignore[attr-defined]

@@ -41,6 +41,13 @@ def test_the_table_says_which_rules_only_spread_a_budget(data, capsys):
     assert gora.split()[1] == "-"
 
 
+def test_what_nobody_reads_is_not_gathered(data, capsys):
+    assert main(words(data, "--probes", "stable-rank", "--steps", "2")) == 0
+    assert "lorabench/tiny-300k, LoRA: 2 steps" in capsys.readouterr().err
+    assert main(words(data, "--probes", "gora")) == 0
+    assert "lorabench/tiny-300k, LoRA: 2 passes\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
