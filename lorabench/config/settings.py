@@ -143,7 +143,7 @@ def _learning_rate_kind(value: object) -> str:
 class TrainingSpec(Frozen):
     """How an adapter is trained."""
 
-    LATER = frozenset({"epochs"})
+    LATER = frozenset({"epochs", "loss", "padding_free"})
     ASIDE = frozenset({"checkpoint_every"})
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
@@ -175,6 +175,12 @@ class TrainingSpec(Frozen):
     """recompute activations in the backward pass: less memory, more time"""
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+    loss: Literal["labelled", "chunked", "full"] = "labelled"
+    """which positions go through the head: those that predict a label, the same a thousand at a time with logits made
+    again in the backward pass (less memory, more time), or all; the loss is the same to rounding"""
+    padding_free: Literal["auto", "never"] = "auto"
+    """rows of a batch laid end to end without padding, which takes the same steps to rounding; auto: on a CPU, where it
+    costs less, the method has no dropout and the model keeps such rows apart"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
     """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto:
     about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in

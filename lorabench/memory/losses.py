@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorabench.engine.train import Batch, token_loss
+from lorabench.engine.batches import Batch
+from lorabench.engine.loss import token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
