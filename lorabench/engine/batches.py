@@ -106,6 +106,12 @@ def collate(examples: Sequence[Example], layout: Layout, where: torch.device) ->
     ).to(where)
 
 
+def largest_batch(examples: Sequence[Example], size: int) -> list[Example]:
+    """The longest examples, as many as a batch has; few come several times, as in training."""
+    longest = sorted(examples, key=lambda e: -len(e.ids))[:size]
+    return [longest[i % len(longest)] for i in range(size)]
+
+
 def _joined_costs_less(lengths: Sequence[int], hidden: int) -> bool:
     tokens, padded, longest = sum(lengths), len(lengths) * max(lengths), max(lengths)
     return tokens < padded and tokens * (6 * hidden + tokens) < padded * (6 * hidden + longest)

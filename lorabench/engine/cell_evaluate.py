@@ -11,7 +11,7 @@ import torch
 
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.answers import task_readings
-from lorabench.engine.batches import Layout, collate
+from lorabench.engine.batches import Layout, collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of
 from lorabench.engine.data import Example
@@ -133,14 +133,14 @@ def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     context.clock.enter("measure")
     model, data, spec, where = loaded.model, loaded.data, context.cell.training, context.device
     evaluation = context.cell.evaluation
-    longest = _longest(data.test[: evaluation.max_sequences])[: evaluation.batch_size]
+    tested = data.test[: evaluation.max_sequences]
+    longest = largest_batch(tested, min(evaluation.batch_size, len(tested)))
     with evaluated(model, context.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
         token_loss(model, collate(longest, Layout(loaded.padding), where), "none")
     yield from reading("eval_peak_bytes", live.peak)
     if not spec.steps:
         return
-    longest = _longest(data.train)
-    rows = [longest[i % len(longest)] for i in range(spec.batch_size)]  # few rows come several times, as in training
+    rows = largest_batch(data.train, spec.batch_size)
     micro = [collate(rows, loaded.padded, where) for _ in range(spec.gradient_accumulation)]
     yield from reading("train_peak_bytes", peak_of_two_steps(model, micro, spec, context.autocast, loaded.loss))
 
@@ -149,7 +149,3 @@ def _losses(context: CellContext, loaded: LoadedCell, examples: Sequence[Example
     with evaluated(loaded.model, context.cell):
         batch_size = context.cell.evaluation.batch_size
         return losses(loaded.model, examples, batch_size, loaded.padding, context.device, loss)
-
-
-def _longest(examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda e: -len(e.ids))

@@ -18,7 +18,7 @@ import torch
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets, resolve_targets
-from lorabench.engine.batches import collate
+from lorabench.engine.batches import collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
 from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
@@ -125,8 +125,7 @@ def _alone(context: CellContext, loaded: LoadedCell) -> tuple[float | None, Phas
     short = spec.model_copy(update={"steps": min(spec.steps, PROBE_STEPS)})
     meter = None
     if where.type == "cuda":
-        longest = sorted(loaded.data.train, key=lambda e: -len(e.ids))[: spec.batch_size]
-        rows = [longest[i % len(longest)] for i in range(spec.batch_size)]
+        rows = largest_batch(loaded.data.train, spec.batch_size)
         parameters = [p for p in model.parameters() if p.requires_grad]
         model.train()
         with PhaseMeter(where) as meter:
