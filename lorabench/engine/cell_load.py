@@ -8,8 +8,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lorabench import plugins
+from lorabench.config.paths import model_label
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.causal import keeps_rows_apart
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, reading
 from lorabench.engine.data import TaskData, task_data
 from lorabench.engine.distill import Teacher, distilled
@@ -19,13 +21,14 @@ from lorabench.engine.experts import unreached
 from lorabench.engine.kept_base import base_for
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
+from lorabench.engine.loss import refuse_chunks
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import load_tokenizer
 from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored
 from lorabench.engine.train import CausalModel
-from lorabench.engine.weight_deltas import start_factors
+from lorabench.engine.weight_deltas import Factors, start_factors
 from lorabench.record.unreached import Unreached
 
 
@@ -66,7 +69,20 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
     yield from reading("trainable_parameters", trainable)
     yield from reading("trainable_percent", 100 * trainable / total)
     yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached, base.seconds is None)
-    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+    return _loaded(context, base, model, start)
+
+
+def _loaded(context: CellContext, base: LoadedBase, model: CausalModel, start: Factors) -> LoadedCell:
+    """The cell with the form of its loss and the layout of its rows; ModelError where the model takes no such loss."""
+    cell, hidden = context.cell, None
+    if cell.training.steps and base.teacher is None:
+        if cell.training.loss == "chunked":
+            refuse_chunks(model, model_label(cell.model.name))
+        varied = len({len(e.ids) for e in base.data.train}) > 1
+        wanted = cell.training.padding_free == "auto" and context.device.type == "cpu" and not cell.method.dropout
+        if varied and wanted and keeps_rows_apart(model):
+            hidden = getattr(model.config.get_text_config(), "hidden_size", None)
+    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain, cell.training.loss, hidden)
 
 
 def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:
@@ -77,7 +93,7 @@ def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:
             next(phase)
     except StopIteration as end:
         base: LoadedBase = end.value
-    return LoadedCell(base.model, {}, base.tokenizer, base.data, base.teacher, base.domain), base.targets
+    return _loaded(context, base, base.model, {}), base.targets
 
 
 def restore(context: CellContext) -> PhaseRun[LoadedCell]:
@@ -85,7 +101,7 @@ def restore(context: CellContext) -> PhaseRun[LoadedCell]:
     base = yield from _load_base(context)
     with quiet():
         model, start = restored(context.cell, base.model, base.peft_targets, context.folder)
-    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+    return _loaded(context, base, model, start)
 
 
 def domain_of(context: CellContext, base: CausalModel, tokenizer: PreTrainedTokenizerBase) -> Domain | None:

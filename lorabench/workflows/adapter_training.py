@@ -17,6 +17,7 @@ from lorabench.config.adapter import AdapterSetting
 from lorabench.config.packs import training_key
 from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import Layout
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.library_messages import quiet
@@ -102,7 +103,7 @@ def _together(
         examples,
         specs,
         seeds=[settings[place].seed for place in pack],
-        padding=_padding(model),
+        layout=_layout(model),
         where=model.device,
         autocast=resolve_autocast(specs[0], model.device),
     )
@@ -132,7 +133,7 @@ def _alone(model: CausalModel, setting: AdapterSetting, examples: list[Example],
                     examples,
                     spec,
                     seed=setting.seed,
-                    padding=_padding(model),
+                    layout=_layout(model),
                     where=model.device,
                     autocast=resolve_autocast(spec, model.device),
                     on_step=lambda step, tokens: progress.curve.append(step),
@@ -236,7 +237,7 @@ def _length(setting: AdapterSetting) -> int:
     return setting.training.sequence_length
 
 
-def _padding(model: CausalModel) -> int:
+def _layout(model: CausalModel) -> Layout:
     """Which token pads is of no account, since no real token sees it."""
     padding = getattr(model.config, "pad_token_id", None)
-    return padding if isinstance(padding, int) and padding >= 0 else 0
+    return Layout(padding if isinstance(padding, int) and padding >= 0 else 0)
