@@ -18,11 +18,12 @@ from lorabench.engine.distill import Teacher, distilled
 from lorabench.engine.domain import Domain, base_domain, is_kept
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.experts import unreached
+from lorabench.engine.kept_base import base_for
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
 from lorabench.engine.loss import refuse_chunks
 from lorabench.engine.measure import PhaseMeter
-from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.model import load_tokenizer
 from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored
@@ -43,8 +44,8 @@ class LoadedBase:
     targets: tuple[str, ...]
     """full names of the modules to be adapted"""
     unreached: Unreached | None
-    seconds: float
-    """of loading the base alone"""
+    seconds: float | None
+    """of loading the base alone; None where the process had it already"""
 
     @property
     def peft_targets(self) -> list[str] | str:
@@ -60,13 +61,14 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
     with PhaseMeter(context.device) as attaching, quiet():
         model = plugins.load("methods", cell.method.name).attach(base.model, cell.method, base.peft_targets)
     start = start_factors(model)
-    yield from reading("load_seconds", base.seconds + attaching.seconds)
+    if base.seconds is not None:
+        yield from reading("load_seconds", base.seconds + attaching.seconds)
     total = sum(logical_numel(p) for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield from reading("total_parameters", total)
     yield from reading("trainable_parameters", trainable)
     yield from reading("trainable_percent", 100 * trainable / total)
-    yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached)
+    yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached, base.seconds is None)
     return _loaded(context, base, model, start)
 
 
@@ -122,14 +124,15 @@ def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     data, teacher = distilled(cell, data, tokenizer, context.device)
     plugins.load("methods", cell.method.name)  # its imports are on no clock
     with PhaseMeter(context.device) as loading:
-        model = load_base(cell, context.device)
+        model, was_kept = base_for(cell, context.device)
     yield from reading("weight_bytes", weight_bytes(model))
     left = unreached(model)
     domain = None
     if evaluates and not context.base_survives:
         domain = domain_of(context, model, tokenizer)
         context.clock.enter("load")
-    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, loading.seconds)
+    seconds = None if was_kept else loading.seconds
+    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, seconds)
 
 
 def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:

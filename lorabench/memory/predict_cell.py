@@ -29,6 +29,7 @@ from lorabench.config.study import Cell
 from lorabench.engine.batches import largest_batch
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
+from lorabench.engine.kept_base import kept_bytes
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.errors import LorabenchError
 from lorabench.memory.estimate import CONTEXT_BYTES, bounds, with_framework
@@ -167,13 +168,14 @@ def available_bytes(where: torch.device) -> int:
     """What this process can still allocate on a device; on the host for the CPU.
 
     What the caching allocator has reserved and no tensor holds can be used again, and so can cuBLAS' workspaces, which
-    it holds from the first product on and which the prediction counts. Other tensors that are alive between cells stay.
+    it holds from the first product on and which the prediction counts; so are the weights of a kept base, which the
+    next cell computes with or gives up. Other tensors that are alive between cells stay.
     """
     if where.type != "cuda":
-        return free_host_bytes()
+        return free_host_bytes() + kept_bytes(where)
     free, _ = torch.cuda.mem_get_info(where)
     live_bytes = max(0, torch.cuda.memory_allocated(where) - cublas_bytes(capability(where)))
-    return free + torch.cuda.memory_reserved(where) - live_bytes
+    return free + torch.cuda.memory_reserved(where) - live_bytes + kept_bytes(where)
 
 
 def capability(where: torch.device) -> int:
