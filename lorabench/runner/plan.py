@@ -15,6 +15,7 @@ from lorabench.config.inputs import inputs_of
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
+from lorabench.record.checksums import AGAIN
 from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, CellResult, Outcome
 from lorabench.record.store import Store
@@ -76,7 +77,8 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     pending = tuple(c for c in cells if is_pending(results.get(c.id), retry))
     pending_ids = {c.id for c in pending}
     settled = [c for c in cells if c.id not in pending_ids]
-    notices = (*renamed, *changed.words, *missing_analyses(store, settled, results))
+    damaged = damaged_records(store, cells, results)
+    notices = (*renamed, *changed.words, *damaged, *missing_analyses(store, settled, results))
     return Plan(study, store, cells, pending, describe_cells(cells), notices, changes=changed, results=results)
 
 
@@ -174,7 +176,19 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
 
 def readable_results(store: Store, cells: Iterable[Cell]) -> dict[str, CellResult]:
     """Cell id to result, of the cells that have one which can be read."""
-    return {c.id: result for c in cells if (result := store.readable(c.id)) is not None}
+    return {c.id: result for c in cells if (result := store.readable(c.id, contents=True)) is not None}
+
+
+def damaged_records(store: Store, cells: Iterable[Cell], results: Mapping[str, CellResult]) -> tuple[str, ...]:
+    """A sentence for each cell that is to be run because its record cannot be read; `results` are those that can."""
+    sentences = []
+    for cell in (c for c in cells if c.id not in results):
+        try:
+            store.get(cell.id, contents=True)
+        except StoreError as e:
+            reason = str(e).removesuffix(f"; {AGAIN}")
+            sentences.append(f"{reason}: the record is set aside as cells/{cell.id}.damaged, and the cell is run again")
+    return tuple(sentences)
 
 
 def is_pending(result: CellResult | None, retry: Iterable[Outcome]) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lorabench.config.imported import refuse_imported
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
+from lorabench.record.set_aside import put_back
 from lorabench.runner.cell_queue import CellQueue, unwritable
 from lorabench.runner.invented import invents, is_invented
 from lorabench.runner.worker_pool import WorkerPool
@@ -55,6 +56,8 @@ def run(
 
     with pool or WorkerPool() as pool:
         plan = make_plan(study, out, retry)
+        if put_back(plan.store):
+            plan = make_plan(study, out, retry)
         refuse_mixture(plan, pool.executor)
         if plan.pending:
             plan = check(plan, pool, source, skip_infeasible, calibrations)
@@ -94,6 +97,7 @@ def evaluate(
 
     if (imported := store.study().imported) is not None:
         raise refuse_imported(str(store.folder), imported.importer)
+    put_back(store)
     named, planned = cells_named(store, cells), store.plan()
     results = readable_results(store, named)
     phases_of_cell, notices = repeatable_phases(store, named, results, again=again, all_trained=bool(cells))
