@@ -144,7 +144,7 @@ class TrainingSpec(Frozen):
     """How an adapter is trained."""
 
     LATER = frozenset({"epochs"})
-    ASIDE = frozenset({"checkpoint_every"})
+    ASIDE = frozenset({"checkpoint_every", "time_limit"})
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
     epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
@@ -179,6 +179,9 @@ class TrainingSpec(Frozen):
     """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto:
     about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in
     bfloat16: 6 bytes a parameter), twice while it is replaced"""
+    time_limit: Annotated[Number, Field(gt=0)] | None = None
+    """seconds that a cell may take, all its phases together; the worker of one that takes longer is killed, and the
+    cell recorded as failed"""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> TrainingSpec:

@@ -48,5 +48,9 @@ class Reply(TypedDict, total=False):
     """what keeps cells from being checked, in a sentence for the user"""
     broken: str
     """the traceback of a check that failed"""
+    beat: bool
+    """a sign of life"""
+    ready: bool
+    """the engine is imported"""
     last: bool
     """whether this process takes no further cell"""

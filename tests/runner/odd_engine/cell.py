@@ -51,3 +51,12 @@ def _misbehave(seed):
         sys.exit(5)
     if seed == 105:
         raise RuntimeError("the library\nis at fault")
+    if seed == 108:
+        while True:
+            time.sleep(1)
+    if seed == 109:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if seed == 110:
+        taken = []
+        while True:
+            taken.append(b"x" * 2**20)
