@@ -30,6 +30,7 @@ def dry_run(plan: Plan) -> str:
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
     checked += f", but {plural(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
+    notes += [f"disk: {plan.disk.words()} in {plan.disk.folder}"] if plan.disk and not plan.disk.is_short else []
     return "\n".join(
         [
             headline(plan),

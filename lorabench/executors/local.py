@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ class LocalWorker:
         self._threads, self._engine, self._predictor, self._silent = threads, engine, predictor, silent
         self._lock = threading.Lock()  # close() comes from another thread than run()
         self._closed = False
+        self.disk: Mapping[str, Mapping[str, int]] = {}
+        """what the cells of the last check will take of the disk, by id"""
         self._start()
 
     def check(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> tuple[Problem, ...]:
@@ -65,6 +67,7 @@ class LocalWorker:
             self._send(_with({"do": "check", "cells": plain}, calibrations))
             for reply in self._replies(patience := Patience(silent=self._silent)):
                 if "problems" in reply:
+                    self.disk = reply.get("disk", {})
                     return read_problems(reply["problems"])
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])

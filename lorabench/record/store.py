@@ -71,9 +71,8 @@ class Store:
         store = cls(folder)
         if not store.exists():
             here = sorted(p.parent.name for p in Path("reports").glob("*/plan.json"))
-            hint = (
-                f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
-            )
+            known = f"studies under reports/: {', '.join(here)}"
+            hint = f"; {known if here else 'run one with: lorabench run STUDY.yaml'}"
             raise StoreError(f"{folder} is not a results directory (it has no plan.json){hint}")
         return store
 
@@ -225,14 +224,12 @@ class Store:
         write_atomically(partial / "result.json", sealed(plain, partial))
         make_readable(partial)
         sync_tree(partial)
+        retired = self.cells_folder / f"{cell_id}.old"
+        shutil.rmtree(retired, ignore_errors=True)
         if final.exists():
-            retired = self.cells_folder / f"{cell_id}.old"
-            shutil.rmtree(retired, ignore_errors=True)
             final.rename(retired)
-            partial.rename(final)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            partial.rename(final)
+        partial.rename(final)
+        shutil.rmtree(retired, ignore_errors=True)
         if (final / CHECKPOINT).exists():
             partial.mkdir()
             (final / CHECKPOINT).rename(partial / CHECKPOINT)
@@ -292,8 +289,11 @@ class Store:
         """Whether a living runner has the cell now."""
         if not (self.claims_folder / f"{cell_id}.lock").exists():
             return False
-        with self.claim(cell_id) as free:
-            return not free
+        try:
+            with self.claim(cell_id) as free:
+                return not free
+        except OSError:  # a folder that may only be read: nothing can run there
+            return False
 
 
 def _dump(plain: object) -> str:

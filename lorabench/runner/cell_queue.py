@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
+from lorabench.runner.disk import disk_fault
 from lorabench.runner.packs import mates
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -142,6 +143,8 @@ class CellQueue:
             if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
+            if fault := disk_fault(result):
+                raise fault
             planned = store.plan()  # a repetition's own plan holds only what is repeated
             remove_unneeded_weights(
                 store,

@@ -44,6 +44,8 @@ class Reply(TypedDict, total=False):
     fault: ErrorMessage
     """what ended a cell past its engine"""
     problems: Sequence[object]
+    disk: Mapping[str, Mapping[str, int]]
+    """beside them, by cell id: bytes that cells will take of the disk (memory.disk)"""
     error: ErrorMessage
     """what keeps cells from being checked, in a sentence for the user"""
     broken: str

@@ -20,6 +20,7 @@ from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, CellResult, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
+from lorabench.runner.disk import DiskNeed
 from lorabench.runner.repeat import missing_analyses
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Plan:
     """what is to be told before the run: what has changed since the last one, then what checking the cells found"""
     large: int = 0
     """conditions that are not sure to fit into memory"""
+    disk: DiskNeed | None = None
+    """of the cells that are to run; None where nothing is known of it"""
     changes: Changes = field(default_factory=Changes)
     """since the last run in the same folder"""
     results: Mapping[str, CellResult] = field(default_factory=dict)

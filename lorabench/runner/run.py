@@ -15,6 +15,7 @@ from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.record.set_aside import put_back
 from lorabench.runner.cell_queue import CellQueue, unwritable
+from lorabench.runner.disk import disk_need
 from lorabench.runner.invented import invents, is_invented
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -175,7 +176,9 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
-    return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large))
+    need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)
+    notices += [need.warning()] if need is not None and need.is_short else []
+    return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large), disk=need)
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:

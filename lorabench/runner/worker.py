@@ -55,6 +55,8 @@ class Engine(NamedTuple):
     predict_memory: Callable[..., MemoryPrediction | None]
     """of a cell; a folder of calibrations may follow it"""
     packs: TrainedPacks
+    disk_bytes: Callable[[tuple[Cell, ...]], dict[str, dict[str, int]]]
+    """what of the disk cells will take, by id"""
 
 
 def _engine(package: str, predictor: str) -> Engine:
@@ -67,6 +69,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.repeat_cell,
         prediction.predict_memory,
         TrainedPacks(package),
+        getattr(prediction, "disk_bytes", lambda cells: {}),
     )
 
 
@@ -116,9 +119,11 @@ def _check(engine: Engine, command: Command) -> Reply:
     try:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = engine.check_cells(cells)
+        sizes: dict[str, dict[str, int]] = {}
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
             problems = (*problems, *engine.misfits(cells, *_calibrations(command)))
-        return {"problems": [dataclasses.asdict(p) for p in problems]}
+            sizes = engine.disk_bytes(cells)
+        return {"problems": [dataclasses.asdict(p) for p in problems], "disk": sizes}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
     except Exception:

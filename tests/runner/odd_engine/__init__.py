@@ -6,5 +6,6 @@
 106    is predicted not to fit into memory, 107 may not (predict_cell.py); both run as the quiet ones do
 108    hangs                           109  stops its own process (SIGSTOP)
 110    takes memory without end
+111-119 write 300 kB
 200+   a slow cell: (seed - 200) seconds, in steps of 50 ms
 """
