@@ -19,7 +19,7 @@ from lorabench.memory.step_profile import Course, StepProfile, along, course, su
 from lorabench.memory.trace_workers import TraceWorkers
 from lorabench.memory.train_config import TrainConfig, on_card, traced_as
 
-WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before another process has its imports
+WORTH_WORKERS = 16  # traces of 0.25 s: half of them are done before another process has its imports (~2 s of a core)
 
 
 @dataclass(frozen=True)
