@@ -10,7 +10,7 @@ sentences are made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,7 +105,7 @@ def _with_rank(
     fits: Callable[[CandidateSpec], bool],
 ) -> CandidateSpec:
     of = {r: replace(spec, method=spec.method.model_copy(update={"rank": r})) for r in sorted(ranks)}
-    highest = next((r for r in reversed(of) if fits(of[r])), None)
+    highest = _highest(of, fits)
     if highest is None:
         return spec
     costs = {r: cost_of_rank(asked.analyses["rank"], _setting(asked), r, highest) for r in of if r < highest}
@@ -133,6 +133,17 @@ def _with_rank(
     rates = tuple(e for e in spec.evidence if e.text.startswith("learning"))
     caveats = tuple(c for c in spec.caveats if c not in spec.doubts)
     return replace(of[rank], evidence=(*facts, item, *rates, *one_seed), caveats=caveats)
+
+
+def _highest(of: Mapping[int, CandidateSpec], fits: Callable[[CandidateSpec], bool]) -> int | None:
+    """The highest rank that fits, of rising ones; the ends are looked at first, since what lies between two ranks
+    follows from them."""
+    ranks = list(of)
+    if not ranks or fits(of[ranks[-1]]):
+        return ranks[-1] if ranks else None
+    if not fits(of[ranks[0]]):
+        return None
+    return next(r for r in reversed(ranks[:-1]) if fits(of[r]))
 
 
 def _loss(points: float) -> str:
