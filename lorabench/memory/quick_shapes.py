@@ -1,9 +1,9 @@
 """The commonest operators of a step on the meta device, answered by shape alone.
 
-torch's own meta kernels of elementwise operators, norms and products are Python (torch/_refs, torch/_meta_registrations)
-and take 75 to 350 us a call, a third of a trace. Here a new tensor is made of the shape, dtype and order of strides that
-they give, in ~10 us: of floating-point tensors of one dtype, where the result has the shape of one of them. Strides
-follow the first operand (TensorIterator.cpp, reorder_dimensions). All else goes to torch;
+torch's own meta kernels of elementwise operators, norms and products are Python (torch/_refs and
+torch/_meta_registrations) and take 75 to 350 us a call, a third of a trace. Here a new tensor is made of the shape,
+dtype and order of strides that they give, in ~10 us: of floating-point tensors of one dtype, where the result has the
+shape of one of them. Strides follow the first operand (TensorIterator.cpp, reorder_dimensions). All else goes to torch;
 tests/memory/test_quick_shapes.py holds each answer against torch's.
 """
 
