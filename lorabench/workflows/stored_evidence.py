@@ -11,7 +11,8 @@ from lorabench.errors import LorabenchError
 from lorabench.evidence.gaps import Gap
 from lorabench.record.archive import FILE, opened
 
-PLACES = ("runs/*", "runs/paper/*", "reports/*", "reports/paper/*")
+PLACES = ("runs/*", "runs/*/*", "reports/*", "reports/*/*")
+"""the second stars are groups of studies, such as paper and real"""
 
 
 def stored_evidence(
@@ -45,12 +46,25 @@ def stored_evidence(
 
 
 def studies_here() -> list[Path]:
-    """Results directories and archives under runs/ and reports/ of the current directory, for the command line; of a
-    study in several the first."""
-    places = [
-        p.parent for place in PLACES for name in ("plan.json", FILE) for p in sorted(Path().glob(f"{place}/{name}"))
-    ]
-    return list({p.name: p for p in reversed(places)}.values())[::-1]
+    """Results directories and archives under runs/ and reports/ of the current directory, for the command line. Of
+    those that have a name and cells in common, which are one study, the first; a name alone may be another study's."""
+    found: dict[Path, frozenset[str]] = {}
+    for place in PLACES:
+        folders = {p.parent for name in ("plan.json", FILE) for p in Path().glob(f"{place}/{name}")}
+        for folder in sorted(folders):
+            cells = _cells(folder)
+            if not any(folder.name == other.name and cells & theirs for other, theirs in found.items()):
+                found[folder] = cells
+    return list(found)
+
+
+def _cells(folder: Path) -> frozenset[str]:
+    """By cells.csv, as `_is_near`: none where it cannot be read, and none is near then."""
+    try:
+        with (folder / "cells.csv").open(newline="", encoding="utf-8") as stream:
+            return frozenset(row.get("cell") or "" for row in csv.DictReader(stream)) - {""}
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def _is_near(folder: Path, here: Here) -> bool:
