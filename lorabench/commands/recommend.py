@@ -68,8 +68,9 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         "--tolerated-loss",
         metavar="X",
         type=float,
-        help="how much worse than the best still counts as good, in a study's metric, in points for published scores"
-        " (default: the study's margin; published: the highest rank that helps)",
+        help="how much worse than the best still counts as good, as the answer shows its quality: 1 is a point of a"
+        " score (percent), or a nat where a study is judged by its loss (default: the study's margin; published: the"
+        " highest rank that helps)",
     )
     add_target_parameters_option(c)
     add_trainer_option(c, "; with --emit the one that the files are for")
