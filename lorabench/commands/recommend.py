@@ -16,6 +16,7 @@ from lorabench.commands.arguments import (
     whole_number,
 )
 from lorabench.commands.calibrate import add_calibration_option, card_of
+from lorabench.commands.output import note_first_reading
 from lorabench.commands.trainer_options import add_trainer_option, add_variant_options, trainer_of
 from lorabench.errors import LorabenchError
 
@@ -112,6 +113,7 @@ def recommend(options: argparse.Namespace) -> int:
                 f" asked for; leave --trainer out or give --trainer {emitter.TRAINER.name}"
             )
         trainer = trainer_of(options, emitter.TRAINER)
+    note_first_reading(options.model)
     with startup.predicting():
         answer = advisor.recommend(
             options.model,

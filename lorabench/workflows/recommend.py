@@ -69,21 +69,11 @@ def recommend(
 ) -> Recommendation:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
 
-    Arguments:
-        model: a preset (llama-3.1-8b), a shipped model, a directory or a hub id.
-        gpu: a known card, a size such as 24GB, or cpu for this machine.
-        sequence_length: tokens of a training sequence at most; absent: a study's default, which a note says.
-        batch_size: sequences of an optimizer step, over all micro-batches.
-        examples, tokens: training examples and training tokens of one epoch.
-        studies: results directories to learn from, whatever their model.
+    Arguments are those of api.recommendation.recommend, but for these:
+        batch_size: its global_batch_size.
         nearby_studies: where `studies` is empty, directories that speak only where their model is near in size.
         timings: results directories, or folders that hold some, whose cells tell how fast this machine is.
-        priority: accuracy, memory or speed.
-        tolerated_loss: as the metric is shown that quality is measured in: points (percent) of a score, measured or
-            published, nats of a loss; absent: each study's own margin, and the highest rank that helps.
-        task: the kind of task, as studies name it; absent: any.
-        target_parameters: experts, or names of parameters that adapters are put on beside the modules.
-        trainer: the program that will train; absent: lorabench's own loop.
+        trainer: the program that will train, with its variant; absent: lorabench's own loop.
 
     Nothing else is read. Raises LorabenchError for what cannot be meant.
     """
