@@ -38,7 +38,7 @@ def _autocast(setting: TrainConfig) -> DtypeName | None:
     trainer = setting.trainer
     if trainer.name == OWN:
         return precision.autocast_dtype(
-            setting.training.autocast, setting.device, setting.bf16, lambda: _is_large(setting)
+            setting.training.autocast, setting.device, setting.bf16, lambda: setting.shape.is_large
         )
     if not trainer.mixed_precision or setting.training.autocast == "none":
         return None
