@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorabench.probes import BATCHES, MEAN_RANK, STEPS
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
 
 if TYPE_CHECKING:
     from lorabench.config import Study

@@ -8,7 +8,7 @@ from lorabench import plugins
 from lorabench.commands.arguments import JSON, MODEL_NAMES, whole_number
 from lorabench.commands.output import note
 from lorabench.errors import LorabenchError
-from lorabench.probes import BATCHES, MEAN_RANK, STEPS
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
 
 
 def add_probe_options(c: argparse.ArgumentParser) -> None:

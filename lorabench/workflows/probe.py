@@ -18,7 +18,7 @@ from lorabench.config.load import read_study
 from lorabench.config.source import Source, override
 from lorabench.config.study import Cell, Study
 from lorabench.errors import DataError, LorabenchError
-from lorabench.probes import BATCHES, MEAN_RANK, STEPS
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
 
 if TYPE_CHECKING:
     import pandas as pd
