@@ -173,7 +173,7 @@ def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool
 
 
 def in_unit(value: float, unit: str) -> str:
-    """A metric's value with its unit: "1.23 GB", "0.1234 nats"."""
+    """A metric's value with its unit: "1.23 GB", "0.1234 nats", "71.2 %"."""
     if unit == "bytes":
         for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
             if value >= size:
@@ -181,5 +181,7 @@ def in_unit(value: float, unit: str) -> str:
         return f"{value:.0f} bytes"
     if unit == "count":
         return f"{value:,.0f}"
+    if unit == "share":  # as in tables
+        return f"{100 * value:.1f} %"
     shown = f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
-    return shown + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
+    return shown + {"percent": " %", "ratio": ""}.get(unit, f" {unit}")
