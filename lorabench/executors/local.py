@@ -24,6 +24,7 @@ from lorabench import errors
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
+    from lorabench.record.card_need import CardNeed
     from lorabench.record.result import CellResult, Phase
     from lorabench.runner.messages import Command, Reply
 
@@ -56,12 +57,23 @@ class LocalWorker:
         """What keeps these cells from running, as far as the models themselves can tell."""
         from lorabench.engine.events import read_problems
 
+        return read_problems(self._answer({"do": "check"}, cells, calibrations)["problems"])
+
+    def needs(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> dict[str, CardNeed]:
+        """By id what cells ask a card of this machine for; of none that nothing can be said of, or on a CPU."""
+        from lorabench.record.card_need import CardNeed
+
+        plain = self._answer({"do": "needs"}, cells, calibrations)["needs"]
+        return {name: CardNeed(**need) for name, need in plain.items()}
+
+    def _answer(self, command: Command, cells: tuple[Cell, ...], calibrations: Path | None) -> Reply:
+        """What the process says of cells before they run."""
+        command["cells"] = [c.model_dump(mode="json") for c in cells]
         try:
-            plain = [c.model_dump(mode="json") for c in cells]
-            self._send(_with({"do": "check", "cells": plain}, calibrations))
+            self._send(_with(command, calibrations))
             for reply in self._replies():
-                if "problems" in reply:
-                    return read_problems(reply["problems"])
+                if "problems" in reply or "needs" in reply:
+                    return reply
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
@@ -80,12 +92,22 @@ class LocalWorker:
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        *,
+        cards: int = 1,
+        available: int | None = None,
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
-        process, there is a result."""
+        process, there is a result.
+
+        cards: GPUs that train it together. available: bytes of its card that are its own, where others share it.
+        """
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"] = [c.model_dump(mode="json") for c in pack]
+        if cards > 1:
+            command["cards"] = cards
+        if available is not None:
+            command["available"] = available
         return self._ask(command, cell, folder, on_event)
 
     def repeat(

@@ -91,6 +91,7 @@ class CellQueue:
                 try:
                     cell = others.popleft() if others else self._next(others)
                 except IndexError:
+                    worker.close()  # its room in a cluster is another's
                     return
                 if self._attempt(cell, worker, tuple(others)):
                     waiting = 0
