@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -29,6 +29,9 @@ from lorabench.engine.phase_clock import PhaseClock
 from lorabench.engine.train import CausalModel, Loss, token_loss
 from lorabench.engine.weight_deltas import Factors
 from lorabench.record.result import Phase, Reading, Resolved
+
+if TYPE_CHECKING:
+    from lorabench.engine.sharded import ShardedTraining
 
 Report = Callable[[Event], None]
 Returned = TypeVar("Returned")
@@ -51,8 +54,8 @@ class CellContext:
     device: torch.device
     autocast: torch.dtype | None
     """of mixed precision in training"""
-    packed: PackedTraining | None = None
-    """what the cell learned in a pack, which takes the place of its own steps"""
+    packed: PackedTraining | ShardedTraining | None = None
+    """what the cell learned in a pack, or on several GPUs, which takes the place of its own steps"""
 
     @classmethod
     def of(
@@ -62,7 +65,7 @@ class CellContext:
         phases: tuple[Phase, ...],
         report: Report,
         started_at: str,
-        packed: PackedTraining | None = None,
+        packed: PackedTraining | ShardedTraining | None = None,
     ) -> CellContext:
         """On this machine's device."""
         where = device()

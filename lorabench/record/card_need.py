@@ -2,7 +2,7 @@
 cards where not.
 
     bytes of a pack of n cells  =  process + shared + n * own
-    share                       =  1 / floor(card / bytes), rounded down to what schedulers count (1 / 10,000)
+    share                       =  1 / min(MOST, floor(card / bytes)), rounded down to ten-thousandths
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 COUNTED = 10_000
 """parts of a card that a scheduler tells apart: Ray's resources have four decimals (ray-core/scheduling/resources)"""
+MOST = 64  # processes on a card: up to 99 a share that is rounded down leaves no room for one more
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CardNeed:
         if self.cards > 1:
             return float(self.cards)
         fit = self.card_bytes // max(1, self.bytes(cells))
-        return 1.0 if fit < 2 else math.floor(COUNTED / min(fit, COUNTED)) / COUNTED
+        return 1.0 if fit < 2 else math.floor(COUNTED / min(fit, MOST)) / COUNTED
 
     def available(self, share: float) -> int:
         """What a process may allocate of a share, beside its context."""

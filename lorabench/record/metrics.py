@@ -27,6 +27,7 @@ _TABLE = (
     Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
     Metric("pack_seconds", "pack's training time", "seconds", "lower", "steps of all cells that trained as one pack"),
     Metric("pack_cells", "cells of the pack", "count", "none", "that trained at once, this one included"),
+    Metric("train_cards", "cards of the training", "count", "none", "GPUs that trained the cell together"),
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
     Metric(
         "sample_seconds",
@@ -262,6 +263,7 @@ _OF_LOADING = ("total_parameters", "trainable_parameters", "trainable_percent", 
 _OF_TRAINING = (
     "pack_seconds",
     "pack_cells",
+    "train_cards",
     "train_seconds",
     "train_tokens",
     "padding_percent",

@@ -166,6 +166,10 @@ def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, repor
 
 def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell, with what it learned in a pack where it has one."""
+    if command.get("cards", 1) > 1:
+        sharded = importlib.import_module(f"{engine.packs.engine}.sharded")
+        trained = sharded.train_sharded(cell, folder, command["cards"], report)
+        return engine.run_cell(cell, folder, report, *([] if trained is None else [trained]))
     others = [_cell(c) for c in command.get("pack", ())]
     packed = engine.packs.training(cell, others, lambda c: _prediction(engine, c, command), report)
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
