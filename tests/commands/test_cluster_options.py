@@ -1,4 +1,4 @@
-"""--executor ray and slurm, --address, --gpus-per-cell: what is not there or not meant is a sentence and exit code 2."""
+"""--executor ray and slurm, --address, --gpus-per-cell: what is not there or not meant is one sentence, exit code 2."""
 
 import importlib.util
 
