@@ -53,6 +53,8 @@ def unshardable(cell: Cell) -> str | None:
         return f"{cell.method.name} trains adapters; only full fine-tuning is sharded"
     if cell.training.optimizer not in OPTIMIZERS:
         return f"{cell.training.optimizer} takes no sharded tensors, as {' and '.join(OPTIMIZERS)} do"
+    if cell.training.loss == "chunked":
+        return "a chunked loss calls the head outside of the model"
     return "it is distilled from a planted teacher" if cell.task.name == "planted" else None
 
 

@@ -36,22 +36,15 @@ from safetensors.torch import save_file
 
 from lorabench import plugins
 from lorabench.config.study import Cell
+from lorabench.engine.batches import Layout, batches, collate
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.events import Event
 from lorabench.engine.library_messages import quiet
+from lorabench.engine.loss import LOSSES, Loss
 from lorabench.engine.measure import Clock, PhaseMeter, is_out_of_memory
 from lorabench.engine.model import load_base, load_tokenizer, resolve_autocast
-from lorabench.engine.train import (
-    CausalModel,
-    Diverged,
-    batches,
-    collate,
-    learning_rate,
-    make_optimizer,
-    mixed_precision,
-    token_loss,
-)
+from lorabench.engine.train import CausalModel, Diverged, learning_rate, make_optimizer, mixed_precision
 from lorabench.formatting import error_line
 
 Tell = Callable[[dict[str, Any]], None]
@@ -66,11 +59,11 @@ def main(cell_file: Path, weights: Path, tell: Tell) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)  # as a cell alone
     data = task_data(cell, load_tokenizer(cell.model)).train
     model = _alone_first(accelerator, lambda: _trainable(cell))
-    padding = int(load_tokenizer(cell.model).pad_token_id)
+    layout = Layout(int(load_tokenizer(cell.model).pad_token_id), labelled=cell.training.loss != "full")
     progress, diverged = TrainingProgress(), None
     try:
         with PhaseMeter(where) as meter:
-            model = _train(cell, model, data, padding, progress, accelerator, tell)
+            model = _train(cell, model, data, layout, progress, accelerator, tell)
         _save(model, accelerator, weights)
     except Diverged as e:  # in all processes at the same step
         diverged = {"step": e.step, "what": e.what}
@@ -121,26 +114,26 @@ def _train(
     cell: Cell,
     model: CausalModel,
     data: Sequence[Example],
-    padding: int,
+    layout: Layout,
     progress: TrainingProgress,
     accelerator: Accelerator,
     tell: Tell,
 ) -> CausalModel:
     """The steps of engine.train, each process with its own rows; ends alike in all of them."""
     spec, where = cell.training.over(len(data)), accelerator.device
-    autocast, rows = resolve_autocast(spec, where), batches(data, spec.batch_size, cell.seed)
+    autocast, rows = resolve_autocast(cell, where), batches(data, spec.batch_size, cell.seed)
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model, optimizer = accelerator.prepare(model, make_optimizer(list(model.parameters()), spec))
     torch.manual_seed(cell.seed)
-    clock = Clock(where)
+    loss_of, clock = LOSSES[cell.training.loss], Clock(where)
     for step in range(1, spec.steps + 1):
         rate = learning_rate(spec, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         micro = [next(rows) for _ in range(spec.gradient_accumulation)]
-        loss, norm = _take_step(model, optimizer, micro, spec.max_grad_norm, padding, accelerator, autocast)
+        loss, norm = _take_step(model, optimizer, micro, spec.max_grad_norm, layout, accelerator, autocast, loss_of)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
         progress.tokens += sum(len(e.ids) for part in micro for e in part)
@@ -157,9 +150,10 @@ def _take_step(
     optimizer: Any,
     micro: Sequence[Sequence[Example]],
     max_grad_norm: float,
-    padding: int,
+    layout: Layout,
     accelerator: Accelerator,
     autocast: torch.dtype | None,
+    loss_of: Loss,
 ) -> tuple[float, float]:
     """One optimizer step; (loss, gradient norm before clipping) of all processes' rows."""
     where, processes = accelerator.device, accelerator.num_processes
@@ -168,7 +162,7 @@ def _take_step(
     for part in micro:
         own = part[accelerator.process_index :: processes] or [_silent(part[0])]
         with mixed_precision(where, autocast):
-            loss = token_loss(model, collate(own, padding, where)) / predicted
+            loss = loss_of(model, collate(own, layout, where)) / predicted
         accelerator.backward(loss * processes)
         total += loss.detach()
         del loss

@@ -84,14 +84,14 @@ class CellQueue:
 
     def _thread(self, index: int) -> None:
         try:
-            worker = self.pool.first if index == 0 else self.pool.another()
+            worker = self.pool.worker(index)
             waiting = 0
             others: deque[Cell] = deque()
             while not self.stop.is_set():
                 try:
                     cell = others.popleft() if others else self._next(others)
                 except IndexError:
-                    worker.close()  # its room in a cluster is another's
+                    self.pool.rest(index)
                     return
                 if self._attempt(cell, worker, tuple(others)):
                     waiting = 0

@@ -102,6 +102,10 @@ class RemoteWorker:
         command: Command = {"do": "repeat", "before": before.model_dump(mode="json", by_alias=True), "phases": phases}
         return self._tried(command, self._cluster.room(cell.condition_id, 1), cell, folder, on_event)
 
+    def rest(self) -> None:
+        """Gives its place back until the next cell."""
+        self._leave()
+
     def close(self) -> None:
         """Ends what runs at once."""
         with self._lock:

@@ -83,7 +83,7 @@ class WorkerPool:
                 f"an address and GPUs per cell are of a cluster, and the executor {executor} is none; executors that"
                 f" are: {', '.join(clusters())}"
             )
-        self._running: list[Worker] = [self._open(self._threads)]
+        self._running: dict[int, Worker] = {0: self._open(self._threads)}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -101,20 +101,28 @@ class WorkerPool:
         """The worker that checks a study, and runs its first cells."""
         return self._running[0]
 
-    def another(self) -> Worker:
-        """One more worker."""
-        worker = self._open(self._threads)
+    def worker(self, number: int) -> Worker:
+        """The worker of a number, counted from 0, which opens when it is first asked for."""
         with self._lock:
-            self._running.append(worker)
+            if number in self._running:
+                return self._running[number]
+        worker = self._open(self._threads)  # seconds: others may open theirs meanwhile
+        with self._lock:
+            self._running[number] = worker
             if self._closed:
                 worker.close()
         return worker
+
+    def rest(self, number: int) -> None:
+        """A worker has no further cell for now: its room in a cluster is another's."""
+        if (rest := getattr(self._running[number], "rest", None)) is not None:
+            rest()
 
     def close(self) -> None:
         """Ends all workers at once."""
         with self._lock:
             self._closed = True
-            for worker in self._running:
+            for worker in self._running.values():
                 worker.close()
         if self._cluster is not None:
             self._cluster.close()

@@ -27,9 +27,14 @@ def cell_of(*settings: str):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_and_weights_of_one(tmp_path):
-    """Of 3 rows one process has two and the other one: the losses are sums over all of them, not means of means."""
-    cell, (alone, two) = cell_of(), [tmp_path / name / "cells" / "x" for name in ("alone", "two")]
+@pytest.mark.parametrize("rows", [3, 1])
+def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, rows):
+    """Of 3 rows one process has two and the other one, of 1 the other none: the losses are sums over all of them, not
+    means of means."""
+    cell, (alone, two) = (
+        cell_of(f"training.batch_size={rows}"),
+        [tmp_path / name / "cells" / "x" for name in ("alone", "two")],
+    )
     for folder in (alone, two):
         folder.mkdir(parents=True)
     events = []
