@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lorabench.analysis.study import StudyAnalysis
     from lorabench.record.result import CellResult
     from lorabench.report.dataframe import StudyTable
+    from lorabench.runner.cluster import ClusterOptions
     from lorabench.runner.progress import Progress
     from lorabench.runner.worker_pool import Worker
 
@@ -33,12 +34,13 @@ def run(
     study: Study | str | Path,
     out: str | Path | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     executor: str | Callable[[int | None], Worker] = "local",
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     calibrations: str | Path | None = None,
     pack: int = 1,
+    cluster: ClusterOptions | None = None,
     progress: Progress | None = None,
 ) -> StudyResults:
     """Runs the cells that a study still lacks, writes its tables and report, and returns its results.
@@ -46,13 +48,15 @@ def run(
     Args:
         study: a Study, or the path of a study file.
         out: results directory; reports/<study name> where absent.
-        workers: cells that run at the same time.
+        workers: cells that run at the same time; where absent, 1, or of a cluster as many as it has room for.
         executor: where cells run, by name or as a function that opens a worker.
         retry: outcomes that are run again.
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
         calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
             memory that is predicted; none is read where absent.
         pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
+        cluster: which cluster, and how much of it a cell gets (lorabench.runner.cluster.ClusterOptions), of the
+            executors ray and slurm.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
             absent.
     Returns:
@@ -76,7 +80,7 @@ def run(
     plan = run_study(
         study,
         out,
-        pool=WorkerPool(executor, workers),
+        pool=WorkerPool(executor, workers, cluster),
         progress=progress,
         retry=retry,
         skip_infeasible=skip_infeasible,

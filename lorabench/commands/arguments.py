@@ -59,6 +59,21 @@ def pack_size(text: str) -> int:
         ) from None
 
 
+def cards_per_cell(text: str) -> float:
+    """ "auto" is 0, "0.25" a share of one card, "2" whole ones; ArgumentTypeError for other words."""
+    if text == "auto":
+        return 0.0
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 64 or (number > 1 and number != int(number)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of GPUs for a cell; allowed: auto, a share such as 0.25, or whole ones such as 2"
+        )
+    return number
+
+
 def amount(text: str) -> int:
     """ "6M" is 6,000,000."""
     number, scale = text.strip(), 1

@@ -6,7 +6,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from lorabench.commands.arguments import pack_size
+from lorabench.commands.arguments import cards_per_cell, pack_size
 from lorabench.commands.calibrate import add_calibration_option, calibrations_of
 from lorabench.commands.output import say, table_text
 from lorabench.formatting import plural
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lorabench.api import RunAnalysis
     from lorabench.config.source import Source
     from lorabench.config.study import Study
+    from lorabench.runner.cluster import ClusterOptions
     from lorabench.runner.plan import Plan
     from lorabench.runner.worker_pool import WorkerPool
 
@@ -31,9 +32,26 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         default=[],
         help="change a setting of the study: --set training.steps=50",
     )
-    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells that run at the same time (default: 1)")
+    c.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="cells that run at the same time (default: 1; of a cluster as many as it has room for)",
+    )
     c.add_argument(
         "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"
+    )
+    c.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="of a Ray cluster; auto: the one of this machine (default: that one, or a new one of this machine alone)",
+    )
+    c.add_argument(
+        "--gpus-per-cell",
+        metavar="auto|N",
+        type=cards_per_cell,
+        help="of a cluster: 1, whole GPUs that train a cell together, or a share such as 0.25; auto: by the memory that"
+        " is predicted (default: auto)",
     )
     c.add_argument(
         "--pack",
@@ -58,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _terminate)
     with WorkerPool(
-        options.executor, options.workers
+        options.executor, options.workers, _cluster(options)
     ) as pool:  # first of all: its imports take 5 s beside what follows
         from lorabench.config.load import read_study
         from lorabench.config.source import override, read_source
@@ -84,6 +102,15 @@ def run(options: argparse.Namespace) -> int:
             pack=options.pack,
         )
     return _finish(plan, outcome)
+
+
+def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
+    """What was said of a cluster; None where nothing was."""
+    from lorabench.runner.cluster import ClusterOptions
+
+    if options.address is None and options.gpus_per_cell is None:
+        return None
+    return ClusterOptions(options.address, options.gpus_per_cell or None)
 
 
 def _dry_run(study: Study, options: argparse.Namespace, pool: WorkerPool, source: Source | None) -> int:
@@ -140,7 +167,7 @@ def add_evaluate_options(c: argparse.ArgumentParser) -> None:
     )
     c.add_argument("--cell", metavar="CELL", action="append", default=[], help="the same as an option")
     c.add_argument("--again", action="store_true", help="evaluate finished cells, too")
-    c.add_argument("--workers", metavar="N", type=int, default=1, help="cells at a time (default: 1)")
+    c.add_argument("--workers", metavar="N", type=int, help="cells at a time (default: 1)")
     c.add_argument("--executor", metavar="NAME", default="local", help="where cells run (default: local)")
 
 

@@ -18,15 +18,19 @@ from lorabench.engine.cell_load import load, restore
 from lorabench.engine.cell_record import CellRecord
 from lorabench.engine.cell_train import kept_for_repetition, save_cell, train_cell
 from lorabench.engine.packed import PackedTraining
+from lorabench.engine.sharded import ShardedTraining
 from lorabench.record.result import CellResult, Phase
 
 
 def run_cell(
-    cell: Cell, folder: Path, report: Report = lambda event: None, packed: PackedTraining | None = None
+    cell: Cell,
+    folder: Path,
+    report: Report = lambda event: None,
+    packed: PackedTraining | ShardedTraining | None = None,
 ) -> CellResult:
     """Runs a cell, writes its files into a folder and returns its result, whatever became of it.
 
-    packed: what it learned in a pack, in place of its own steps.
+    packed: what it learned in a pack, or on several GPUs, in place of its own steps.
     """
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     context = CellContext.of(cell, Path(folder), get_args(Phase), report, started_at, packed)

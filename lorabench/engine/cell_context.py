@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +31,9 @@ from lorabench.engine.phase_clock import PhaseClock
 from lorabench.engine.train import CausalModel
 from lorabench.engine.weight_deltas import Factors
 from lorabench.record.result import Phase, Reading, Resolved
+
+if TYPE_CHECKING:
+    from lorabench.engine.sharded import ShardedTraining
 
 Report = Callable[[Event], None]
 Returned = TypeVar("Returned")
@@ -53,8 +56,8 @@ class CellContext:
     device: torch.device
     autocast: torch.dtype | None
     """of mixed precision in training"""
-    packed: PackedTraining | None = None
-    """what the cell learned in a pack, which takes the place of its own steps"""
+    packed: PackedTraining | ShardedTraining | None = None
+    """what the cell learned in a pack, or on several GPUs, which takes the place of its own steps"""
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class CellContext:
         phases: tuple[Phase, ...],
         report: Report,
         started_at: str,
-        packed: PackedTraining | None = None,
+        packed: PackedTraining | ShardedTraining | None = None,
     ) -> CellContext:
         """On this machine's device."""
         where = device()

@@ -22,6 +22,7 @@ from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
 from lorabench.engine.pack import packed_training
 from lorabench.engine.saved import START, save_adapter, save_model
+from lorabench.engine.sharded import ShardedTraining, sharded_training
 from lorabench.engine.train import Diverged, StepRecord, train
 from lorabench.engine.weight_deltas import base_cache
 from lorabench.record.cell_files import MODEL
@@ -41,7 +42,10 @@ def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
         loaded.model.save_pretrained(context.folder / START)
     if context.packed is not None:
         _write_curve(context.folder, context.packed.progress.curve)
-        yield from packed_training(context, loaded, context.packed)
+        if isinstance(context.packed, ShardedTraining):
+            yield from sharded_training(loaded, context.packed)
+        else:
+            yield from packed_training(context, loaded, context.packed)
         yield from _learning(context.packed.progress, steps)
         return
     torch.manual_seed(cell.seed)  # dropout draws the same, however much attaching drew

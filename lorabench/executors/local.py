@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import errors
+from lorabench.runner.lost_cell import end_words, failed, phase_words
 from lorabench.runner.oom_kills import counters, kills
 from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
-    from lorabench.record.result import CellResult, Outcome, Phase
+    from lorabench.record.card_need import CardNeed
+    from lorabench.record.result import CellResult, Phase
     from lorabench.runner.messages import Command, Reply
 
 ENGINE = "lorabench.engine"
@@ -62,20 +64,32 @@ class LocalWorker:
         """What keeps these cells from running, as far as the models themselves can tell."""
         from lorabench.engine.events import read_problems
 
+        return read_problems(self._answer({"do": "check"}, cells, calibrations)["problems"])
+
+    def needs(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> dict[str, CardNeed]:
+        """By id what cells ask a card of this machine for; of none that nothing can be said of, or on a CPU."""
+        from lorabench.record.card_need import CardNeed
+
+        plain = self._answer({"do": "needs"}, cells, calibrations)["needs"]
+        return {name: CardNeed(**need) for name, need in plain.items()}
+
+    def _answer(self, command: Command, cells: tuple[Cell, ...], calibrations: Path | None) -> Reply:
+        """What the process says of cells before they run."""
+        command["cells"] = [c.model_dump(mode="json") for c in cells]
+        patience = Patience(silent=self._silent)
         try:
-            plain = [c.model_dump(mode="json") for c in cells]
-            self._send(_with({"do": "check", "cells": plain}, calibrations))
-            for reply in self._replies(patience := Patience(silent=self._silent)):
-                if "problems" in reply:
-                    self.disk = reply.get("disk", {})
-                    return read_problems(reply["problems"])
+            self._send(_with(command, calibrations))
+            for reply in self._replies(patience):
+                if "problems" in reply or "needs" in reply:
+                    self.disk = reply.get("disk", self.disk)
+                    return reply
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
                 if "broken" in reply:
                     raise RuntimeError(f"the check of the cells crashed:\n{reply['broken']}")
         except BrokenPipeError:
             pass
-        words = patience.ended[1] if patience.ended else _end_words(self._process.wait())
+        words = patience.ended[1] if patience.ended else end_words(self._process.wait())
         raise errors.LorabenchError(f"the worker process {words} before the first cell{self._last_line()}")
 
     def run(
@@ -86,12 +100,22 @@ class LocalWorker:
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        *,
+        cards: int = 1,
+        available: int | None = None,
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
-        process, there is a result."""
+        process, there is a result.
+
+        cards: GPUs that train it together. available: bytes of its card that are its own, where others share it.
+        """
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"] = [c.model_dump(mode="json") for c in pack]
+        if cards > 1:
+            command["cards"] = cards
+        if available is not None:
+            command["available"] = available
         return self._ask(command, cell, folder, on_event)
 
     def repeat(
@@ -142,30 +166,30 @@ class LocalWorker:
                     return CellResult.model_validate(reply["result"])
                 elif "fault" in reply:
                     kind, words = reply["fault"]["kind"], reply["fault"]["message"]
-                    return _failed(cell, folder, started, last_event, kind, words)
+                    return failed(cell, folder, started, last_event, kind, words)
         except BrokenPipeError:
             pass
         if patience.ended is not None:
             kind, words = patience.ended
-            words = f"the worker process {words} and was killed{_phase_words(last_event)}{ADVICE[kind]}"
-            return _failed(cell, folder, started, last_event, kind, words)
+            words = f"the worker process {words} and was killed{phase_words(last_event)}{ADVICE[kind]}"
+            return failed(cell, folder, started, last_event, kind, words)
         code = self._process.wait()
         if code in (-signal.SIGTERM, -signal.SIGINT):
             time.sleep(
                 0.5
             )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
-        kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        kind = f"killed by signal {-code} ({signal_name(-code)})" if code < 0 else f"exit code {code}"
         if code == -signal.SIGKILL and (kills(counted) or 0) > (kills_before or 0):
-            words = f"the operating system ran out of memory and ended the worker process{_phase_words(last_event)}"
-            return _failed(cell, folder, started, last_event, "OutOfMemoryError", words)
+            words = f"the operating system ran out of memory and ended the worker process{phase_words(last_event)}"
+            return failed(cell, folder, started, last_event, "OutOfMemoryError", words)
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
-        return _failed(
+        return failed(
             cell,
             folder,
             started,
             last_event,
             kind,
-            f"the worker process {_end_words(code)}{_phase_words(last_event)}{hint}",
+            f"the worker process {end_words(code)}{phase_words(last_event)}{hint}",
         )
 
     def close(self) -> None:
@@ -252,42 +276,3 @@ def _environment(threads: int | None) -> dict[str, str]:
         "PYTHONPATH": path,
     }
     return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-
-
-def _failed(cell: Cell, folder: Path, started: float, last_event: Event | None, kind: str, message: str) -> CellResult:
-    from datetime import UTC, datetime
-
-    from lorabench.record.cell_files import TRAINED, read_trained
-    from lorabench.record.result import CellResult, Fault
-
-    phase = last_event.phase if last_event else None
-    outcome: Outcome = "out_of_memory" if kind in ("MemoryError", "OutOfMemoryError") else "failed"
-    fault = Fault(kind=kind, message=message, step=last_event.step if last_event else None, phase=phase)
-    if (
-        phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None
-    ):  # what training read and saved is not lost
-        (folder / TRAINED).unlink()
-        return trained.model_copy(update={"error": fault.model_copy(update={"phase": "evaluate"}), "outcome": outcome})
-    return CellResult(
-        cell=cell,
-        outcome=outcome,
-        started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        error=fault,
-    )
-
-
-def _end_words(code: int) -> str:
-    return f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unnamed"
-
-
-def _phase_words(last_event: Event | None) -> str:
-    if last_event is None:
-        return " before the model was loaded"
-    return f" in the phase '{last_event.phase}'" + (f" after step {last_event.step}" if last_event.step else "")

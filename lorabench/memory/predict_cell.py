@@ -33,16 +33,20 @@ from lorabench.engine.kept_base import kept_bytes
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.errors import LorabenchError
 from lorabench.memory.disk import disk_bytes as disk_bytes  # served by the worker, as the functions below
-from lorabench.memory.estimate import CONTEXT_BYTES, bounds, with_framework
+from lorabench.memory.estimate import CONTEXT_BYTES, bounds, predicted, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse
 from lorabench.memory.kernels import cublas_bytes
+from lorabench.memory.sharding import Sharding
+from lorabench.memory.shares import shares_of
 from lorabench.memory.step_profile import StepProfile, predict_step
 from lorabench.memory.train_config import TrainConfig, calibrated, setting_of, traced_as
 from lorabench.record.card_calibration import calibrated_card
+from lorabench.record.card_need import CardNeed
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
+MOST_CARDS = 8  # of one machine: what servers for training are sold with (models/gpus.yaml's SXM cards)
 
 
 def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Problem, ...]:
@@ -127,6 +131,42 @@ def predict_memory(cell: Cell, calibrations: Path | None = None) -> MemoryPredic
     except Exception:
         traceback.print_exc()
         return None
+
+
+def card_needs(cells: Sequence[Cell], calibrations: Path | None = None) -> dict[str, CardNeed]:
+    """By id what cells ask a card like this machine's for, by the high end of their predictions; of none on a CPU, nor
+    where nothing can be predicted (the reason goes to standard error).
+
+    A cell of full fine-tuning that one card does not hold gets the fewest cards (a power of two, MOST_CARDS at most)
+    over which its sharded step fits.
+    """
+    where = device()
+    if where.type != "cuda":
+        return {}
+    try:
+        whole, measured = total_bytes(where), measured_here(where, calibrations)
+        settings = {c.id: calibrated(setting_here(c, where, *_largest(c)), measured) for c in cells if c.training.steps}
+        reuse = Reuse()
+        reuse.plan(settings.values())
+        return {name: _card_need(setting, reuse, whole) for name, setting in settings.items()}
+    except Exception:
+        traceback.print_exc()
+        return {}
+
+
+def _card_need(setting: TrainConfig, reuse: Reuse, whole: int) -> CardNeed:
+    context = setting.context_bytes or CONTEXT_BYTES
+    alone = predicted(setting, reuse)
+    shared = alone.bytes.get("weights", 0) if setting.method.rank is not None else 0
+    need = CardNeed(whole, context, shared, alone.high_bytes - context - shared)
+    if need.bytes() <= whole or setting.method.name != "full":
+        return need
+    cards = 2
+    while (
+        cards < MOST_CARDS and predicted(setting, reuse, shares_of(setting, Sharding("fsdp", cards))).high_bytes > whole
+    ):
+        cards *= 2
+    return replace(need, cards=cards)
 
 
 def _largest(cell: Cell) -> tuple[int, int | None]:

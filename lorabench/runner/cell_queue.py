@@ -92,6 +92,7 @@ class CellQueue:
                 try:
                     cell = others.popleft() if others else self._next(others)
                 except IndexError:
+                    self.pool.rest(index)
                     return
                 if self._attempt(cell, worker, tuple(others)):
                     waiting = 0

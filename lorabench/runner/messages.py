@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 class Command(TypedDict):
     """What a worker is to do; its settings and results are plain values, which their own classes read."""
 
-    do: Literal["check", "run", "repeat"]
+    do: Literal["check", "needs", "run", "repeat"]
     cells: NotRequired[Sequence[object]]
-    """to be checked"""
+    """to be checked, or whose needs are asked for"""
     cell: NotRequired[object]
     """to be run or repeated"""
     folder: NotRequired[str]
@@ -24,6 +24,10 @@ class Command(TypedDict):
     """folder of what was measured on this machine's cards, where predictions are corrected by it"""
     pack: NotRequired[Sequence[object]]
     """cells that come next and may train with the cell that is to be run"""
+    cards: NotRequired[int]
+    """GPUs that train the cell together, where one is not enough"""
+    available: NotRequired[int]
+    """bytes of its card that are the cell's, where other cells are on it"""
     before: NotRequired[object]
     """the result of a cell of which phases are repeated"""
     phases: NotRequired[Sequence[Phase]]
@@ -46,6 +50,8 @@ class Reply(TypedDict, total=False):
     problems: Sequence[object]
     disk: Mapping[str, Mapping[str, int]]
     """beside them, by cell id: bytes that cells will take of the disk (memory.disk)"""
+    needs: Mapping[str, Mapping[str, int]]
+    """record.card_need.CardNeed of each cell, by id"""
     error: ErrorMessage
     """what keeps cells from being checked, in a sentence for the user"""
     broken: str
@@ -54,5 +60,7 @@ class Reply(TypedDict, total=False):
     """a sign of life"""
     ready: bool
     """the engine is imported"""
+    files: bytes
+    """of a tar file of what a cell left on a machine that does not see its folder"""
     last: bool
     """whether this process takes no further cell"""

@@ -63,7 +63,7 @@ class TrainedPacks:
     """What a worker's process has trained in packs and no cell has asked for yet."""
 
     def __init__(self, engine: str) -> None:
-        self._engine = engine
+        self.engine = engine
         self._trained: dict[str, PackedTraining] = {}
         self._alone: set[str] = set()
         """cells whose pack was tried and came to nothing"""
@@ -81,7 +81,7 @@ class TrainedPacks:
             if not others or cell.id in self._alone:
                 return None
             pack = [cell, *others]
-            engine: PackEngine = importlib.import_module(f"{self._engine}.pack")  # type: ignore[assignment]
+            engine: PackEngine = importlib.import_module(f"{self.engine}.pack")  # type: ignore[assignment]
             most = min(len(pack), engine.useful_cells(cell))
             if most > 1:
                 most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)

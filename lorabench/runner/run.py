@@ -66,7 +66,7 @@ def run(
         while True:
             plan.save()
             if progress:
-                progress.begin(plan, min(pool.workers, len(plan.pending)))
+                progress.begin(plan, min(pool.workers, len(plan.pending)) if plan.pending else 0)
             try:
                 CellQueue(
                     plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations, pack=pack

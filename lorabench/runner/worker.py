@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +33,7 @@ from lorabench.runner.patience import BEAT_SECONDS
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
+    from lorabench.record.card_need import CardNeed
     from lorabench.record.memory_prediction import MemoryPrediction
     from lorabench.record.result import CellResult, Phase
     from lorabench.runner.messages import Command, Reply
@@ -54,6 +55,8 @@ class Engine(NamedTuple):
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
     predict_memory: Callable[..., MemoryPrediction | None]
     """of a cell; a folder of calibrations may follow it"""
+    card_needs: Callable[..., Mapping[str, CardNeed]]
+    """by id what cells ask a card for; a folder of calibrations may follow them"""
     packs: TrainedPacks
     disk_bytes: Callable[[tuple[Cell, ...]], dict[str, dict[str, int]]]
     """what of the disk cells will take, by id"""
@@ -68,6 +71,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
+        getattr(prediction, "card_needs", lambda *cells: {}),
         TrainedPacks(package),
         getattr(prediction, "disk_bytes", lambda cells: {}),
     )
@@ -94,6 +98,9 @@ def main(arguments: list[str]) -> None:
         command = commands.get()
         if command["do"] == "check":
             send(_check(engine, command))
+        elif command["do"] == "needs":
+            needs = engine.card_needs(tuple(_cell(c) for c in command["cells"]), *_calibrations(command))
+            send({"needs": {name: dataclasses.asdict(need) for name, need in needs.items()}})
         else:
             reply = _run(engine, command, send)
             send(reply)
@@ -155,7 +162,7 @@ def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, repor
     """Runs a cell with its prediction beside what is measured, or skips what is predicted not to fit."""
     from lorabench.engine.events import Event
 
-    prediction = engine.predict_memory(cell, *_calibrations(command))
+    prediction = _prediction(engine, cell, command)
     if prediction is None:
         return _run_cell(engine, cell, folder, command, report)
     if command["skip_infeasible"] and prediction.fits is False:
@@ -168,9 +175,23 @@ def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, repor
 
 def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell, with what it learned in a pack where it has one."""
+    if command.get("cards", 1) > 1:
+        sharded = importlib.import_module(f"{engine.packs.engine}.sharded")
+        trained = sharded.train_sharded(cell, folder, command["cards"], report)
+        return engine.run_cell(cell, folder, report, *([] if trained is None else [trained]))
     others = [_cell(c) for c in command.get("pack", ())]
-    packed = engine.packs.training(cell, others, lambda c: engine.predict_memory(c, *_calibrations(command)), report)
+    packed = engine.packs.training(cell, others, lambda c: _prediction(engine, c, command), report)
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
+
+
+def _prediction(engine: Engine, cell: Cell, command: Command) -> MemoryPrediction | None:
+    """What a cell needs of what is its own of the card; None where it is trained by several, or nothing can be said."""
+    if command.get("cards", 1) > 1:
+        return None
+    prediction = engine.predict_memory(cell, *_calibrations(command))
+    if prediction is None or "available" not in command:
+        return prediction
+    return dataclasses.replace(prediction, available_bytes=min(prediction.available_bytes, command["available"]))
 
 
 def _calibrations(command: Command) -> tuple[Path, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError
+from lorabench.runner.cluster import Cluster, ClusterOptions
 from lorabench.runner.threads import threads_per_worker
 
 if TYPE_CHECKING:
@@ -54,19 +56,45 @@ class Worker(Protocol):
 class WorkerPool:
     """The workers of a run. The first opens at once, so that its imports go on while the study is read."""
 
-    def __init__(self, executor: str | Callable[[int | None], Worker] = "local", workers: int = 1) -> None:
-        if workers < 1:
+    def __init__(
+        self,
+        executor: str | Callable[[int | None], Worker] = "local",
+        workers: int | None = None,
+        cluster: ClusterOptions | None = None,
+    ) -> None:
+        if workers is not None and workers < 1:
             raise LorabenchError(
                 f"{workers} workers cannot run a study; give 1 or more, at most the number of CPU cores is sensible"
             )
-        self.workers = workers
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
-        self._open = plugins.load("executors", executor).open_worker if isinstance(executor, str) else executor
-        self._threads = threads_per_worker(workers)
+        self._workers, self._threads = workers or 1, threads_per_worker(workers or 1)
+        self._cluster: Cluster | None = None
+        if isinstance(executor, str):
+            plugin = plugins.load("executors", executor)
+            self._open = plugin.open_worker
+            if hasattr(plugin, "open_cluster"):
+                self._cluster = plugin.open_cluster(replace(cluster or ClusterOptions(), workers=workers))
+                self._open = self._cluster_worker
+        else:
+            self._open = executor
+        if cluster is not None and self._cluster is None:
+            raise LorabenchError(
+                f"an address and GPUs per cell are of a cluster, and the executor {executor} is none; executors that"
+                f" are: {', '.join(clusters())}"
+            )
         self._running: dict[int, Worker] = {0: self._open(self._threads)}
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def workers(self) -> int:
+        """Cells that run at the same time at most; of a cluster known once it was asked of what cells need."""
+        return self._workers if self._cluster is None else self._cluster.workers
+
+    def _cluster_worker(self, threads: int | None) -> Worker:
+        assert self._cluster is not None
+        return self._cluster.open_worker()
 
     @property
     def first(self) -> Worker:
@@ -85,12 +113,19 @@ class WorkerPool:
                 worker.close()
         return worker
 
+    def rest(self, number: int) -> None:
+        """A worker has no further cell for now: its room in a cluster is another's."""
+        if (rest := getattr(self._running[number], "rest", None)) is not None:
+            rest()
+
     def close(self) -> None:
         """Ends all workers at once."""
         with self._lock:
             self._closed = True
             for worker in self._running.values():
                 worker.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -99,3 +134,8 @@ class WorkerPool:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def clusters() -> tuple[str, ...]:
+    """The executors that run cells on other machines."""
+    return tuple(n for n in plugins.names("executors") if hasattr(plugins.load("executors", n), "open_cluster"))

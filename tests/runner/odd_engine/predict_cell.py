@@ -2,12 +2,17 @@
 rank 40 to 44 would not fit, 45 never could."""
 
 from lorabench.engine.events import Problem
+from lorabench.record.card_need import CardNeed
 from lorabench.record.memory_prediction import MemoryPrediction
 
 
 def predict_memory(cell):
     low, high = {106: (30, 40), 107: (15, 25)}.get(cell.seed, (None, None))
     return None if low is None else MemoryPrediction(10 * 10**9, low * 10**9, high * 10**9, 20 * 10**9)
+
+
+def card_needs(cells):
+    return {c.id: CardNeed(24 * 10**9, 10**9, 4 * 10**9, 2 * 10**9) for c in cells}
 
 
 def misfits(cells):
