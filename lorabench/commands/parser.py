@@ -15,6 +15,7 @@ from lorabench.commands import (
     catalogue,
     doctor,
     evidence,
+    export,
     imports,
     predict,
     probe,
@@ -47,6 +48,12 @@ COMMANDS: tuple[
         "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
         imports.import_results,
         imports.add_import_options,
+    ),
+    (
+        "export",
+        "a study's cells as runs of trackio, wandb or mlflow",
+        export.export,
+        export.add_export_options,
     ),
     (
         "explain",
