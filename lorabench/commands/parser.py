@@ -22,6 +22,7 @@ from lorabench.commands import (
     recommend,
     results,
     run,
+    serve,
     weights,
 )
 
@@ -43,6 +44,12 @@ COMMANDS: tuple[
         results.add_table_options,
     ),
     ("report", "rewrite the HTML report", results.report, results.add_report_options),
+    (
+        "serve",
+        "the report in a browser on this machine, refreshed as a running study's cells end",
+        serve.serve,
+        serve.add_serve_options,
+    ),
     (
         "import",
         "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
