@@ -25,6 +25,7 @@ from lorabench.commands import (
     serve,
     weights,
 )
+from lorabench.errors import one_line
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -193,6 +194,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence and where help is, and exits with code 2."""
+        message = one_line(message)
         print(f"lorabench: {message}{'' if message.endswith('?') else ';'} see: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
