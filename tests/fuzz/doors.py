@@ -148,7 +148,7 @@ def model_folder(folder: Path, files: tuple[bytes, bytes]) -> object:
         (made / "model.safetensors").write_bytes(index)
     with contextlib.suppress(FileNotFoundError):  # a shard that is not there is the loader's sentence
         stored_tensors(tuple(f for f in weight_files(made) if f.suffix == ".safetensors"))
-    return commanded(folder, ("parameters", "--model", str(made), "--ranks", "4"))
+    return commanded(folder, ("parameters", "--model", str(made), "--rank", "4"))
 
 
 def commanded(folder: Path, arguments: tuple[str, ...]) -> object:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SECONDS = 20  # that one input may take: some hundred times what any needs
+SECONDS = 20  # of the processor's time that one input may take: some hundred times what any needs
+ASLEEP = 300  # of anybody's
 _WRITES = {"os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "os.chmod": 1, "os.chown": 1,
            "os.rename": 2, "os.link": 2, "os.symlink": 2, "shutil.rmtree": 1, "shutil.move": 2}  # fmt: skip
 _NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"}
@@ -34,18 +35,21 @@ def guarded(folder: Path) -> Iterator[list[str]]:
     _install()
     seen: list[str] = []
     _state.update(folder=os.path.realpath(folder), seen=seen)
-    before = signal.signal(signal.SIGALRM, _alarm)
-    signal.alarm(SECONDS)
+    before = {number: signal.signal(number, _alarm) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, ASLEEP)
     try:
         yield seen
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         _state["folder"] = None
 
 
 def _alarm(number: int, frame: object) -> None:
-    raise Hang(f"no answer within {SECONDS} s")
+    raise Hang(f"no answer within {SECONDS} s of work, or {ASLEEP} s")
 
 
 def _install() -> None:
