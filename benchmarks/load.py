@@ -3,8 +3,8 @@
     python -m benchmarks.load [--cells 100 1000 10000] [--steps plan run resume status report] [--keep FOLDER]
                               [--json FILE]
 
-Cells are made up at once by an executor of this file (no curve, no spectra), 20 seeds a condition, so that what is left
-is lorabench's own. Each step runs in a fresh process; told are its wall seconds, its processor seconds (user and
+Cells are made up at once by an executor of this file (no curve, no spectra), 20 seeds a condition, so that what is
+left is lorabench's own. Each step runs in a fresh process; told are its wall seconds, its processor seconds (user and
 system, what a busy machine does not change), its peak memory, and how the processor seconds grow from one size to the
 next: the exponent log(t2 / t1) / log(n2 / n1), after the start of the process (the same step of 20 cells) is taken off.
 n log n has an exponent of 1.1 between 1,000 and 10,000.
@@ -160,11 +160,8 @@ def main() -> None:
             found.append(row)
             each = f"{1000 * row['cpu_per_cell']:8.2f}" if "cpu_per_cell" in row else " " * 8
             grows = f"{row['exponent']:8.2f}" if "exponent" in row else " " * 8
-            print(
-                f"{row['cells']:>7} {row['step']:<7} {row['wall']:8.1f} {row['cpu']:8.1f} {each} {row['peak'] / 1e6:6.0f}"
-                f" {grows}",
-                flush=True,
-            )
+            took = f"{row['wall']:8.1f} {row['cpu']:8.1f} {each} {row['peak'] / 1e6:6.0f}"
+            print(f"{row['cells']:>7} {row['step']:<7} {took} {grows}", flush=True)
     if options.json:
         plain = {"command": "python -m benchmarks.load", "machine": platform.platform(), "rows": found}
         Path(options.json).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
