@@ -6,11 +6,11 @@
 Cells are made up at once by an executor of this file (no curve, no spectra), 20 seeds a condition, so that what is
 left is lorabench's own. Each step runs in a fresh process; told are its wall seconds, its processor seconds (user and
 system, what a busy machine does not change), its peak memory, and how the processor seconds grow from one size to the
-next: the exponent log(t2 / t1) / log(n2 / n1), after the start of the process (the same step of 20 cells) is taken off.
-n log n has an exponent of 1.1 between 1,000 and 10,000.
+next: the exponent log(t2 / t1) / log(n2 / n1), after the start of the process (the same step of the smallest study)
+is taken off. n log n has an exponent of 1.1 between 1,000 and 10,000.
 
-The claims, for 10,000 cells: planned in 10 s, 5 ms of the runner a cell, 500 MB, resumed when finished in 5 s, status in
-2 s, the report of the 500 conditions in 30 s.
+The claims, for 10,000 cells: planned in 10 s, 5 ms of the runner a cell, 500 MB, resumed when finished in 5 s, status
+in 2 s, the report of the 500 conditions in 30 s.
 """
 
 from __future__ import annotations
