@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lorabench.record.result import CellResult
     from lorabench.runner.plan import Plan
 
-SHARE = 0.05  # of a run's time at most, that working out the time left may take
+SHARE = 0.05  # of a run's time at most, that working out the time left may take where it takes ...
+NOTABLE = 0.005  # ... so many seconds: about 1,000 cells
 UNKNOWN = "time left not known yet"
 DOING = {
     "foresee": "predicting its memory",
@@ -126,7 +127,7 @@ class Tally:
         workers, now = min(self.workers, len(self.left) + len(self.running)), time.monotonic()
         when, took, remaining = self._told
         since = now - when
-        if since * SHARE < took and remaining is not None:  # of 10,000 cells it takes longer than some cells do
+        if took > NOTABLE and since * SHARE < took and remaining is not None:
             remaining = remaining[0] - since, remaining[1]
         else:
             remaining = self.estimator.left(tuple(self.running.values()), tuple(self.left.values()), workers, now)
