@@ -6,6 +6,7 @@ The CLI prints the sentence and ends with exit code 2; a traceback is for faults
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -20,6 +21,9 @@ class LorabenchError(Exception):
         ...     print("no-such-card" in str(error))
         True
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class StudyError(LorabenchError):
@@ -48,6 +52,18 @@ class DamagedRecordError(StoreError):
 
 class DeviceError(LorabenchError):
     """This machine lacks what a cell asks for (a CUDA-only optimizer, say)."""
+
+
+def one_line(text: str) -> str:
+    """A sentence with what a file or user put into it as a terminal may print it: line breaks, control characters and
+    halves of characters stand as their codes (\\n, \\x1b, \\ud800)."""
+    if text.isprintable():
+        return text
+    return "".join(c if _shows(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shows(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def unknown(what: str, value: object, allowed: Iterable[object]) -> str:

@@ -19,7 +19,7 @@ from lorabench.errors import LorabenchError, unknown
 
 KINDS = (
     "methods", "quantizations", "tasks", "executors", "sections", "exporters", "importers", "emitters", "trainers",
-    "probes",
+    "probes", "trackers",
 )  # fmt: skip
 
 _registered: dict[tuple[str, str], str] = {}  # (kind, name) to a module elsewhere

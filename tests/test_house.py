@@ -37,6 +37,7 @@ ALLOWED = {  # layer: the layers that it may import
     "exporters": LIGHT | {"analysis", "report"},
     "importers": LIGHT,
     "emitters": LIGHT | {"advice"},
+    "trackers": LIGHT,
     "trainers": {"config"},
     "workflows": LIGHT | ARMS | {"startup"},
     "api": LIGHT | ARMS | {"workflows"},
@@ -74,7 +75,7 @@ def test_imports_run_one_way(layer):
     "layer",
     [
         *("config", "record", "analysis", "evidence", "advice", "report", "sections"),
-        *("exporters", "importers", "emitters", "trainers"),
+        *("exporters", "importers", "emitters", "trainers", "trackers"),
     ],
 )
 def test_the_light_arm_names_no_heavy_library(layer):
@@ -112,6 +113,7 @@ def test_importing_it_leaves_torch_alone(module):
         ("importers", {"read"}),
         ("emitters", {"emit", "TRAINER"}),
         ("trainers", {"TRAINER"}),
+        ("trackers", {"open_tracker"}),
         ("probes", {"SOURCE", "READS", "SPREADS", "ranks"}),
     ],
 )

@@ -15,6 +15,7 @@ from lorabench.commands import (
     catalogue,
     doctor,
     evidence,
+    export,
     imports,
     merge,
     predict,
@@ -22,8 +23,10 @@ from lorabench.commands import (
     recommend,
     results,
     run,
+    serve,
     weights,
 )
+from lorabench.errors import one_line
 
 COMMANDS: tuple[
     tuple[str, str, Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None] | None], ...
@@ -44,6 +47,12 @@ COMMANDS: tuple[
     ),
     ("report", "rewrite the HTML report", results.report, results.add_report_options),
     (
+        "serve",
+        "the report in a browser on this machine, refreshed as a running study's cells end",
+        serve.serve,
+        serve.add_serve_options,
+    ),
+    (
         "import",
         "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
         imports.import_results,
@@ -54,6 +63,12 @@ COMMANDS: tuple[
         "results directories of one study from several machines as one",
         merge.merge,
         merge.add_merge_options,
+    ),
+    (
+        "export",
+        "a study's cells as runs of trackio, wandb or mlflow",
+        export.export,
+        export.add_export_options,
     ),
     (
         "explain",
@@ -186,6 +201,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence and where help is, and exits with code 2."""
+        message = one_line(message)
         print(f"lorabench: {message}{'' if message.endswith('?') else ';'} see: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 

@@ -6,9 +6,10 @@ import argparse
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
+from lorabench import plugins
 from lorabench.commands.arguments import cards_per_cell, pack_size
 from lorabench.commands.calibrate import add_calibration_option, calibrations_of
-from lorabench.commands.output import say, table_text
+from lorabench.commands.output import note, say, table_text
 from lorabench.formatting import plural
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lorabench.config.study import Study
     from lorabench.runner.cluster import ClusterOptions
     from lorabench.runner.plan import Plan
+    from lorabench.runner.progress import Progress
     from lorabench.runner.worker_pool import WorkerPool
 
 
@@ -66,6 +68,11 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not run cells that are predicted not to fit into memory, record them as skipped",
     )
+    c.add_argument(
+        "--log",
+        metavar="TRACKER",
+        help=f"show the cells while they run, too, in {', '.join(plugins.names('trackers'))} (default: nowhere)",
+    )
     add_calibration_option(c)
     c.add_argument("--dry-run", action="store_true", help="list and check the cells, run nothing")
 
@@ -86,7 +93,6 @@ def run(options: argparse.Namespace) -> int:
         if options.dry_run:
             return _dry_run(study, options, pool, source)
         from lorabench import api
-        from lorabench.runner.display import open_progress
         from lorabench.runner.run import run as run_study
 
         outcome = api.RunAnalysis()
@@ -94,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
             study,
             options.out,
             pool=pool,
-            progress=open_progress(),
+            progress=_progress(study, options.log),
             source=source,
             skip_infeasible=options.skip_infeasible,
             calibrations=calibrations_of(options),
@@ -111,6 +117,18 @@ def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
     if options.address is None and options.gpus_per_cell is None:
         return None
     return ClusterOptions(options.address, options.gpus_per_cell or None)
+
+
+def _progress(study: Study, tracker: str | None) -> Progress:
+    """The display, which tells a tracker as well where one was named."""
+    from lorabench.runner.display import open_progress
+
+    if tracker is None:
+        return open_progress()
+    from lorabench.runner.tracked_progress import TrackedProgress
+
+    opened = plugins.load("trackers", tracker).open_tracker(study.name)
+    return TrackedProgress(open_progress(), opened, tracker, note)
 
 
 def _dry_run(study: Study, options: argparse.Namespace, pool: WorkerPool, source: Source | None) -> int:

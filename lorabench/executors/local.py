@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import errors
-from lorabench.runner.lost_cell import end_words, failed, phase_words
+from lorabench.runner.lost_cell import end_words, failed, phase_words, signal_name
 from lorabench.runner.oom_kills import counters, kills
 from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
 

@@ -20,13 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from lorabench import plugins
 from lorabench.errors import DataError, unknown
 from lorabench.formatting import first_names, plural
 from lorabench.importers._files import files_in
-from lorabench.record.imported_run import ImportedRun, Readout, Request, check_run
+from lorabench.record.imported_run import ImportedRun, Readout, Request, checked
 from lorabench.record.metrics import TABLE, is_accuracy, metric
 from lorabench.record.result import Reading
 
@@ -207,19 +205,13 @@ def _run(place: str, row: Mapping[str, str], columns: _Columns, percent: set[str
         told["quantization.name"] = "nf4"
     if told["method.name"] == "base":
         told["training.steps"] = 0
-    seed = None if "seed" not in texts else _whole(place, "seed", texts["seed"])
-    items = None if "items" not in texts else _whole(place, "items", texts["items"])
+    seed = None if "seed" not in texts else _whole(place, "seed", texts["seed"], 0)
+    items = None if "items" not in texts else _whole(place, "items", texts["items"], 1)
     readings = tuple(r for m in columns.metrics if (r := _reading(place, m, texts, m in percent, items)) is not None)
     if not readings:
         raise DataError(f"{place} has no value of {', '.join(columns.metrics)}; complete the row or leave it out")
     run = ImportedRun(place, told, readings, variant, seed=seed, copy=json.dumps({"row": place, **row}, indent=1))
-    try:
-        check_run(run, "csv")
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(p) for p in first["loc"] if isinstance(p, str) and p.islower())
-        raise DataError(f"{place}: {where} is {first['input']!r}: {first['msg']}; correct the row") from None
-    return run
+    return checked(run, "csv", "correct the row")
 
 
 def _setting(place: str, name: str, text: str) -> object:
@@ -259,10 +251,11 @@ def _value(place: str, name: str, text: str) -> float:
     return value
 
 
-def _whole(place: str, name: str, text: str) -> int:
+def _whole(place: str, name: str, text: str, least: int | None = None) -> int:
     value = _value(place, name, text)
-    if not value.is_integer():
-        raise DataError(f"{place}: {name} is {text}, which is no whole number; correct the row")
+    if not value.is_integer() or (least is not None and value < least):
+        above = "" if least is None else f" from {least}"
+        raise DataError(f"{place}: {name} is {text}, which is no whole number{above}; correct the row")
     return int(value)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lorabench.errors import DataError, unknown
 from lorabench.importers._files import files_in, read_json
-from lorabench.record.imported_run import ImportedRun, Readout, Request
+from lorabench.record.imported_run import ImportedRun, Readout, Request, checked
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import Environment, Reading
 
@@ -51,7 +51,13 @@ def read(request: Request) -> Readout:
         except DataError as e:
             refused.append(str(e))
     adapted = {f.arguments["pretrained"] for f in files if f.arguments.get("peft")}
-    runs = _joined([_run(f, adapted) for f in files])
+    made = []
+    for file in files:
+        try:
+            made.append(checked(_run(file, adapted), "lm-eval", "leave the file out"))
+        except DataError as e:
+            refused.append(str(e))
+    runs = _joined(made)
     names = tuple(dict.fromkeys(r.metric for run in runs for r in run.readings))
     return Readout("lm-eval", runs, _deciding(request, names), tuple(refused), _notes(runs))
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lorabench.errors import DataError, unknown
 from lorabench.importers._files import files_in, read_json
-from lorabench.record.imported_run import ImportedRun, Readout, Request
+from lorabench.record.imported_run import ImportedRun, Readout, Request, checked
 from lorabench.record.result import Environment, Fault, Reading
 
 TEST_ITEMS = 1319  # of openai/gsm8k's test split, which is evaluated whole
@@ -41,7 +41,7 @@ def read(request: Request) -> Readout:
     runs, refused = [], []
     for path in files_in(request.paths, "*.json"):
         try:
-            runs.append(_run(path))
+            runs.append(checked(_run(path), "peft", "leave the file out"))
         except DataError as e:
             refused.append(str(e))
     measured = dict.fromkeys(r.metric for run in runs for r in run.readings)

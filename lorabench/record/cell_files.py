@@ -41,8 +41,9 @@ def has_weights(folder: Path) -> bool:
 
 
 def make_readable(folder: Path) -> None:
-    """Mode 0644 for files and 0755 for folders: safetensors writes for the owner alone."""
-    for path in (folder, *folder.rglob("*")):
+    """Mode 0644 for files and 0755 for folders: safetensors writes for the owner alone. What a symbolic link points to
+    is not the cell's."""
+    for path in (folder, *(p for p in folder.rglob("*") if not p.is_symlink())):
         mode = 0o755 if path.is_dir() else 0o644
         if path.stat().st_mode & 0o777 != mode:  # what is so already may be another user's
             path.chmod(mode)

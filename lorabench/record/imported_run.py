@@ -15,19 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.imported import NOT_STATED, Imported, ImportedStudy, declared
 from lorabench.config.paths import IMPORTED
 from lorabench.config.plain_settings import agrees, get, lay, near_values
 from lorabench.config.settings import ComparisonSpec
 from lorabench.config.study import Cell, Fingerprints, Study
-from lorabench.errors import StoreError
+from lorabench.errors import DataError, StoreError
 from lorabench.formatting import plural
 from lorabench.record.result import CellResult, Environment, Fault, Outcome, Reading
 from lorabench.record.store import Store
 
 COPY = "source.json"
 """beside a cell's result: what it was read from"""
+_LONGEST = 80  # characters of a value in a sentence
 
 
 Unit = Literal["auto", "percent", "fraction"]
@@ -155,9 +158,17 @@ def _check_reference(plain: Sequence[dict[str, dict[str, Any]]], reference: Mapp
     raise StoreError(f"no imported condition is the reference {written};{hint} there are {'; '.join(values)}")
 
 
-def check_run(run: ImportedRun, importer: str) -> None:
-    """pydantic's ValidationError where a setting's value cannot be one."""
-    _cell(run, importer, 0)
+def checked(run: ImportedRun, importer: str, remedy: str) -> ImportedRun:
+    """The run; DataError where a setting's value cannot be one. remedy: what a user is to do then."""
+    try:
+        _cell(run, importer, 0)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(str(p) for p in first["loc"] if isinstance(p, str) and p.islower())
+        seen = repr(first["input"])
+        shown = seen if len(seen) <= _LONGEST else f"{seen[:_LONGEST]} ..."
+        raise DataError(f"{run.source}: {where} is {shown}: {first['msg']}; {remedy}") from None
+    return run
 
 
 def _refuse_used(store: Store) -> None:

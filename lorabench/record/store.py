@@ -240,6 +240,8 @@ class Store:
         """A cell's .partial folder with nothing in it of a runner that was killed but the checkpoint of its
         training."""
         folder = self.partial(cell_id)
+        if folder.is_symlink():  # not this store's: what it points to stays as it is
+            folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():
             if left.is_dir() and not left.is_symlink():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
@@ -22,6 +22,7 @@ from lorabench.runner.worker_pool import WorkerPool
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lorabench.config.settings import TaskSpec
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event
     from lorabench.record.result import CellResult, Outcome, Phase
@@ -61,6 +62,7 @@ class CellQueue:
         self.marks = {c.id: self._mark(c) for c in plan.pending}
         self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
+        self._seen: tuple[tuple[Cell, ...], Mapping[str, Sequence[Cell]], Sequence[TaskSpec]] | None = None
 
     def run(self) -> None:
         """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
@@ -146,18 +148,24 @@ class CellQueue:
             store.put(result)
             if fault := disk_fault(result):
                 raise fault
-            planned = store.plan()  # a repetition's own plan holds only what is repeated
-            remove_unneeded_weights(
-                store,
-                planned,
-                cell,
-                deciding_metric(
-                    self.plan.study.comparison, (c.task for c in planned), {r.metric for r in result.readings}
-                ),
-            )
+            replicates, tasks = self._planned()
+            decided_by = deciding_metric(self.plan.study.comparison, tasks, {r.metric for r in result.readings})
+            remove_unneeded_weights(store, replicates.get(cell.condition_id, ()), cell, decided_by)
             if self.progress:
                 self.progress.end(cell, result, time.monotonic() - began)
             return True
+
+    def _planned(self) -> tuple[Mapping[str, Sequence[Cell]], Sequence[TaskSpec]]:
+        """The cells that the study wants, by condition, and their different tasks; looked through once for each plan
+        (a repetition's own plan holds only what is repeated, and another runner may have changed the store's)."""
+        planned = self.plan.store.plan()
+        if self._seen is None or self._seen[0] is not planned:
+            replicates: dict[str, list[Cell]] = {}
+            for cell in planned:
+                replicates.setdefault(cell.condition_id, []).append(cell)
+            tasks = {cells[0].task.decided_by: cells[0].task for cells in replicates.values()}
+            self._seen = planned, replicates, tuple(tasks.values())
+        return self._seen[1], self._seen[2]
 
     def _run(self, cell: Cell, worker: Worker, others: tuple[Cell, ...]) -> CellResult:
         folder = self.plan.store.emptied(cell.id)

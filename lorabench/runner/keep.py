@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 
 
 def remove_unneeded_weights(store: Store, cells: Sequence[Cell], cell: Cell, decided_by: str) -> None:
-    """Takes away what `save` does not ask for of a cell's condition, now that the cell has a result."""
+    """Takes away what `save` does not ask for of a cell's condition, now that the cell has a result; cells are those
+    that the study wants, or those of the condition alone."""
     policies = {n: p for n, p in ((ADAPTER, cell.save.adapter), (MODEL, cell.save.full)) if p != "all"}
     if not policies:
         return
+    condition_cells = [c for c in cells if c.condition_id == cell.condition_id]
+    if not any((store.cells_folder / c.id / name).exists() for c in condition_cells for name in policies):
+        return  # and no result of other seeds has to be read
     with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
-        condition_cells = [c for c in cells if c.condition_id == cell.condition_id]
         results = {c.id: r for c in condition_cells if (r := store.readable(c.id, c)) is not None}
         done = {i for i, r in results.items() if r.outcome == "finished" and not r.faults}
         best = _best_cells(condition_cells, results, decided_by) if "best" in policies.values() else frozenset()

@@ -6,6 +6,7 @@ runner.live_display) draw them.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lorabench.record.result import CellResult
     from lorabench.runner.plan import Plan
 
+SHARE = 0.05  # of a run's time at most, that working out the time left may take where it takes ...
+NOTABLE = 0.005  # ... so many seconds: about 1,000 cells
 UNKNOWN = "time left not known yet"
 DOING = {
     "foresee": "predicting its memory",
@@ -75,19 +78,22 @@ class Tally:
 
     plan: Plan
     done: int
-    left: list[Cell]
+    left: dict[str, Cell]
+    """cells that nobody has begun, by id, in their order"""
     workers: int = 1
     estimator: TimeEstimator = field(default_factory=TimeEstimator)
     running: dict[str, Running] = field(default_factory=dict)
+    _told: tuple[float, float, tuple[float, bool] | None] = (-math.inf, 0.0, None)
+    """when the time left was last worked out, the seconds that took, and what it was"""
 
     @classmethod
     def of(cls, plan: Plan, workers: int) -> Tally:
         """At the beginning of a run, with what earlier ones measured in its store."""
-        return cls(plan, plan.done, list(plan.pending), workers, TimeEstimator(_measured(plan)))
+        return cls(plan, plan.done, {c.id: c for c in plan.pending}, workers, TimeEstimator(_measured(plan)))
 
     def start(self, cell: Cell) -> Running:
         """Counts a cell as running."""
-        self.left = [c for c in self.left if c.id != cell.id]
+        self.left.pop(cell.id, None)
         number, now = self.done + len(self.running) + 1, time.monotonic()
         self.running[cell.id] = Running(
             number, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.estimator.begin(cell)
@@ -110,7 +116,7 @@ class Tally:
 
     def skip(self, cell: Cell) -> None:
         """Counts a pending cell as done by another runner."""
-        self.left = [c for c in self.left if c.id != cell.id]
+        self.left.pop(cell.id, None)
         self.done += 1
 
     def time_left(self) -> str:
@@ -118,8 +124,14 @@ class Tally:
         runner.timing."""
         if not self.left and not self.running:
             return ""
-        workers = min(self.workers, len(self.left) + len(self.running))
-        remaining = self.estimator.left(tuple(self.running.values()), self.left, workers, time.monotonic())
+        workers, now = min(self.workers, len(self.left) + len(self.running)), time.monotonic()
+        when, took, remaining = self._told
+        since = now - when
+        if took > NOTABLE and since * SHARE < took and remaining is not None:
+            remaining = remaining[0] - since, remaining[1]
+        else:
+            remaining = self.estimator.left(tuple(self.running.values()), tuple(self.left.values()), workers, now)
+            self._told = now, time.monotonic() - now, remaining
         if remaining is None:
             return UNKNOWN
         seconds, whole = remaining

@@ -28,7 +28,7 @@ def clock(monkeypatch):
 def test_time_left_comes_from_steps_at_first_and_from_finished_cells_then(clock, tmp_path):
     plan = make_plan(study_of(0, 1, 2), tmp_path)
     a, b, _ = plan.cells
-    tally = Tally(plan, 0, list(plan.cells))
+    tally = Tally(plan, 0, {c.id: c for c in plan.cells})
     assert tally.time_left() == "time left not known yet"
     tally.start(a)
     for step in range(1, 12):
@@ -50,7 +50,7 @@ def test_time_left_comes_from_steps_at_first_and_from_finished_cells_then(clock,
 
 def test_two_at_a_time_end_when_the_later_one_does(clock, tmp_path):
     plan = make_plan(study_of(0, 1, 2, 3), tmp_path)
-    tally = Tally(plan, 0, list(plan.cells), workers=2)
+    tally = Tally(plan, 0, {c.id: c for c in plan.cells}, workers=2)
     tally.start(plan.cells[0])
     tally.see(Event(plan.cells[0].id, "train"))
     clock.now += 10

@@ -90,7 +90,7 @@ def tellings(plan, workers, error=1.0, scale=1.0, known=()):
     """(when, told, truth) of every moment at which a time left is told, in seconds; the last two seconds of a run are
     left out."""
     events, end = script(plan.pending, workers, error, scale)
-    tally = Tally(plan, plan.done, list(plan.pending), workers)
+    tally = Tally(plan, plan.done, {c.id: c for c in plan.pending}, workers)
     tally.estimator.measured += known
     found, began = [], {}
     for at, _, what, cell, event in events:
