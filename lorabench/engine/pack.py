@@ -15,18 +15,15 @@ from pathlib import Path
 
 import torch
 
-from lorabench import plugins
 from lorabench.config.study import Cell
-from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.batches import collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
 from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
-from lorabench.engine.library_messages import quiet
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
-from lorabench.engine.packed_layers import AdapterStart, put
+from lorabench.engine.packed_adapters import AdapterStart, attached
 from lorabench.engine.train import Diverged, make_optimizer, take_step, train
 
 CPU_TOKENS = 1024
@@ -88,17 +85,9 @@ class _Pace:
 
 
 def _start(cell: Cell, loaded: LoadedCell) -> AdapterStart:
-    """The adapter that the cell would begin with alone; the base is bare again afterwards."""
-    targets = resolve_targets(loaded.model, cell.method.target_modules or "all-linear")
-    torch.manual_seed(cell.seed)
-    with quiet():
-        method = plugins.load("methods", cell.method.name)
-        model = method.attach(loaded.model, cell.method, peft_targets(loaded.model, targets))
-        start = AdapterStart.of(model, cell.seed)
-        model.unload()
-    if hasattr(loaded.model, "peft_config"):
-        del loaded.model.peft_config
-    return start
+    """The adapter that the cell would begin with alone."""
+    with attached(loaded.model, cell.method, cell.seed) as model:
+        return AdapterStart.of(model, cell.seed)
 
 
 def packed_training(context: CellContext, loaded: LoadedCell, done: PackedTraining) -> PhaseRun[None]:
@@ -108,7 +97,7 @@ def packed_training(context: CellContext, loaded: LoadedCell, done: PackedTraini
         raise done.diverged
     tokens = done.progress.tokens
     speed, peaks = _alone(context, loaded)
-    put(loaded.model, done.factors)
+    done.learned.put(loaded.model)
     if speed is not None:
         yield from reading("train_seconds", tokens / speed)
         yield from reading("tokens_per_second", speed)

@@ -2,7 +2,7 @@
 
     loss_k = sum of -log p over the predicted tokens of adapter k / their number      from one forward pass of all
     one backward pass of their sum: no parameter belongs to two adapters, so each gets the gradient of its own loss
-    clipping by each adapter's own norm; one AdamW or SGD with a group an adapter, so that rates and decay are its own
+    clipping by each adapter's own norm; one AdamW or SGD with groups of its own, and so with rates and decay
 
 The rows of a pass are those of all adapters, each in the order of its own seed. An adapter whose loss or gradient is
 not finite stops with the weights it had; its rows stay in the passes, so that its neighbours' numbers are the same to
@@ -28,17 +28,17 @@ from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
-from lorabench.engine.packed_layers import AdapterStart, Bucket, Streams, arranged, packed
+from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, arranged
+from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
-from lorabench.engine.weight_deltas import Factors
 
 
 @dataclass
 class PackedTraining:
     """What became of one adapter of a pack."""
 
-    factors: Factors
-    """A and B after the last step that it took, by module"""
+    learned: Learned
+    """its parameters after the last step that it took"""
     progress: TrainingProgress
     """seconds are those of the whole pack"""
     diverged: Diverged | None
@@ -46,9 +46,8 @@ class PackedTraining:
     """adapters of the pack"""
 
     def on_host(self) -> PackedTraining:
-        """The same with its factors off the device."""
-        factors = {name: (a.cpu(), b.cpu()) for name, (a, b) in self.factors.items()}
-        return PackedTraining(factors, self.progress, self.diverged, self.cells)
+        """The same with its parameters off the device."""
+        return PackedTraining(self.learned.on_host(), self.progress, self.diverged, self.cells)
 
 
 @dataclass
@@ -58,13 +57,17 @@ class _Member:
     start: AdapterStart
     spec: TrainingSpec
     order: Iterator[list[Example]]
-    row: torch.nn.Parameter
-    """all its parameters"""
     bucket: Bucket
     place: int
     """in the bucket"""
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     diverged: Diverged | None = None
+
+    def __post_init__(self) -> None:
+        own, grads, matrices = self.bucket.values[self.place], self.bucket.grads[self.place], self.bucket.matrices
+        self.parameters = [torch.nn.Parameter(own[:matrices]), torch.nn.Parameter(own[matrices:])]
+        """its matrices, which decay, and its magnitudes, which do not and of which there may be none"""
+        self.grads = [grads[:matrices], grads[matrices:]]
 
     def training(self, cells: int) -> PackedTraining:
         return PackedTraining(self.bucket.learned(self.place), self.progress, self.diverged, cells)
@@ -119,7 +122,6 @@ def train_packed(
             adapters[i],
             specs[i],
             batches(examples, specs[i].batch_size, seeds[i]),
-            torch.nn.Parameter(b.values[p]),
             b,
             p,
         )
@@ -212,11 +214,13 @@ def _step(
     for bucket in buckets:
         bucket.grads.mul_(clip[bucket.first : bucket.last, None])
     losses_now, norms_now = torch.stack([total.double(), norms.double()]).tolist()  # one synchronisation for all
-    for member, loss, norm, group in zip(members, losses_now, norms_now, optimizer.param_groups, strict=True):
+    for member, loss, norm in zip(members, losses_now, norms_now, strict=True):
         if member.diverged is None and not (math.isfinite(loss) and math.isfinite(norm)):
             member.diverged = Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
-        member.row.grad = None if member.diverged else member.bucket.grads[member.place]
-        group["lr"] = learning_rate(member.spec, step)
+        for parameter, grad in zip(member.parameters, member.grads, strict=True):
+            parameter.grad = None if member.diverged else grad
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(members[group["member"]].spec, step)
     optimizer.step()
     return losses_now, norms_now
 
@@ -240,7 +244,10 @@ def _record(
 
 def _optimizer(members: Sequence[_Member]) -> torch.optim.Optimizer:
     groups = [
-        {"params": [m.row], "lr": m.spec.fixed_learning_rate, "weight_decay": m.spec.weight_decay} for m in members
+        {"params": [parameter], "lr": m.spec.fixed_learning_rate, "weight_decay": decay, "member": place}
+        for place, m in enumerate(members)
+        for parameter, decay in zip(m.parameters, (m.spec.weight_decay, 0.0), strict=True)
+        if parameter.numel()
     ]
     if members[0].spec.optimizer == "sgd":
         return torch.optim.SGD(groups)
