@@ -128,8 +128,13 @@ def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
 def test_on_a_cpu_no_pack_is_larger_than_what_gains():
     from lorabench.engine.pack import useful_cells
 
-    sizes = [useful_cells(cells_of(f"training.batch_size={n}", "training.sequence_length=128")[0]) for n in (1, 4, 16)]
-    assert sizes == [8, 2, 1]
+    def sizes(*settings):
+        shared = ("training.sequence_length=128", "training.steps=100", *settings)
+        return [useful_cells(cells_of(f"training.batch_size={n}", *shared)[0]) for n in (1, 2, 4, 16)]
+
+    assert sizes() == [8, 4, 1, 1]
+    assert sizes("quantization=nf4") == [32, 16, 8, 1]
+    assert sizes("training.steps=20") == [1, 1, 1, 1], "six steps that each takes alone are more than a pack saves"
 
 
 @pytest.mark.parametrize("word", ["none", "0", "2.5"])

@@ -35,7 +35,7 @@ def run(
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     calibrations: str | Path | None = None,
-    pack: int = 1,
+    pack: int | None = None,
     progress: Progress | None = None,
 ) -> StudyResults:
     """Runs the cells that a study still lacks, writes its tables and report, and returns its results.
@@ -49,7 +49,8 @@ def run(
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
         calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
             memory that is predicted; none is read where absent.
-        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
+        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none; absent:
+            as many as gain by it.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where
             absent.
     Returns:

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 import torch
 
 from lorabench.config.settings import TrainingSpec
-from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate
+from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate, skip_batches
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
+from lorabench.engine.pack_checkpoint import PackCheckpoint
 from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, arranged
 from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
@@ -51,7 +52,7 @@ class PackedTraining:
 
 
 @dataclass
-class _Member:
+class Member:
     """An adapter while it trains."""
 
     start: AdapterStart
@@ -106,19 +107,21 @@ def train_packed(
     autocast: torch.dtype | None,
     on_step: Callable[[int, int, float], None] = lambda step, tokens, seconds: None,
     loss_of: Loss = token_loss,
+    checkpoint: PackCheckpoint | None = None,
 ) -> list[PackedTraining]:
     """Trains adapters on a bare frozen model, which is as it was afterwards; in their order what became of each.
 
     specs: of each adapter; they agree in config.packs.SHARED.
     seeds: of the order of each adapter's rows.
     on_step: gets each step, the tokens of all adapters so far and the seconds.
+    checkpoint: what a killed pack goes on from, and what is left of this one.
     """
     spec = specs[0]
     groups = arranged(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     order = [index for members, _ in groups for index in members]
     buckets = list(_filled(groups, adapters))
     members = [
-        _Member(
+        Member(
             adapters[i],
             specs[i],
             batches(examples, specs[i].batch_size, seeds[i]),
@@ -133,19 +136,27 @@ def train_packed(
         model.train()
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        clock = Clock(where)
-        for step in range(1, spec.steps + 1):
+        begun = checkpoint.resume(members, optimizer, streams) if checkpoint is not None else 0
+        for member in members:
+            skip_batches(member.order, begun * spec.gradient_accumulation)
+        before, clock = max(m.progress.seconds for m in members), Clock(where)
+        for step in range(begun + 1, spec.steps + 1):
             micro = [_pass(members, layout, where) for _ in range(spec.gradient_accumulation)]
             losses, norms = _step(model, members, buckets, micro, streams, optimizer, step, autocast, loss_of)
-            _record(members, micro, losses, norms, step, clock.seconds())
+            _record(members, micro, losses, norms, step, before + clock.seconds())
             if all(m.diverged for m in members):
                 break
-            on_step(step, sum(m.progress.tokens for m in members), clock.seconds())
+            on_step(step, sum(m.progress.tokens for m in members), before + clock.seconds())
+            if checkpoint is not None:
+                checkpoint.after(step, members, optimizer, streams)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_disable()
         model.eval()
     trained = {index: member.training(len(members)) for index, member in zip(order, members, strict=True)}
-    return [trained[index] for index in range(len(adapters))]
+    results = [trained[index] for index in range(len(adapters))]
+    if checkpoint is not None:
+        checkpoint.done(results)
+    return results
 
 
 def _filled(groups: Sequence[tuple[list[int], int]], adapters: Sequence[AdapterStart]) -> Iterator[Bucket]:
@@ -168,7 +179,7 @@ class _Pass:
     """(adapters,)"""
 
 
-def _pass(members: Sequence[_Member], layout: Layout, where: torch.device) -> _Pass:
+def _pass(members: Sequence[Member], layout: Layout, where: torch.device) -> _Pass:
     drawn = [next(m.order) for m in members]
     batch = collate([e for examples in drawn for e in examples], layout, torch.device("cpu"))
     predicted = (batch.labels[:, 1:] != IGNORED).view(len(members), -1).sum(1)
@@ -183,7 +194,7 @@ def _pass(members: Sequence[_Member], layout: Layout, where: torch.device) -> _P
 
 def _step(
     model: CausalModel,
-    members: Sequence[_Member],
+    members: Sequence[Member],
     buckets: Sequence[Bucket],
     micro: Sequence[_Pass],
     streams: Streams,
@@ -226,7 +237,7 @@ def _step(
 
 
 def _record(
-    members: Sequence[_Member],
+    members: Sequence[Member],
     micro: Sequence[_Pass],
     losses: Sequence[float],
     norms: Sequence[float],
@@ -242,7 +253,7 @@ def _record(
             done.curve.append(StepRecord(step, losses[place], lr, norms[place], seconds))
 
 
-def _optimizer(members: Sequence[_Member]) -> torch.optim.Optimizer:
+def _optimizer(members: Sequence[Member]) -> torch.optim.Optimizer:
     groups = [
         {"params": [parameter], "lr": m.spec.fixed_learning_rate, "weight_decay": decay, "member": place}
         for place, m in enumerate(members)

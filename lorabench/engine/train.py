@@ -37,7 +37,7 @@ class Diverged(Exception):
             else "a lower learning rate is the usual remedy"
         )
         super().__init__(f"the {what} was not finite at step {step}{',' if step == 1 else ';'} {remedy}")
-        self.step = step
+        self.step, self.what = step, what
 
 
 CausalModel = Any

@@ -46,6 +46,9 @@ def _with(command: Command, calibrations: Path | None) -> Command:
 class LocalWorker:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
+    packs = True
+    """whether cells that it is given together may train at once"""
+
     def __init__(self, threads: int | None, engine: str, predictor: str) -> None:
         self._threads, self._engine, self._predictor = threads, engine, predictor
         self._lock = threading.Lock()  # close() comes from another thread than run()
@@ -80,12 +83,13 @@ class LocalWorker:
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        gaining: bool = False,
     ) -> CellResult:
         """Runs a cell, or skips it where it is predicted not to fit and that is wanted; whatever happens to the
         process, there is a result."""
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
-            command["pack"] = [c.model_dump(mode="json") for c in pack]
+            command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
         return self._ask(command, cell, folder, on_event)
 
     def repeat(

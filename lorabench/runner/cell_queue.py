@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
-from lorabench.runner.packs import mates
+from lorabench.runner.packs import AUTO, Size, mates, remove_packs
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -51,13 +51,15 @@ class CellQueue:
         skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
         calibrations: Path | None = None,
-        pack: int = 1,
+        pack: Size = 1,
     ) -> None:
         self.calibrations, self.pack = calibrations, pack
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
+        self.packed: set[str] = set()
+        """cells of packs that have begun"""
         self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
 
@@ -79,6 +81,7 @@ class CellQueue:
             for thread in threads:
                 thread.join(5)
             raise
+        remove_packs(self.plan.store.folder, self.plan.store.settled)
         if self.fault:
             raise self.fault
 
@@ -89,10 +92,15 @@ class CellQueue:
             others: deque[Cell] = deque()
             while not self.stop.is_set():
                 try:
-                    cell = others.popleft() if others else self._next(others)
+                    cell = others.popleft() if others else self._next(others, worker)
                 except IndexError:
                     return
-                if self._attempt(cell, worker, tuple(others)):
+                taken = self._attempt(cell, worker, tuple(others))
+                if others and others[0].id not in self.packed:  # they train alone, by whichever worker is free
+                    with self.taking:
+                        self.queue.extendleft(reversed(others))
+                    others.clear()
+                if taken:
                     waiting = 0
                     continue
                 self.queue.append(cell)
@@ -114,11 +122,12 @@ class CellQueue:
             self.stop.set()
             self.pool.close()
 
-    def _next(self, others: deque[Cell]) -> Cell:
-        """The next cell; those that train with it go into `others`, and come after it on the same worker."""
+    def _next(self, others: deque[Cell], worker: Worker) -> Cell:
+        """The next cell; those that may train with it go into `others`, and come after it on the same worker."""
+        most = (AUTO if self.pack is None else self.pack) if getattr(worker, "packs", False) else 1
         with self.taking:
             cell = self.queue.popleft()
-            others.extend(mates(cell, self.queue, self.pack, self.pool.workers))
+            others.extend(mates(cell, self.queue, most, self.pool.workers))
             return cell
 
     def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
@@ -155,8 +164,9 @@ class CellQueue:
 
     def _run(self, cell: Cell, worker: Worker, others: tuple[Cell, ...]) -> CellResult:
         folder = self.plan.store.emptied(cell.id)
-        if self.pack > 1:
-            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others)
+        if others or cell.id in self.packed:
+            gaining = self.pack is None
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others, gaining)
         if self.calibrations:
             return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations)
         return worker.run(cell, folder, self._event, self.skip_infeasible)
@@ -178,6 +188,7 @@ class CellQueue:
         return worker.repeat(before, phases, cell, store.partial(cell.id), self._event)
 
     def _event(self, event: Event) -> None:
+        self.packed.update(event.pack)
         if self.progress:
             self.progress.event(event)
 

@@ -24,6 +24,8 @@ class Command(TypedDict):
     """folder of what was measured on this machine's cards, where predictions are corrected by it"""
     pack: NotRequired[Sequence[object]]
     """cells that come next and may train with the cell that is to be run"""
+    gaining: NotRequired[bool]
+    """whether only as many of them as gain by it"""
     before: NotRequired[object]
     """the result of a cell of which phases are repeated"""
     phases: NotRequired[Sequence[Phase]]

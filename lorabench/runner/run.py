@@ -15,6 +15,7 @@ from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
 from lorabench.runner.cell_queue import CellQueue, unwritable
 from lorabench.runner.invented import invents, is_invented
+from lorabench.runner.packs import Size
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(
     skip_infeasible: bool = False,
     calibrations: Path | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
-    pack: int = 1,
+    pack: Size = None,
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
 
@@ -49,7 +50,7 @@ def run(
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
     to fit into memory is recorded as skipped, and is tried again by the next run. calibrations: the folder of what
     lorabench calibrate measured, which corrects what is predicted; absent: none is read. pack: cells that train at
-    once at most (runner.packs).
+    once at most, absent: as many as gain by it (runner.packs).
     """
     from lorabench.runner.plan import make_plan
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
-from lorabench.runner.packs import TrainedPacks
+from lorabench.runner.packs import KEPT, TrainedPacks
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -160,7 +160,14 @@ def _predicted(engine: Engine, cell: Cell, folder: Path, command: Command, repor
 def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
     """Runs a cell, with what it learned in a pack where it has one."""
     others = [_cell(c) for c in command.get("pack", ())]
-    packed = engine.packs.training(cell, others, lambda c: engine.predict_memory(c, *_calibrations(command)), report)
+    packed = engine.packs.training(
+        cell,
+        others,
+        lambda c: engine.predict_memory(c, *_calibrations(command)),
+        report,
+        folder.parent.parent / KEPT,
+        command.get("gaining", False),
+    )
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 

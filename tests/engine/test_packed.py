@@ -16,6 +16,7 @@ from lorabench.engine.batches import IGNORED, Layout
 from lorabench.engine.data import task_data
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
 from lorabench.engine.packed import train_packed, unpackable
 from lorabench.engine.packed_adapters import AdapterStart, Learned, arranged
 from lorabench.engine.train import train
@@ -205,6 +206,42 @@ def test_a_diverged_adapter_stops_at_the_step_at_which_it_stops_alone(rows):
     with pytest.raises(Diverged) as alone_too:
         alone(base, cells[0], rows)
     assert str(first.diverged) == str(alone_too.value)
+
+
+def same_bits(one, other):
+    ours, theirs = one.learned, other.learned
+    assert ours.factors.keys() == theirs.factors.keys() and ours.magnitudes.keys() == theirs.magnitudes.keys()
+    pairs = [(t, u) for n in ours.factors for t, u in zip(ours.factors[n], theirs.factors[n], strict=True)]
+    return all(torch.equal(t, u) for t, u in [*pairs, *((m, theirs.magnitudes[n]) for n, m in ours.magnitudes.items())])
+
+
+def test_a_pack_that_was_killed_goes_on_to_the_same_bits_and_its_cells_find_what_it_learned(rows, tmp_path):
+    wild = ("training.learning_rate=1e30", "training.warmup=0", "training.schedule=constant")
+    dora = ("method.name=dora", "method.rank=4", "method.dropout=0.1", "training.learning_rate=5e-3")
+    cells = pack_of("training.steps=5", cells=[dora, wild, MIXED[5], MIXED[6]])
+    ids, base, seen = [c.id for c in cells], load_base(cells[0], CPU), []
+
+    def kill(step, tokens, seconds):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def kept():
+        return PackCheckpoint(tmp_path / "packs", ids, 2, CPU)
+
+    with pytest.raises(KeyboardInterrupt):
+        together(base, cells, rows, on_step=kill, checkpoint=kept())
+    assert trained_before(tmp_path / "packs", ids[0], CPU) == {}, "it is not done"
+    again = together(base, cells, rows, on_step=lambda step, *_: seen.append(step), checkpoint=kept())
+    assert seen == [3, 4, 5], "the fourth was taken and not written down"
+    found = trained_before(tmp_path / "packs", ids[2], CPU)
+    assert list(found) == ids and trained_before(tmp_path / "packs", "another", CPU) == {}
+    for whole, one, cell in zip(together(base, cells, rows), again, cells, strict=True):
+        assert same_bits(whole, one) and same_bits(whole, found[cell.id])
+        curve = [(s.step, s.loss, s.grad_norm) for s in whole.progress.curve]
+        assert curve == [(s.step, s.loss, s.grad_norm) for s in one.progress.curve]
+        assert str(whole.diverged) == str(one.diverged) == str(found[cell.id].diverged)
+        assert (whole.progress.tokens, whole.cells) == (one.progress.tokens, found[cell.id].cells)
+    assert again[1].diverged is not None
 
 
 @pytest.mark.parametrize(("kind", "why"), [("mixtral", "experts"), ("gpt2", "dropout of its own"), ("llama", None)])
