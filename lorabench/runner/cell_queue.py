@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
+from lorabench.record.store import CHECKPOINT
 from lorabench.runner.packs import AUTO, Size, mates, remove_packs
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -127,8 +128,14 @@ class CellQueue:
         most = (AUTO if self.pack is None else self.pack) if getattr(worker, "packs", False) else 1
         with self.taking:
             cell = self.queue.popleft()
-            others.extend(mates(cell, self.queue, most, self.pool.workers))
+            others.extend(mates(cell, self.queue, most, self.pool.workers, self._is_new))
             return cell
+
+    def _is_new(self, cell: Cell) -> bool:
+        """Whether no training of a cell is there, whole or under way."""
+        result = self.plan.results.get(cell.id)
+        under_way = self.plan.store.partial(cell.id) / CHECKPOINT
+        return (result is None or not result.is_trained) and not under_way.exists()
 
     def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""

@@ -31,13 +31,18 @@ Size = int | None
 """cells of a pack at most, 1 for none; None: as many as gain by it, AUTO at most"""
 
 
-def mates(first: Cell, queue: deque[Cell], most: int, workers: int) -> list[Cell]:
+def mates(
+    first: Cell, queue: deque[Cell], most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
+) -> list[Cell]:
     """Takes from a queue the cells that may train with its first one: at most so many with it, and of what is left no
-    more than a worker's share."""
+    more than a worker's share.
+
+    is_new: whether nothing of a cell's training is there, which a pack would do again.
+    """
     key = pack_key(first)
-    if most < 2 or key is None:
+    if most < 2 or key is None or not is_new(first):
         return []
-    alike = [cell for cell in tuple(queue) if pack_key(cell) == key]
+    alike = [cell for cell in tuple(queue) if pack_key(cell) == key and is_new(cell)]
     share = -(-(len(alike) + 1) // workers)
     taken = alike[: min(most, share) - 1]
     for cell in taken:

@@ -51,6 +51,18 @@ def test_a_size_of_ones_own_is_kept_to(tmp_path, pack, first):
     assert given(tmp_path, 1, pack=pack)[0] == (0, *first)
 
 
+def test_a_cell_whose_training_is_there_or_under_way_goes_on_alone(tmp_path):
+    from lorabench.record.store import CHECKPOINT, Store
+    from lorabench.runner.plan import make_plan
+
+    cells = make_plan(study_of(*SEEDS), tmp_path).cells
+    partial = Store(tmp_path).partial(cells[2].id)
+    partial.mkdir(parents=True)
+    (partial / CHECKPOINT).write_bytes(b"")
+    seen = given(tmp_path, 5)
+    assert seen[0] == (0, [1, 3, 4], True) and (2, [], False) in seen
+
+
 def test_what_is_kept_of_a_pack_goes_when_its_last_cell_has_a_result(tmp_path):
     (folder := tmp_path / KEPT).mkdir()
     for name, cells in (("a", ["a", "b"]), ("c", ["c", "d"])):
