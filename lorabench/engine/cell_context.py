@@ -68,7 +68,7 @@ class CellContext:
     ) -> CellContext:
         """On this machine's device."""
         where = device()
-        autocast = resolve_autocast(cell.training, where)
+        autocast = resolve_autocast(cell, where)
         return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast, packed)
 
     @property

@@ -68,8 +68,18 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
     yield from reading("total_parameters", total)
     yield from reading("trainable_parameters", trainable)
     yield from reading("trainable_percent", 100 * trainable / total)
-    yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached, base.seconds is None)
-    return _loaded(context, base, model, start)
+    loaded = _loaded(context, base, model, start)
+    yield resolved(
+        cell,
+        model,
+        base.targets,
+        base.data,
+        context.autocast,
+        base.unreached,
+        base_kept=base.seconds is None,
+        padding_free=loaded.end_to_end is not None,
+    )
+    return loaded
 
 
 def _loaded(context: CellContext, base: LoadedBase, model: CausalModel, start: Factors) -> LoadedCell:

@@ -29,9 +29,11 @@ def resolved(
     autocast: torch.dtype | None,
     left: Unreached | None,
     base_kept: bool,
+    padding_free: bool,
 ) -> Resolved:
     """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, recorded where
-    either was asked for; `base_kept` whether the process had the base of an earlier cell.
+    either was asked for; `base_kept` whether the process had the base of an earlier cell; `padding_free` whether rows
+    may lie end to end in training.
     """
     quantized = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
@@ -54,6 +56,7 @@ def resolved(
         stored_type=_gguf_type(cell),
         unreached=left if quantized or targets else None,
         base_kept=base_kept or None,
+        padding_free=padding_free or None,
     )
 
 

@@ -15,11 +15,13 @@ import torch
 from lorabench import plugins
 from lorabench.config.adapter import AdapterSetting
 from lorabench.config.packs import training_key
+from lorabench.config.precision import is_large
+from lorabench.config.settings import TrainingSpec
 from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.batches import Layout
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
-from lorabench.engine.model import resolve_autocast
+from lorabench.engine.model import autocast_of
 from lorabench.engine.packed import train_packed, unpackable
 from lorabench.engine.packed_adapters import AdapterStart, attached
 from lorabench.engine.saved import START, save_adapter
@@ -103,7 +105,7 @@ def _together(
         seeds=[settings[place].seed for place in pack],
         layout=_layout(model),
         where=model.device,
-        autocast=resolve_autocast(specs[0], model.device),
+        autocast=_autocast(model, specs[0]),
     )
     results = {}
     for place, training in zip(pack, done, strict=True):
@@ -133,7 +135,7 @@ def _alone(model: CausalModel, setting: AdapterSetting, examples: list[Example],
                     seed=setting.seed,
                     layout=_layout(model),
                     where=model.device,
-                    autocast=resolve_autocast(spec, model.device),
+                    autocast=_autocast(model, spec),
                     on_step=lambda step, tokens: progress.curve.append(step),
                 )
                 saved = _saved(adapted, folder)
@@ -226,6 +228,10 @@ def _refuse(model: CausalModel, settings: Sequence[AdapterSetting], rows: Sequen
 
 def _length(setting: AdapterSetting) -> int:
     return setting.training.sequence_length
+
+
+def _autocast(model: CausalModel, spec: TrainingSpec) -> torch.dtype | None:
+    return autocast_of(spec, model.device, lambda: is_large(sum(p.numel() for p in model.parameters())))
 
 
 def _layout(model: CausalModel) -> Layout:
