@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from lorabench.evidence.leave_one_out import (
 )
 from lorabench.evidence.meta_analysis import CONTRASTS, KINDS
 from lorabench.evidence.rank_height import LOGARITHM
+from lorabench.evidence.schema import LEARNING_RATES, RESULTS, Column
 
 WITH_RANKS: tuple[Contrast, ...] = ("full", "rank")
 REPORT = Path(__file__).parents[1] / "reports" / "evidence.json"
@@ -96,18 +98,26 @@ def of_others(
     """Sources that the library does not have."""
     known, found, regret = published_meta_analyses(), [], {}
     if results is not None:
-        new = gaps(_rows(results))
+        new = gaps(_rows(results, RESULTS))
         for c in CONTRASTS:
             found += held_out(known[c], new)
             if c != "full":
                 regret[c] = mean_regrets(regrets(dict.fromkeys(dict.fromkeys(g.source for g in new), known[c]), new))
-    new_rates = [r for r in rates_of(_rows(rates)) if r.setting.method != "full"] if rates is not None else []
+    new_rates = (
+        [r for r in rates_of(_rows(rates, LEARNING_RATES)) if r.setting.method != "full"] if rates is not None else []
+    )
     return found, regret, [RateLeftOut(r, published_rate_model().predict(r.setting)) for r in new_rates]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path, columns: Sequence[Column]) -> list[dict[str, str]]:
+    if not path.is_file():
+        sys.exit(f"there is no file {path}; give rows as lorabench/evidence/data has them")
     with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    lacking = [c.name for c in columns if rows and c.name not in rows[0]]
+    if lacking or not rows:
+        sys.exit(f"{path} lacks {', '.join(lacking) or 'rows'}; columns as in lorabench/evidence/data are needed")
+    return rows
 
 
 def report(

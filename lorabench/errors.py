@@ -42,6 +42,10 @@ class StoreError(LorabenchError):
     """A results directory is missing, or holds what this version cannot read."""
 
 
+class DamagedRecordError(StoreError):
+    """A cell's stored result, or a file beside it, is not what was written."""
+
+
 class DeviceError(LorabenchError):
     """This machine lacks what a cell asks for (a CUDA-only optimizer, say)."""
 

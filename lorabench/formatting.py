@@ -41,6 +41,11 @@ def number(value: float, unit: str) -> str:
     return decimals(value)
 
 
+def as_computed(shown: float, unit: str) -> float:
+    """What is written as tables show it, in the unit that is computed in: a point is a hundredth of a share."""
+    return shown / 100 if unit == "share" else shown
+
+
 def difference(value: float, unit: str) -> str:
     """A signed difference; +0.000 is told from an exact 0."""
     shown = number(abs(value), unit)

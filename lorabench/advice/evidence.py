@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.record.metrics import metric as described
 
 if TYPE_CHECKING:
     from lorabench.advice.selection import Option
@@ -38,7 +39,7 @@ class Here:
     tokens: int | None = None
     task: str | None = None
     tolerated: float | None = None
-    """in the metric's unit; absent: each study's own margin"""
+    """as the metric is shown: points of a share, nats of a loss; absent: each study's own margin"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class ComparisonGroup:
     def decides(self) -> bool:
         """Whether any of its results does."""
         return any(r.decides for r in self.results)
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether it is judged by a loss, which has no points."""
+        return any(r.quality.metric and described(r.quality.metric).unit == "nats" for r in self.results)
 
     def result(self, key: Key) -> MethodResult | None:
         """The result of a method and quantization; None where the group has none."""

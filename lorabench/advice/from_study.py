@@ -31,7 +31,9 @@ from lorabench.record.metrics import metric as described
 def comparison_groups_in(source: StudyAnalysis, here: Here, folder: Path) -> tuple[ComparisonGroup, ...]:
     """Every comparison group of a study, which lies in a folder or archive; none where its metric has no better and
     worse, or no loss that is tolerated."""
-    margin = margin_of(source.metric, source.study.comparison) if here.tolerated is None else here.tolerated
+    margin = margin_of(source.metric, source.study.comparison)
+    if here.tolerated is not None:
+        margin = formatting.as_computed(here.tolerated, described(source.metric).unit)
     if margin is None:
         return ()
     return tuple(

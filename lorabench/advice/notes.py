@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lorabench.advice.evidence import WHOLE, ComparisonGroup
+from lorabench.advice.priors import MARGIN
 from lorabench.advice.ranking import Ranking
 from lorabench.advice.text import title
 from lorabench.advice.types import Priority, Workload
@@ -95,9 +96,16 @@ def notes_on_the_studies(
     groups: Sequence[ComparisonGroup],
     studies: Sequence[str | Path],
     tolerated_loss: float | None,
+    published: bool,
 ) -> Iterator[str]:
-    """Why no study speaks, where none does."""
+    """Why no study speaks, where none does, and what a tolerated loss does not tell: beside a study of losses nothing
+    of published scores, and nothing where neither speaks."""
     if chosen is not None:
+        if tolerated_loss is not None and published and chosen.in_nats:
+            yield (
+                f"The tolerated loss of {tolerated_loss:g} is taken for nats, since {chosen.study} is judged by a loss:"
+                f" published scores keep their margin of {MARGIN:g} point."
+            )
         if chosen.left_out:
             yield (
                 f"{plural(chosen.left_out, 'imported condition')} of {chosen.study}"
@@ -122,8 +130,11 @@ def notes_on_the_studies(
     if any(g.made_up for g in groups):
         what = "Only studies of made-up tasks are"
     unused = ""
-    if tolerated_loss is not None:
-        unused = f" The tolerated loss of {tolerated_loss:g} is in a study's unit, and was not used."
+    if tolerated_loss is not None and not published:
+        unused = (
+            f" The tolerated loss of {tolerated_loss:g} was not used: without a study it needs --task, whose published"
+            " scores are in points."
+        )
     yield (
         f"{what} at hand for a model of this size: quality is from the literature. "
         f"Run one, or name one with --from.{unused}"

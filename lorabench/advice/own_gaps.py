@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lorabench import plugins
+from lorabench import formatting, plugins
 from lorabench.advice.published_evidence import Asked, kind_of
 from lorabench.advice.selection import comparison_groups
 from lorabench.analysis.conditions import Replicates
@@ -17,7 +17,7 @@ from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.paths import short_model
 from lorabench.evidence.gaps import ADAPTERS, STORAGES, Contrast, Gap
 from lorabench.evidence.meta_analysis import MetaAnalysis, Setting, with_own
-from lorabench.record.metrics import is_accuracy
+from lorabench.record.metrics import is_accuracy, metric
 
 _NORMAL = 1.96
 """half a 95 % interval in standard deviations; a t interval of few seeds counts as wider than it is"""
@@ -30,10 +30,25 @@ def own_gaps(study: StudyAnalysis) -> tuple[Gap, ...]:
     return tuple(g for members in comparison_groups(study.groups) for g in _of_group(study, members))
 
 
+def why_apart(study: StudyAnalysis) -> str:
+    """Why a study has no gaps to pool."""
+    tasks = {g.setting.task.name for g in study.groups}
+    if tasks and all(_is_made_up(t) for t in tasks):
+        return "made-up tasks"
+    if not is_accuracy(study.metric):
+        unit = formatting.head_unit(metric(study.metric).unit)
+        return f"judged by {metric(study.metric).label}{f', in {unit}' if unit else ''}"
+    return "no pair that repeated seeds tell apart"
+
+
+def _is_made_up(task: str) -> bool:
+    return task in plugins.names("tasks") and bool(getattr(plugins.load("tasks", task), "MADE_UP", False))
+
+
 def _of_group(study: StudyAnalysis, members: Sequence[Replicates]) -> Iterator[Gap]:
     task = members[0].setting.task.name
     kind = kind_of(task)
-    if kind is None or getattr(plugins.load("tasks", task), "MADE_UP", False):
+    if kind is None or _is_made_up(task):
         return
     trained = [m for m in members if m.trains]
     full = [m for m in trained if m.setting.method.name == "full"]
@@ -78,12 +93,17 @@ def _parameters(study: StudyAnalysis, of: Replicates) -> float | None:
     return None if total is None else total if of.setting.method.name == "full" else total - trained
 
 
-def with_studies(asked: Asked, own: Sequence[Gap]) -> Asked:
-    """With the user's own gaps, and sentences that say how far they moved what is expected."""
-    if not own or asked.kind is None:
+def with_studies(asked: Asked, own: Sequence[Gap], apart: Sequence[tuple[str, str]] = ()) -> Asked:
+    """With the user's own gaps, and sentences that say how far they moved what is expected, and which of the studies
+    could not."""
+    if asked.kind is None:
         return asked
     analyses: dict[Contrast, MetaAnalysis] = {c: with_own(m, own) for c, m in asked.analyses.items()}
-    return replace(asked, analyses=analyses, moved=tuple(_moved(asked, analyses, own)))
+    moved = tuple(_moved(asked, analyses, own)) if own else ()
+    if apart:
+        named = "; ".join(f"{name} ({why})" for name, why in apart)
+        moved += (f"Not pooled with published tables, whose gaps are in points of a score: {named}.",)
+    return replace(asked, analyses=analyses, moved=moved)
 
 
 def _moved(asked: Asked, analyses: dict[Contrast, MetaAnalysis], own: Iterable[Gap]) -> Iterator[str]:

@@ -91,30 +91,24 @@ def informed(
         return spec
     chosen = spec
     if asked.kind is not None and spec.method.name != "full":
-        chosen = _with_rank(spec, asked, ranks, priority, fits)
+        loss = asked.tolerated or (None if priority == "accuracy" else MARGIN)
+        if fitting := _fitting(spec, sorted(ranks), fits):
+            chosen = _with_rank(spec, asked, fitting, loss)
     if asked.kind is not None:
         chosen = _with_quality(chosen, asked)
     return _with_rate(chosen, asked)
 
 
-def _with_rank(
-    spec: CandidateSpec,
-    asked: Asked,
-    ranks: Sequence[int],
-    priority: Priority,
-    fits: Callable[[CandidateSpec], bool],
-) -> CandidateSpec:
-    of = {r: replace(spec, method=spec.method.model_copy(update={"rank": r})) for r in sorted(ranks)}
-    highest = next((r for r in reversed(of) if fits(of[r])), None)
-    if highest is None:
-        return spec
-    costs = {r: cost_of_rank(asked.analyses["rank"], _setting(asked), r, highest) for r in of if r < highest}
+def _with_rank(spec: CandidateSpec, asked: Asked, ranks: Sequence[int], loss: float | None) -> CandidateSpec:
+    """At one of the ranks, which rise: the least within the loss that is tolerated, without one the least that costs
+    nothing."""
+    highest = ranks[-1]
+    costs = {r: cost_of_rank(asked.analyses["rank"], _setting(asked), r, highest) for r in ranks[:-1]}
     best = max((0.0, *(p.mean for p in costs.values())))
 
     def least(loss: float) -> int:
         return next((r for r, p in costs.items() if best - p.mean <= loss), highest)
 
-    loss = asked.tolerated or (None if priority == "accuracy" else MARGIN)
     rank = next((r for r, p in costs.items() if costs_nothing(p)), highest) if loss is None else least(loss)
     why = "the highest that fits"
     if rank < highest:
@@ -132,7 +126,21 @@ def _with_rank(
     facts = tuple(e for e in spec.evidence if e.kind == "published" and not e.text.startswith(("learning", "rank")))
     rates = tuple(e for e in spec.evidence if e.text.startswith("learning"))
     caveats = tuple(c for c in spec.caveats if c not in spec.doubts)
-    return replace(of[rank], evidence=(*facts, item, *rates, *one_seed), caveats=caveats)
+    return replace(_at_rank(spec, rank), evidence=(*facts, item, *rates, *one_seed), caveats=caveats)
+
+
+def _fitting(spec: CandidateSpec, ranks: Sequence[int], fits: Callable[[CandidateSpec], bool]) -> Sequence[int]:
+    """Those of rising ranks that fit; the ends are looked at first, since what lies between two ranks follows from
+    them."""
+    if not ranks or fits(_at_rank(spec, ranks[-1])):
+        return ranks
+    if not fits(_at_rank(spec, ranks[0])):
+        return ()
+    return ranks[: next(n for n in range(len(ranks) - 1, 0, -1) if fits(_at_rank(spec, ranks[n - 1])))]
+
+
+def _at_rank(spec: CandidateSpec, rank: int) -> CandidateSpec:
+    return replace(spec, method=spec.method.model_copy(update={"rank": rank}))
 
 
 def _loss(points: float) -> str:

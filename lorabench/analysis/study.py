@@ -17,6 +17,7 @@ import pandas as pd
 from lorabench.analysis.aggregate import ConditionSummary, aggregate, metrics
 from lorabench.analysis.compare import compare, references
 from lorabench.analysis.conditions import Replicates, replicates
+from lorabench.analysis.machines import machines, timed_on, without_other_times
 from lorabench.analysis.pairing import Pairing
 from lorabench.analysis.tuning import Tuning, chosen, chosen_cells, tunings
 from lorabench.analysis.verdict import Comparison, Verdicts
@@ -26,6 +27,7 @@ from lorabench.config.paths import model_label
 from lorabench.config.study import Study
 from lorabench.record.frames import wide
 from lorabench.record.items import FILE, Items, load_items
+from lorabench.record.merged import Merged, merged_of
 from lorabench.record.metrics import is_accuracy, metric
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
@@ -42,17 +44,31 @@ class StudyAnalysis:
     """the conditions with the cells at all of their rates"""
     results: Mapping[str, CellResult]
     """by cell id, in the study's order, at all rates"""
+    merged: Merged | None = None
+    """of a store that was joined from several"""
 
     # one row a cell
 
     @cached_property
+    def machines(self) -> Mapping[str, str]:
+        """Cell id to where it ran."""
+        return machines(self.results.values())
+
+    @cached_property
+    def timed_on(self) -> str | None:
+        """The machine that all times are of; None where every cell ran on one."""
+        return timed_on(self.machines, self.finished(self.planned))
+
+    @cached_property
     def _everything(self) -> pd.DataFrame:
-        return wide(self.results.values())
+        return without_other_times(wide(self.results.values()), self.machines, self.timed_on)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """The rows of cells.csv: record.wide of all results, with the choice of each learning rate."""
-        return wide(self.results.values(), chosen(self.planned, self.results, self.tunings))
+        """The rows of cells.csv: record.wide of all results, with the choice of each learning rate; the machine of each
+        where there are several."""
+        rows = wide(self.results.values(), chosen(self.planned, self.results, self.tunings))
+        return rows if self.timed_on is None else rows.assign(machine=rows["cell"].map(self.machines))
 
     @cached_property
     def tunings(self) -> tuple[Tuning, ...]:
@@ -206,4 +222,4 @@ def analyse(store: Store) -> StudyAnalysis:
     planned = replicates(store.plan())
     by_id = {r.cell.id: r for r in store.results()}
     results = MappingProxyType({i: by_id[i] for g in planned for i in g.ids if i in by_id})
-    return StudyAnalysis(store.folder, store.study(), planned, results)
+    return StudyAnalysis(store.folder, store.study(), planned, results, merged_of(store.folder))

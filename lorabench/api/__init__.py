@@ -3,6 +3,7 @@ name."""
 
 from lorabench.api.adapters import train_adapters
 from lorabench.api.imports import import_results
+from lorabench.api.merging import merge
 from lorabench.api.predictions import compare_trainers, estimate, parameters, plan
 from lorabench.api.probes import probe
 from lorabench.api.recommendation import recommend
@@ -18,6 +19,7 @@ __all__ = [
     "estimate",
     "evidence",
     "import_results",
+    "merge",
     "open_results",
     "parameters",
     "plan",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
+
 if TYPE_CHECKING:
     from lorabench.config import Study
     from lorabench.workflows.probe import Probes
@@ -15,9 +17,9 @@ def probe(
     study: Study | str | Path,
     *,
     names: Sequence[str] | None = None,
-    batches: int = 16,
-    steps: int = 20,
-    mean_rank: int = 8,
+    batches: int = BATCHES,
+    steps: int = STEPS,
+    mean_rank: int = MEAN_RANK,
 ) -> Probes:
     """The rank that each of several published rules names, for every setting of a study and without training it.
 

@@ -44,8 +44,8 @@ def recommend(
         studies: results directories to learn from; quality is from the literature where there is none.
         task: kind of task, as studies name it.
         priority: accuracy, memory or speed.
-        tolerated_loss: how much worse than the best still counts as good, in the unit of the studies' metric, in points
-            for published scores: the least rank that is expected within it is taken.
+        tolerated_loss: how much worse than the best still counts as good, as the answer shows its quality: points
+            (percent) of a score, measured or published, nats of a loss; the least rank within it is taken.
         target_parameters: as for estimate.
         trainer: as for estimate.
         loss: as for estimate.

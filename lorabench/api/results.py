@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from lorabench.config import Study, load_study
 from lorabench.errors import LorabenchError, unknown
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lorabench.report.dataframe import StudyTable
     from lorabench.runner.progress import Progress
     from lorabench.runner.worker_pool import Worker
+
+Value = TypeVar("Value")
 
 
 def run(
@@ -188,8 +191,8 @@ class StudyResults:
 
     @property
     def results(self) -> tuple[CellResult, ...]:
-        """One result per cell that has one, in the study's order."""
-        return self.store.results()
+        """One result per cell that has one, in the study's order; a warning names each that is damaged and left out."""
+        return self._warned(self.store.results())
 
     def evaluate(
         self, cells: Sequence[str] = (), *, again: bool = False, workers: int = 1, progress: Progress | None = None
@@ -217,12 +220,14 @@ class StudyResults:
         from lorabench.record.frames import frame
 
         analysis = analyse(self.store)
-        return frame(analysis.results.values(), chosen(analysis.planned, analysis.results, analysis.tunings))
+        return self._warned(
+            frame(analysis.results.values(), chosen(analysis.planned, analysis.results, analysis.tunings))
+        )
 
     def wide(self) -> pd.DataFrame:
         """A row per cell, as in cells.csv. Where learning rates were tuned, average `wide[wide.chosen]`: other rows are
         of learning rates that were rejected."""
-        return cells_frame(self.store)
+        return self._warned(cells_frame(self.store))
 
     def conditions(self) -> pd.DataFrame:
         """A row per condition: setting, chosen learning rate, what became of its cells, of each metric mean, 95 %
@@ -231,7 +236,7 @@ class StudyResults:
         from lorabench.report.dataframe import conditions
         from lorabench.report.view import make_view
 
-        return conditions(make_view(self.store))
+        return self._warned(conditions(make_view(self.store)))
 
     def table(self) -> StudyTable:
         """The table of conditions, means over seeds, as the report has it: prints as text, reads as a DataFrame;
@@ -239,8 +244,14 @@ class StudyResults:
         from lorabench.report.dataframe import StudyTable
         from lorabench.report.tables import study_table
 
-        return StudyTable(study_table(self.store))
+        return self._warned(StudyTable(study_table(self.store)))
 
     def report(self, path: str | Path | None = None) -> Path:
         """Rewrites the HTML report; returns its path."""
-        return write_report(self.store, Path(path) if path else self.store.folder / "report.html")
+        return self._warned(write_report(self.store, Path(path) if path else self.store.folder / "report.html"))
+
+    def _warned(self, value: Value) -> Value:
+        """What was made of the results, after a warning for each that could not be read and is no part of it."""
+        for sentence in self.store.unreadable():
+            warnings.warn(f"left out: {sentence}", stacklevel=3)
+        return value

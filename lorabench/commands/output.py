@@ -61,6 +61,15 @@ def note(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
+def note_first_reading(model: str) -> None:
+    """That a GGUF file is read for the first time, which takes ten seconds and more without another sign."""
+    if model.endswith(".gguf"):
+        from lorabench.config.gguf import is_described
+
+        if not is_described(model):
+            note(f"{Path(model).name} is read for the first time: transformers makes its configuration and tokenizer")
+
+
 def say(sentence: str, code: int) -> int:
     """Tells on standard error what went wrong; returns the exit code."""
     print(f"lorabench: {sentence}", file=sys.stderr, flush=True)

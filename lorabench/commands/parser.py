@@ -16,6 +16,7 @@ from lorabench.commands import (
     doctor,
     evidence,
     imports,
+    merge,
     predict,
     probe,
     recommend,
@@ -47,6 +48,12 @@ COMMANDS: tuple[
         "results of other programs (PEFT's comparison, lm-eval, any table) as a results directory",
         imports.import_results,
         imports.add_import_options,
+    ),
+    (
+        "merge",
+        "results directories of one study from several machines as one",
+        merge.merge,
+        merge.add_merge_options,
     ),
     (
         "explain",

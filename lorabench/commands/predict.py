@@ -7,6 +7,7 @@ import argparse
 from lorabench import startup
 from lorabench.commands.arguments import JSON, MODEL_NAMES, OLD_NAME, add_target_parameters_option, modules
 from lorabench.commands.calibrate import add_calibration_option, card_if_named, card_of
+from lorabench.commands.output import note_first_reading
 from lorabench.commands.trainer_options import (
     ALL,
     add_sharding_options,
@@ -86,6 +87,7 @@ def _add_setting_options(c: argparse.ArgumentParser) -> None:
 
 def estimate(options: argparse.Namespace) -> int:
     """Predicts the memory of one training step, of one trainer or of all."""
+    note_first_reading(options.model)
     from lorabench.commands import estimate_text, trainer_text
     from lorabench.workflows.trainers import compare_trainers, sharding_of
 
@@ -114,6 +116,7 @@ def check(options: argparse.Namespace) -> int:
         raise LorabenchError(
             "check answers for one trainer; name it, or see all with: lorabench estimate --trainer all"
         )
+    note_first_reading(options.model)
     with startup.predicting():
         sharding = sharding_of(options.gpus, options.strategy)
         verdict = check_fit(settings_of(options), card_of(options), trainer_of(options), sharding)
@@ -180,6 +183,7 @@ def parameters(options: argparse.Namespace) -> int:
     """Counts trainable parameters by rank."""
     from lorabench.commands import parameters_text
 
+    note_first_reading(options.model)
     targets = modules(options.target_modules) or "all-linear"
     with startup.predicting():
         stacks = modules(options.target_parameters)

@@ -8,6 +8,7 @@ from lorabench import plugins
 from lorabench.commands.arguments import JSON, MODEL_NAMES, whole_number
 from lorabench.commands.output import note
 from lorabench.errors import LorabenchError
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
 
 
 def add_probe_options(c: argparse.ArgumentParser) -> None:
@@ -31,22 +32,22 @@ def add_probe_options(c: argparse.ArgumentParser) -> None:
         "--batches",
         metavar="N",
         type=whole_number,
-        default=16,
-        help="forward and backward passes, an even number (default 16)",
+        default=BATCHES,
+        help=f"forward and backward passes, an even number (default {BATCHES})",
     )
     c.add_argument(
         "--steps",
         metavar="N",
         type=int,
-        default=20,
-        help="steps of the short training that two probes need (default 20; 0: none)",
+        default=STEPS,
+        help=f"steps of the short training that two probes need (default {STEPS}; 0: none)",
     )
     c.add_argument(
         "--mean-rank",
         metavar="R",
         type=whole_number,
-        default=8,
-        help="mean rank of a budget that is spread over modules (default 8)",
+        default=MEAN_RANK,
+        help=f"mean rank of a budget that is spread over modules (default {MEAN_RANK})",
     )
     c.add_argument("--json", action="store_true", help=JSON)
 

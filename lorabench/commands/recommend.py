@@ -16,6 +16,7 @@ from lorabench.commands.arguments import (
     whole_number,
 )
 from lorabench.commands.calibrate import add_calibration_option, card_of
+from lorabench.commands.output import note_first_reading
 from lorabench.commands.trainer_options import add_trainer_option, add_variant_options, trainer_of
 from lorabench.errors import LorabenchError
 
@@ -68,8 +69,9 @@ def add_recommend_options(c: argparse.ArgumentParser) -> None:
         "--tolerated-loss",
         metavar="X",
         type=float,
-        help="how much worse than the best still counts as good, in a study's metric, in points for published scores"
-        " (default: the study's margin; published: the highest rank that helps)",
+        help="how much worse than the best still counts as good, as the answer shows its quality: 1 is a point of a"
+        " score (percent), or a nat where a study is judged by its loss (default: the study's margin; published: the"
+        " highest rank that helps)",
     )
     add_target_parameters_option(c)
     add_trainer_option(c, "; with --emit the one that the files are for")
@@ -111,6 +113,7 @@ def recommend(options: argparse.Namespace) -> int:
                 f" asked for; leave --trainer out or give --trainer {emitter.TRAINER.name}"
             )
         trainer = trainer_of(options, emitter.TRAINER)
+    note_first_reading(options.model)
     with startup.predicting():
         answer = advisor.recommend(
             options.model,

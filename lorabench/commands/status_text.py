@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorabench.commands.output import columns
 from lorabench.config.decision import deciding_metric
-from lorabench.errors import StoreError
+from lorabench.errors import DamagedRecordError, StoreError
 from lorabench.formatting import plural
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def dry_run(plan: Plan) -> str:
     checked = "every pending cell can run as declared" if plan.pending else "nothing is left to run"
     checked += f", but {plural(plan.large, 'condition')} may not or would not fit into memory" if plan.large else ""
     notes = [f"note: {notice}" for notice in plan.notices]
+    notes += [f"disk: {plan.disk.words()} in {plan.disk.folder}"] if plan.disk and not plan.disk.is_short else []
     return "\n".join(
         [
             headline(plan),
@@ -66,9 +67,9 @@ def status(store: Store, every: bool = False) -> str:
     imported = store.study().imported
     if imported is not None:
         lines.append(f"imported ({imported.importer}): nothing of it was run here, and nothing is left to run")
-    elif {"missing", "failed", "skipped"} & set(outcomes):
+    elif {"missing", "failed", "skipped", "damaged", "unreadable"} & set(outcomes):
         lines.append(
-            f"to run what is missing, failed or skipped: lorabench run {store.folder / 'study.yaml'} --out"
+            f"to run what is missing, failed, skipped or damaged: lorabench run {store.folder / 'study.yaml'} --out"
             f" {store.folder}"
         )
     if not every:
@@ -120,12 +121,12 @@ def _left_behind(store: Store) -> list[str]:
 
 
 def outcome_of(store: Store, cell_id: str, result: CellResult | None = None) -> tuple[str, str]:
-    """A cell's outcome (also running, missing, unreadable) and its reason with the path of its log, empty where
-    there is none; `result` is the cell's, where it was read already."""
+    """A cell's outcome (also running, missing, damaged, unreadable) and its reason with the path of its log, empty
+    where there is none; `result` is the cell's, where it was read already."""
     try:
         result = result or store.get(cell_id)
     except StoreError as e:
-        return "unreadable", f": {e}"
+        return "damaged" if isinstance(e, DamagedRecordError) else "unreadable", f": {e}"
     if store.is_claimed(cell_id):
         return "running", ""
     if result is None:
@@ -172,7 +173,7 @@ def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool
 
 
 def in_unit(value: float, unit: str) -> str:
-    """A metric's value with its unit: "1.23 GB", "0.1234 nats"."""
+    """A metric's value with its unit: "1.23 GB", "0.1234 nats", "71.2 %"."""
     if unit == "bytes":
         for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
             if value >= size:
@@ -180,5 +181,7 @@ def in_unit(value: float, unit: str) -> str:
         return f"{value:.0f} bytes"
     if unit == "count":
         return f"{value:,.0f}"
+    if unit == "share":  # as in tables
+        return f"{100 * value:.1f} %"
     shown = f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
-    return shown + {"percent": " %", "ratio": "", "share": ""}.get(unit, f" {unit}")
+    return shown + {"percent": " %", "ratio": ""}.get(unit, f" {unit}")

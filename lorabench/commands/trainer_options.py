@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lorabench.commands.arguments import whole_number
+from lorabench.errors import LorabenchError
 
 if TYPE_CHECKING:
     from lorabench.config.trainer import Trainer
@@ -54,8 +55,14 @@ def variant_of(options: argparse.Namespace) -> tuple[str | None, str | None, boo
 
 def trainer_of(options: argparse.Namespace, of: Trainer | None = None) -> Trainer:
     """The trainer that a command line names, else `of`, else lorabench's own loop, with its variant; LorabenchError
-    where there is no such one."""
+    where there is no such one, or all are named where one answers."""
     from lorabench.config.trainer import OWN
+
+    if of is None and options.trainer == ALL:
+        raise LorabenchError(
+            "this command answers for one trainer; name it, or compare all for a setting with: lorabench estimate"
+            " --trainer all"
+        )
     from lorabench.workflows.trainers import chosen
 
     return chosen(of or options.trainer or OWN, *variant_of(options))

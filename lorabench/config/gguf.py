@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorabench import formatting
 from lorabench.config.checkpoint_files import hash_file, refuse_pointer
 from lorabench.config.gguf_file import NAME, GgufFile, gguf_of
 from lorabench.errors import ModelError
@@ -50,10 +51,24 @@ def described(path: str | Path) -> Path:
     return _described(str(path), state.st_size, state.st_mtime_ns)
 
 
+def is_described(path: str | Path) -> bool:
+    """Whether that folder is there already; True for what is no file, of which `described` tells."""
+    try:
+        state = Path(path).stat()
+    except OSError:
+        return True
+    return gguf_of(_folder(str(path), state.st_size, state.st_mtime_ns)) is not None
+
+
+@lru_cache(maxsize=64)
+def _folder(path: str, size: int, changed: int) -> Path:
+    mark = hashlib.sha256(f"{hash_file(Path(path))}:{path}:{version('transformers')}".encode()).hexdigest()[:16]
+    return _cache() / mark
+
+
 @lru_cache(maxsize=64)
 def _described(path: str, size: int, changed: int) -> Path:
-    mark = hashlib.sha256(f"{hash_file(Path(path))}:{path}:{version('transformers')}".encode()).hexdigest()[:16]
-    folder = _cache() / mark
+    folder = _folder(path, size, changed)
     if gguf_of(folder) is None:
         header = read_header(path)
         try:
@@ -135,7 +150,9 @@ def read_header(path: str | Path) -> GgufFile:
         for tensor in reader.tensors:
             stored[tensor.tensor_type.name] += int(tensor.n_elements)
     except Exception as e:  # whatever a mapped file that ends early raises: IndexError, ValueError, KeyError, ...
-        reason = " ".join(str(e).split())[:120] or type(e).__name__
+        reason = " ".join(str(e).split())[:120]
+        if "version" not in reason:  # numpy's words on arrays that are too short
+            reason = f"its {formatting.size(path.stat().st_size)} end before what its header names"
         raise ModelError(
             f"{path} is not a complete GGUF file ({reason}); it is damaged or truncated, download it again"
         ) from None

@@ -43,7 +43,7 @@ def pack_key(cell: Cell) -> tuple[Hashable, ...] | None:
     declared = cell.model.dtype
     wide = declared == "float32" or (declared == "auto" and not cell.fingerprints.large)
     key = training_key(cell.method, cell.training, wide)
-    if key is None:
+    if key is None or cell.training.time_limit is not None:  # which a pack's first cell would spend for all
         return None
     parts = (cell.model, cell.quantization, cell.task, cell.evaluation, cell.fingerprints)
     return (*key, bool(cell.tuned_over), *(part.model_dump_json() for part in parts))

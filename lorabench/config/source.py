@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from lorabench.config.imported import refuse_imported
 from lorabench.errors import StudyError
 
 Route = tuple[str | int, ...]
@@ -59,6 +60,8 @@ def read_source(path: str | Path) -> Source:
     except FileNotFoundError:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
         raise StudyError(f"{path}: there is no such study file" + (f"; there are: {near}" if near else "")) from None
+    except IsADirectoryError:
+        raise _of_a_folder(path) from None
     except OSError as e:
         raise StudyError(
             f"{path}: the study file cannot be read ({e.strerror}); give the path of a YAML file"
@@ -69,6 +72,17 @@ def read_source(path: str | Path) -> Source:
         return parse_source(raw.decode("utf-8"), str(path), path.resolve().parent)
     except UnicodeDecodeError as e:
         raise StudyError(f"{path}: not UTF-8 text (byte {e.start}); a study file is a YAML text file") from None
+
+
+def _of_a_folder(path: Path) -> StudyError:
+    """A folder in the place of a study file: of results that were run, imported, or none."""
+    file = path / "study.yaml"
+    if not file.is_file():
+        return StudyError(f"{path}: this is a folder without a study; give the path of a study file (YAML)")
+    imported = read_source(file).data.get("imported")
+    if imported is not None:
+        return refuse_imported(str(path), imported.get("importer") if isinstance(imported, dict) else imported)
+    return StudyError(f"{path}: this is a results directory; to go on with it give its study file: {file} --out {path}")
 
 
 def parse_source(text: str, name: str, folder: Path) -> Source:

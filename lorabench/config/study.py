@@ -88,7 +88,9 @@ class Condition(Frozen):
                 update={"double_quant": False, "compute_dtype": "auto"}
             )
         if not method.TRAINS:
-            changes["training"] = TrainingSpec(steps=0, sequence_length=self.training.sequence_length)
+            changes["training"] = TrainingSpec(
+                steps=0, sequence_length=self.training.sequence_length, time_limit=self.training.time_limit
+            )
             changes["analysis"] = AnalysisSpec(spectra=self.analysis.spectra)
         elif not self.analysis.truncation:
             changes["analysis"] = AnalysisSpec(

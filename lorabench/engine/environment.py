@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,7 @@ def environment(where: torch.device) -> Environment:
         device=torch.cuda.get_device_name(where) if cuda else "cpu",
         driver=f"CUDA {torch.version.cuda}" if cuda else None,
         cores=torch.get_num_threads(),
+        processor=_processor(),
         instructions=_instructions(),
         platform=platform.platform(),
         python=platform.python_version(),
@@ -45,6 +47,15 @@ def _instructions() -> str:
     """What decides which kernels libraries take on a CPU, and with them the last digits of a loss."""
     bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # not in every torch
     return torch.backends.cpu.get_cpu_capability() + (" with BF16" if bf16 else "")
+
+
+def _processor() -> str | None:
+    """The CPU's name, as Linux and other systems tell it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split()) or None
+    return platform.processor() or None
 
 
 def _version(name: str) -> str | None:

@@ -119,5 +119,9 @@ def held_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory could not be had, on a GPU or on the host."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        words in str(error)
+        for words in (
+            *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+            *("Cannot allocate memory", "bad_alloc"),  # of the system, of C++
+        )
     )

@@ -15,26 +15,30 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import errors
+from lorabench.runner.oom_kills import counters, kills
+from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
     from lorabench.engine.events import Event, Problem
-    from lorabench.record.result import CellResult, Phase
+    from lorabench.record.result import CellResult, Outcome, Phase
     from lorabench.runner.messages import Command, Reply
 
 ENGINE = "lorabench.engine"
 PREDICTOR = "lorabench.memory.predict_cell"
 
 
-def open_worker(threads: int | None = None, *, engine: str = ENGINE, predictor: str = PREDICTOR) -> LocalWorker:
+def open_worker(
+    threads: int | None = None, *, engine: str = ENGINE, predictor: str = PREDICTOR, silent: float = SILENT_SECONDS
+) -> LocalWorker:
     """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells,
-    `predictor` the module that predicts them."""
-    return LocalWorker(threads, engine, predictor)
+    `predictor` the module that predicts them, `silent` the seconds without a sign of life after which it is killed."""
+    return LocalWorker(threads, engine, predictor, silent)
 
 
 def _with(command: Command, calibrations: Path | None) -> Command:
@@ -49,10 +53,12 @@ class LocalWorker:
     packs = True
     """whether cells that it is given together may train at once"""
 
-    def __init__(self, threads: int | None, engine: str, predictor: str) -> None:
-        self._threads, self._engine, self._predictor = threads, engine, predictor
+    def __init__(self, threads: int | None, engine: str, predictor: str, silent: float) -> None:
+        self._threads, self._engine, self._predictor, self._silent = threads, engine, predictor, silent
         self._lock = threading.Lock()  # close() comes from another thread than run()
         self._closed = False
+        self.disk: Mapping[str, Mapping[str, int]] = {}
+        """what the cells of the last check will take of the disk, by id"""
         self._start()
 
     def check(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> tuple[Problem, ...]:
@@ -62,8 +68,9 @@ class LocalWorker:
         try:
             plain = [c.model_dump(mode="json") for c in cells]
             self._send(_with({"do": "check", "cells": plain}, calibrations))
-            for reply in self._replies():
+            for reply in self._replies(patience := Patience(silent=self._silent)):
                 if "problems" in reply:
+                    self.disk = reply.get("disk", {})
                     return read_problems(reply["problems"])
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])
@@ -71,9 +78,8 @@ class LocalWorker:
                     raise RuntimeError(f"the check of the cells crashed:\n{reply['broken']}")
         except BrokenPipeError:
             pass
-        raise errors.LorabenchError(
-            f"the worker process {_end_words(self._process.wait())} before the first cell{self._last_line()}"
-        )
+        words = patience.ended[1] if patience.ended else _end_words(self._process.wait())
+        raise errors.LorabenchError(f"the worker process {words} before the first cell{self._last_line()}")
 
     def run(
         self,
@@ -121,10 +127,16 @@ class LocalWorker:
         last_event: Event | None = None
         if self._process.poll() is not None:
             self._start()
+        limit = cell.training.time_limit
+        patience = Patience(
+            limit and limit * (1 + len(command.get("pack", ()))), self._silent, starting=not self._ready
+        )
+        counted = counters(self._process.pid)
+        kills_before = kills(counted)
         try:
             command["cell"], command["folder"] = cell.model_dump(mode="json"), str(folder.resolve())
             self._send(command)
-            for reply in self._replies():
+            for reply in self._replies(patience):
                 if reply.get("last"):  # this process takes no further cell
                     self._process.wait()
                 if "event" in reply:
@@ -133,15 +145,23 @@ class LocalWorker:
                 elif "result" in reply:
                     return CellResult.model_validate(reply["result"])
                 elif "fault" in reply:
-                    return _failed(cell, folder, started, last_event, reply["fault"]["kind"], reply["fault"]["message"])
+                    kind, words = reply["fault"]["kind"], reply["fault"]["message"]
+                    return _failed(cell, folder, started, last_event, kind, words)
         except BrokenPipeError:
             pass
+        if patience.ended is not None:
+            kind, words = patience.ended
+            words = f"the worker process {words} and was killed{_phase_words(last_event)}{ADVICE[kind]}"
+            return _failed(cell, folder, started, last_event, kind, words)
         code = self._process.wait()
         if code in (-signal.SIGTERM, -signal.SIGINT):
             time.sleep(
                 0.5
             )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
         kind = f"killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL and (kills(counted) or 0) > (kills_before or 0):
+            words = f"the operating system ran out of memory and ended the worker process{_phase_words(last_event)}"
+            return _failed(cell, folder, started, last_event, "OutOfMemoryError", words)
         hint = "; the operating system may have run out of memory" if code == -signal.SIGKILL else ""
         return _failed(
             cell,
@@ -165,6 +185,7 @@ class LocalWorker:
                 raise errors.LorabenchError("this worker is closed; open another")
             (commands, to), (back, replies) = os.pipe(), os.pipe()
             self._to, self._from = open(to, "wb", buffering=0), open(back, "rb", buffering=0)  # noqa: SIM115  (closed with the worker)
+            self._ready = False
             self._early = tempfile.TemporaryFile()  # noqa: SIM115  (what is printed outside of cells; lives as long as the process)
             self._process = subprocess.Popen(
                 [
@@ -190,12 +211,19 @@ class LocalWorker:
         while rest:
             rest = rest[self._to.write(rest) or 0 :]
 
-    def _replies(self) -> Iterator[Reply]:
-        """Replies until the process is dead. Its end is asked for, too: a grandchild may hold the pipe open."""
+    def _replies(self, patience: Patience) -> Iterator[Reply]:
+        """Replies until the process is dead, or killed for want of patience. Its end is asked for, too: a grandchild
+        may hold the pipe open."""
         unfinished = b""
         while True:
             dead = self._process.poll() is not None  # before looking, so that nothing it wrote last is missed
-            if not select.select([self._from], [], [], 0 if dead else 0.5)[0]:
+            heard = bool(select.select([self._from], [], [], 0 if dead else LOOK_SECONDS)[0])
+            patience.look(heard=heard)
+            if patience.ended is not None and not dead:
+                self._process.kill()
+                self._process.wait()
+                return
+            if not heard:
                 if dead:
                     return
                 continue
@@ -203,7 +231,11 @@ class LocalWorker:
             if not data:
                 return
             *lines, unfinished = (unfinished + data).split(b"\n")
-            yield from (json.loads(line) for line in lines)
+            for reply in map(json.loads, lines):
+                if "ready" in reply:
+                    self._ready = True
+                    patience.begin()
+                yield reply
 
     def _last_line(self) -> str:
         self._early.seek(0)
@@ -233,15 +265,16 @@ def _failed(cell: Cell, folder: Path, started: float, last_event: Event | None, 
     from lorabench.record.result import CellResult, Fault
 
     phase = last_event.phase if last_event else None
+    outcome: Outcome = "out_of_memory" if kind in ("MemoryError", "OutOfMemoryError") else "failed"
     fault = Fault(kind=kind, message=message, step=last_event.step if last_event else None, phase=phase)
     if (
         phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None
     ):  # what training read and saved is not lost
         (folder / TRAINED).unlink()
-        return trained.model_copy(update={"error": fault.model_copy(update={"phase": "evaluate"})})
+        return trained.model_copy(update={"error": fault.model_copy(update={"phase": "evaluate"}), "outcome": outcome})
     return CellResult(
         cell=cell,
-        outcome="failed",
+        outcome=outcome,
         started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         error=fault,
     )

@@ -1,7 +1,7 @@
 """What many settings of one model need on a card, from few traces: batches of one and of two, and the line through
-them.
+them; a rank between two that are known lies on the line of these (memory.interpolate).
 
-Where the line does not hold (memory.step.along says when) a setting is traced by itself.
+Where the line does not hold (memory.step_profile.along says when) a setting is traced by itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from fractions import Fraction
 from lorabench.config.gpus import Gpu
 from lorabench.memory.calibration import Calibration, time_of
 from lorabench.memory.estimate import bounds, largest, with_framework
+from lorabench.memory.interpolate import between_ranks
 from lorabench.memory.roofline import Seconds
 from lorabench.memory.step_profile import Course, StepProfile, along, course, summed
 from lorabench.memory.trace_workers import TraceWorkers
 from lorabench.memory.train_config import TrainConfig, on_card, traced_as
 
-WORTH_WORKERS = 6  # traces of about half a second each: fewer are done before another process has its imports
+WORTH_WORKERS = 16  # traces of 0.25 s: half of them are done before another process has its imports (~2 s of a core)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class CardPlanner:
                 s
                 for setting in settings
                 for s in _told_by(traced_as(on_card(setting, self.gpu)))
-                if s not in self.traced
+                if not self._is_known(s)
             )
         )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -105,9 +106,15 @@ class CardPlanner:
         return along(one, two, Fraction(setting.training.batch_size - 1)) or self._trace(setting)
 
     def _trace(self, setting: TrainConfig) -> Course:
-        if setting not in self.traced:
+        if not self._is_known(setting):
             self.traced[setting] = course(setting)
         return self.traced[setting]
+
+    def _is_known(self, setting: TrainConfig) -> bool:
+        """Whether it was traced, or lies between two ranks that were."""
+        if setting not in self.traced and (between := between_ranks(setting, self.traced)):
+            self.traced[setting] = between
+        return setting in self.traced
 
 
 def _told_by(setting: TrainConfig) -> tuple[TrainConfig, ...]:

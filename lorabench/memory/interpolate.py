@@ -14,7 +14,7 @@ a tensor). Optimizers with a smallest tensor (8-bit, paged) are not linear in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -96,6 +96,24 @@ def family(setting: TrainConfig) -> TrainConfig:
             else setting.method.rank or 0
         ),
     )
+
+
+def between_ranks(setting: TrainConfig, traced: Mapping[TrainConfig, Course]) -> Course | None:
+    """The course of a setting from traced ones of a lower and a higher rank that differ in nothing else; None where
+    there are no such ones, or the line does not hold."""
+    rank, own = setting.method.rank, family(setting)
+    if rank is None or own.method.rank != 0:
+        return None
+    alike = {
+        s.method.rank or 0: c
+        for s, c in traced.items()
+        if s.training.batch_size == setting.training.batch_size and s.method.rank is not None and family(s) == own
+    }
+    low, high = (r for r in alike if r < rank), (r for r in alike if r > rank)
+    ends = min(low, default=None), max(high, default=None)
+    if ends[0] is None or ends[1] is None:
+        return None
+    return along(alike[ends[0]], alike[ends[1]], _share(rank, (ends[0], ends[1])))
 
 
 def _at(setting: TrainConfig, batch: int, rank: int) -> TrainConfig:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch
@@ -174,6 +174,7 @@ def flops(operator: OpOverload, args: Arguments, kwargs: Keywords, result: objec
     return 0
 
 
+@cache
 def is_view(operator: OpOverload) -> bool:
     """Whether an operator moves no bytes: its results alias its arguments and nothing is written."""
     schema = operator._schema

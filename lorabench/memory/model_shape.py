@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lorabench.config import precision
 from lorabench.config.settings import ModelSpec
 from lorabench.engine.adapt import language_model, linear_modules
 from lorabench.engine.experts import unreached
@@ -48,6 +49,19 @@ class ModelShape:
     def parameters(self) -> int:
         """Number of parameters of the whole model."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def is_large(self) -> bool:
+        """Whether it is large by config.precision; one layer and the embeddings tell most models apart, and 80 layers
+        take 0.3 s to build."""
+        import torch
+
+        return any(
+            precision.is_large(
+                sum(p.numel() for p in build(part, torch.bfloat16, self.spec.trust_remote_code).parameters())
+            )
+            for part in (with_layers(self.config, 1), self.config)
+        )
 
     @cached_property
     def first_layer_linear(self) -> dict[str, tuple[int, int]]:

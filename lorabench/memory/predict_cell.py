@@ -32,6 +32,7 @@ from lorabench.engine.events import Problem
 from lorabench.engine.kept_base import kept_bytes
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.errors import LorabenchError
+from lorabench.memory.disk import disk_bytes as disk_bytes  # served by the worker, as the functions below
 from lorabench.memory.estimate import CONTEXT_BYTES, bounds, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.interpolate import Reuse

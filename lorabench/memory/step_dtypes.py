@@ -10,7 +10,6 @@ from lorabench.config import precision
 from lorabench.config.precision import DtypeName
 from lorabench.config.trainer import OWN
 from lorabench.engine.model import torch_dtype
-from lorabench.memory.meta_model import build, with_layers
 from lorabench.memory.train_config import TrainConfig
 
 
@@ -39,7 +38,7 @@ def _autocast(setting: TrainConfig) -> DtypeName | None:
     trainer = setting.trainer
     if trainer.name == OWN:
         return precision.autocast_dtype(
-            setting.training.autocast, setting.device, setting.bf16, lambda: _is_large(setting)
+            setting.training.autocast, setting.device, setting.bf16, lambda: setting.shape.is_large
         )
     if not trainer.mixed_precision or setting.training.autocast == "none":
         return None
@@ -56,7 +55,7 @@ def _weights(setting: TrainConfig) -> DtypeName:
     are float32; and float32 of trainers whose weights follow mixed precision, where there is none."""
     trainer = setting.trainer
     if trainer.name == OWN or setting.model.dtype != "auto":
-        weights = precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: _is_large(setting))
+        weights = precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: setting.shape.is_large)
     elif plugins.load("methods", setting.method.name).TRAINS_BASE:
         weights = trainer.full_dtype if setting.bf16 else "float32"
     else:
@@ -64,12 +63,3 @@ def _weights(setting: TrainConfig) -> DtypeName:
     if trainer.weights_follow and weights == "bfloat16" and setting.device == "cpu":
         return "float32"
     return weights
-
-
-def _is_large(setting: TrainConfig) -> bool:
-    """One layer and the embeddings tell most models apart; 80 layers take 0.3 s to build."""
-    config, own_code = setting.shape.config, setting.model.trust_remote_code
-    return any(
-        precision.is_large(sum(p.numel() for p in build(part, torch.bfloat16, own_code).parameters()))
-        for part in (with_layers(config, 1), config)
-    )

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lorabench.config.precision import DeviceKind
 from lorabench.memory import kernels
 from lorabench.memory.loading import BLOCK
+from lorabench.memory.quick_shapes import quick_answer
 
 CATEGORIES = (
     "weights",
@@ -126,7 +127,9 @@ class TensorTracker(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._device == "cuda" and operator is ADD and _is_gradient_sum(args):
             operator = ADD_IN_PLACE
-        result = kernels.answer(operator, args, kwargs)
+        result: object = quick_answer(operator, args, kwargs)
+        if result is None:
+            result = kernels.answer(operator, args, kwargs)
         if result is kernels.NO_ANSWER:
             result = operator(*args, **kwargs)
         inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((result,))

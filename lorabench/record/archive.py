@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorabench.errors import StoreError
+from lorabench.record.checksums import CHECKSUM, FILES
 from lorabench.record.store import Store
 
 FILE = "results.json.gz"
@@ -30,13 +31,14 @@ def pack(store: Store, folder: str | Path) -> Path:
     results: dict[str, object] = {}
     for cell in store.plan():
         path = store.cells_folder / cell.id / "result.json"
-        if path.is_file():
-            results[cell.id] = json.loads(path.read_text(encoding="utf-8"))
+        if store.get(cell.id, cell) is not None:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            results[cell.id] = {k: v for k, v in plain.items() if k not in (FILES, CHECKSUM)}  # the files stay behind
     plan = json.loads((store.folder / "plan.json").read_text(encoding="utf-8"))
-    plain = {"schema": 1, "plan": plan, "results": results}
+    archive = {"schema": 1, "plan": plan, "results": results}
     target = Path(folder) / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(gzip.compress(json.dumps(plain, separators=(",", ":")).encode(), mtime=0))
+    target.write_bytes(gzip.compress(json.dumps(archive, separators=(",", ":")).encode(), mtime=0))
     return target
 
 

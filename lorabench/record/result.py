@@ -46,6 +46,8 @@ class Environment(Frozen):
     """CUDA version of the driver's runtime, on a GPU"""
     cores: int | None = None
     """CPU threads that torch used"""
+    processor: str | None = None
+    """name of the CPU; absent in results from before it was recorded"""
     instructions: str | None = None
     """of the processor that the CPU's kernels use: AVX2, AVX512, AVX512 with BF16"""
     platform: str | None = None

@@ -5,6 +5,7 @@
                               that they read, and what has changed from one run to the next ("earlier")
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
+    DIR/cells/<id>.damaged/   a record that could not be read and was run again (record.set_aside)
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
 
 A cell is written to its .partial folder, synced, and renamed: a folder without the suffix is whole.
@@ -27,8 +28,9 @@ from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
 from lorabench.config.paths import IMPORTED
 from lorabench.config.study import Cell, Study
-from lorabench.errors import StoreError
+from lorabench.errors import DamagedRecordError, StoreError
 from lorabench.record.cell_files import make_readable
+from lorabench.record.checksums import damaged, sealed
 from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.record.result_file import first_line, plain_cell, read_result
 from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
@@ -69,9 +71,8 @@ class Store:
         store = cls(folder)
         if not store.exists():
             here = sorted(p.parent.name for p in Path("reports").glob("*/plan.json"))
-            hint = (
-                f"; studies under reports/: {', '.join(here)}" if here else "; run one with: lorabench run STUDY.yaml"
-            )
+            known = f"studies under reports/: {', '.join(here)}"
+            hint = f"; {known if here else 'run one with: lorabench run STUDY.yaml'}"
             raise StoreError(f"{folder} is not a results directory (it has no plan.json){hint}")
         return store
 
@@ -170,7 +171,7 @@ class Store:
         results = []
         for cell in self.plan():
             read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
-            result = self.readable(cell.id, cell)
+            result = self.readable(cell.id, cell, contents=True)
             if result is not None and read_at is not None:
                 results.append(result)
                 self._read_stamps[cell.id] = read_at
@@ -181,26 +182,30 @@ class Store:
         sentences = []
         for cell in self.plan():
             try:
-                if cell.id not in self._read_stamps or self._read_stamps[cell.id] != stamp(
-                    f"{self.cells_folder}/{cell.id}/result.json"
-                ):
-                    self.get(cell.id, cell)
+                read_at = self._read_stamps.get(cell.id)
+                if read_at is None or read_at != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
+                    self.get(cell.id, cell, contents=True)
             except StoreError as e:
                 sentences.append(str(e))
         return tuple(sentences)
 
-    def get(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
-        """The result of a cell, None where it has none yet; StoreError where it cannot be read."""
+    def get(self, cell_id: str, cell: Cell | None = None, *, contents: bool = False) -> CellResult | None:
+        """The result of a cell, None where it has none yet; StoreError where it cannot be read or is damaged.
+
+        contents: those of the files beside it are looked at, too (record.checksums).
+        """
         path = self.cells_folder / cell_id / "result.json"
         try:
-            return read_result(path, cell)
+            return read_result(path, cell, contents=contents)
         except FileNotFoundError:
+            if path.parent.is_dir():
+                raise DamagedRecordError(damaged(path, "it is gone")) from None
             return None
 
-    def readable(self, cell_id: str, cell: Cell | None = None) -> CellResult | None:
+    def readable(self, cell_id: str, cell: Cell | None = None, *, contents: bool = False) -> CellResult | None:
         """The same, None also where it cannot be read: of a cell that is as good as not run."""
         try:
-            return self.get(cell_id, cell)
+            return self.get(cell_id, cell, contents=contents)
         except StoreError:
             return None
 
@@ -213,21 +218,18 @@ class Store:
         cell_id = result.cell.id
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
-        plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        plain["cell"] = plain_cell(result.cell)
-        write_atomically(partial / "result.json", _dump(plain))
+        plain = {**result.model_dump(mode="json", by_alias=True, exclude_none=True), "cell": plain_cell(result.cell)}
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
+        write_atomically(partial / "result.json", sealed(plain, partial))
         make_readable(partial)
         sync_tree(partial)
+        retired = self.cells_folder / f"{cell_id}.old"
+        shutil.rmtree(retired, ignore_errors=True)
         if final.exists():
-            retired = self.cells_folder / f"{cell_id}.old"
-            shutil.rmtree(retired, ignore_errors=True)
             final.rename(retired)
-            partial.rename(final)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            partial.rename(final)
+        partial.rename(final)
+        shutil.rmtree(retired, ignore_errors=True)
         if (final / CHECKPOINT).exists():
             partial.mkdir()
             (final / CHECKPOINT).rename(partial / CHECKPOINT)
@@ -287,8 +289,11 @@ class Store:
         """Whether a living runner has the cell now."""
         if not (self.claims_folder / f"{cell_id}.lock").exists():
             return False
-        with self.claim(cell_id) as free:
-            return not free
+        try:
+            with self.claim(cell_id) as free:
+                return not free
+        except OSError:  # a folder that may only be read: nothing can run there
+            return False
 
 
 def _dump(plain: object) -> str:

@@ -52,6 +52,7 @@ def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str
         *_reference_notes(analysis, columns),
         *_metric_notes(analysis),
         *_learning_rate_notes(analysis),
+        *_time_notes(analysis),
         *_import_notes(analysis),
         *(_published_note(analysis, column) for column in analysis.study.published),
     )
@@ -60,6 +61,14 @@ def table_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> tuple[str
 def _base_notes(analysis: StudyAnalysis) -> Iterable[str]:
     for model, kind in analysis.gguf_types.items():
         yield f"The base is {model}, a GGUF file in {kind}, dequantized: every row carries the error of that form."
+
+
+def _time_notes(analysis: StudyAnalysis) -> Iterable[str]:
+    if analysis.timed_on is not None:
+        yield (
+            f"Cells ran on {len(set(analysis.machines.values()))} machines, whose times are not comparable: those shown"
+            f" are of {analysis.timed_on} alone."
+        )
 
 
 def _interval_notes(analysis: StudyAnalysis, columns: Sequence[Column]) -> Iterable[str]:

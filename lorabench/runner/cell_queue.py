@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
 from lorabench.record.store import CHECKPOINT
+from lorabench.runner.disk import disk_fault
 from lorabench.runner.packs import AUTO, Size, mates, remove_packs
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -141,6 +142,7 @@ class CellQueue:
         """Runs a cell if nobody has it; False where another runner does."""
         store = self.plan.store
         with store.claim(cell.id) as mine:
+            from lorabench.record.set_aside import set_aside
             from lorabench.runner.keep import remove_unneeded_weights
 
             if not mine:
@@ -149,6 +151,7 @@ class CellQueue:
                 if self.progress:
                     self.progress.skip(cell)
                 return True
+            set_aside(store, cell.id)
             if self.progress:
                 self.progress.start(cell)
             began = time.monotonic()
@@ -156,6 +159,8 @@ class CellQueue:
             if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
                 return True
             store.put(result)
+            if fault := disk_fault(result):
+                raise fault
             planned = store.plan()  # a repetition's own plan holds only what is repeated
             remove_unneeded_weights(
                 store,
@@ -201,12 +206,13 @@ class CellQueue:
 
     def _settled_since(self, cell: Cell) -> bool:
         """Whether another runner finished a cell since this run began; a failure of its counts too, and is not tried
-        twice."""
+        twice. One that set a damaged record aside and was killed finished nothing."""
         from lorabench.runner.plan import is_pending
 
-        return self._mark(cell) != self.marks[cell.id] or (
-            self.repeat is None and not is_pending(self.plan.store.readable(cell.id), self.retry)
-        )
+        mark, result = self._mark(cell), self.plan.store.readable(cell.id, contents=True)
+        if mark is not None and mark != self.marks[cell.id]:
+            return result is not None
+        return self.repeat is None and not is_pending(result, self.retry)
 
     def _mark(self, cell: Cell) -> int | None:
         try:

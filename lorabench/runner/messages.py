@@ -46,9 +46,15 @@ class Reply(TypedDict, total=False):
     fault: ErrorMessage
     """what ended a cell past its engine"""
     problems: Sequence[object]
+    disk: Mapping[str, Mapping[str, int]]
+    """beside them, by cell id: bytes that cells will take of the disk (memory.disk)"""
     error: ErrorMessage
     """what keeps cells from being checked, in a sentence for the user"""
     broken: str
     """the traceback of a check that failed"""
+    beat: bool
+    """a sign of life"""
+    ready: bool
+    """the engine is imported"""
     last: bool
     """whether this process takes no further cell"""

@@ -15,10 +15,12 @@ from lorabench.config.inputs import inputs_of
 from lorabench.config.source import Route, Source
 from lorabench.config.study import Cell, Study
 from lorabench.errors import StoreError, StudyError, unknown
+from lorabench.record.checksums import AGAIN
 from lorabench.record.metrics import TABLE
 from lorabench.record.result import RETRIED, CellResult, Outcome
 from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
+from lorabench.runner.disk import DiskNeed
 from lorabench.runner.repeat import missing_analyses
 from lorabench.runner.tuning import waiting, wanted
 
@@ -40,6 +42,8 @@ class Plan:
     """what is to be told before the run: what has changed since the last one, then what checking the cells found"""
     large: int = 0
     """conditions that are not sure to fit into memory"""
+    disk: DiskNeed | None = None
+    """of the cells that are to run; None where nothing is known of it"""
     changes: Changes = field(default_factory=Changes)
     """since the last run in the same folder"""
     results: Mapping[str, CellResult] = field(default_factory=dict)
@@ -78,7 +82,8 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
     pending = tuple(c for c in cells if is_pending(results.get(c.id), retry))
     pending_ids = {c.id for c in pending}
     settled = [c for c in cells if c.id not in pending_ids]
-    notices = (*renamed, *changed.words, *missing_analyses(store, settled, results))
+    damaged = damaged_records(store, cells, results)
+    notices = (*renamed, *changed.words, *damaged, *missing_analyses(store, settled, results))
     if conditions_waiting := waiting(study, planned, results):
         notices += (
             f"of {conditions_waiting} conditions the learning rate is still to be chosen by the first"
@@ -181,7 +186,19 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
 
 def readable_results(store: Store, cells: Iterable[Cell]) -> dict[str, CellResult]:
     """Cell id to result, of the cells that have one which can be read."""
-    return {c.id: result for c in cells if (result := store.readable(c.id)) is not None}
+    return {c.id: result for c in cells if (result := store.readable(c.id, contents=True)) is not None}
+
+
+def damaged_records(store: Store, cells: Iterable[Cell], results: Mapping[str, CellResult]) -> tuple[str, ...]:
+    """A sentence for each cell that is to be run because its record cannot be read; `results` are those that can."""
+    sentences = []
+    for cell in (c for c in cells if c.id not in results):
+        try:
+            store.get(cell.id, contents=True)
+        except StoreError as e:
+            reason = str(e).removesuffix(f"; {AGAIN}")
+            sentences.append(f"{reason}: the record is set aside as cells/{cell.id}.damaged, and the cell is run again")
+    return tuple(sentences)
 
 
 def is_pending(result: CellResult | None, retry: Iterable[Outcome]) -> bool:

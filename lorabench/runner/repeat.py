@@ -14,7 +14,9 @@ from pathlib import Path
 from lorabench.config.study import Cell
 from lorabench.errors import StoreError
 from lorabench.record.cell_files import ADAPTER, MODEL, has_weights
+from lorabench.record.checksums import AGAIN
 from lorabench.record.result import REPEATED, CellResult, Phase
+from lorabench.record.result_file import read_result
 from lorabench.record.store import Store
 from lorabench.runner.invented import is_invented
 
@@ -83,6 +85,15 @@ def can_repeat(cell: Cell, folder: Path) -> bool:
     return not cell.training.steps or has_weights(folder)
 
 
+def damaged_weights(cell: Cell, folder: Path) -> str | None:
+    """What is wrong with the weights that a repetition needs; None where nothing is."""
+    try:
+        read_result(folder / "result.json", weights=cell.training.steps > 0)
+    except StoreError as e:
+        return str(e).removesuffix(f"; {AGAIN}")
+    return None
+
+
 def lay_out(final: Path, partial: Path) -> None:
     """A copy of a cell's folder to work in."""
     shutil.rmtree(partial, ignore_errors=True)
@@ -128,7 +139,9 @@ def repeatable_phases(
         phases = phases_of(cell, result, folder, again=again)
         if not phases:
             continue
-        if can_repeat(cell, folder):
+        if fault := damaged_weights(cell, folder):
+            notices.append(f"cell {cell.id}: {fault}: remove {folder} and run the study again")
+        elif can_repeat(cell, folder):
             phases_of_cell[cell.id] = phases
         else:
             which, key = ("weights", "full") if cell.method.target_modules is None else ("adapter", "adapter")

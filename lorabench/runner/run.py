@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from lorabench.config.imported import refuse_imported
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
+from lorabench.record.set_aside import put_back
 from lorabench.runner.cell_queue import CellQueue, unwritable
+from lorabench.runner.disk import disk_need
 from lorabench.runner.invented import invents, is_invented
 from lorabench.runner.packs import Size
 from lorabench.runner.worker_pool import WorkerPool
@@ -57,6 +59,8 @@ def run(
 
     with pool or WorkerPool() as pool:
         plan = make_plan(study, out, retry)
+        if put_back(plan.store):
+            plan = make_plan(study, out, retry)
         refuse_mixture(plan, pool.executor)
         if plan.pending:
             plan = check(plan, pool, source, skip_infeasible, calibrations)
@@ -105,6 +109,7 @@ def evaluate(
 
     if (imported := store.study().imported) is not None:
         raise refuse_imported(str(store.folder), imported.importer)
+    put_back(store)
     named, planned = cells_named(store, cells), store.plan()
     results = readable_results(store, named)
     phases_of_cell, notices = repeatable_phases(store, named, results, again=again, all_trained=bool(cells))
@@ -182,7 +187,9 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
-    return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large))
+    need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)
+    notices += [need.warning()] if need is not None and need.is_short else []
+    return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large), disk=need)
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:

@@ -18,15 +18,17 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
 from lorabench.runner.packs import KEPT, TrainedPacks
+from lorabench.runner.patience import BEAT_SECONDS
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -53,6 +55,8 @@ class Engine(NamedTuple):
     predict_memory: Callable[..., MemoryPrediction | None]
     """of a cell; a folder of calibrations may follow it"""
     packs: TrainedPacks
+    disk_bytes: Callable[[tuple[Cell, ...]], dict[str, dict[str, int]]]
+    """what of the disk cells will take, by id"""
 
 
 def _engine(package: str, predictor: str) -> Engine:
@@ -65,6 +69,7 @@ def _engine(package: str, predictor: str) -> Engine:
         cell.repeat_cell,
         prediction.predict_memory,
         TrainedPacks(package),
+        getattr(prediction, "disk_bytes", lambda cells: {}),
     )
 
 
@@ -76,6 +81,7 @@ def main(arguments: list[str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed before a crash must be in the log
     commands = _commands(int(arguments[0]))  # before the slow import, so that a dead runner is noticed in it, too
     send = _sender(int(arguments[1]))
+    threading.Thread(target=_beat, args=(send,), daemon=True, name="heartbeat").start()
     with startup.uncollected():
         engine = _engine(arguments[2], arguments[3])
         if (
@@ -83,6 +89,7 @@ def main(arguments: list[str]) -> None:
         ):  # what an engine that uses it imports late: ~3 s that would count as the first cell's load_seconds
             for name in LATE:
                 importlib.import_module(name)
+    send({"ready": True})
     while True:
         command = commands.get()
         if command["do"] == "check":
@@ -112,9 +119,11 @@ def _check(engine: Engine, command: Command) -> Reply:
     try:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = engine.check_cells(cells)
+        sizes: dict[str, dict[str, int]] = {}
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
             problems = (*problems, *engine.misfits(cells, *_calibrations(command)))
-        return {"problems": [dataclasses.asdict(p) for p in problems]}
+            sizes = engine.disk_bytes(cells)
+        return {"problems": [dataclasses.asdict(p) for p in problems], "disk": sizes}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
     except Exception:
@@ -201,6 +210,14 @@ def _commands(descriptor: int) -> queue.Queue[Command]:
 
     threading.Thread(target=read, daemon=True, name="commands").start()
     return arrived
+
+
+def _beat(send: Callable[[Reply], None]) -> None:
+    """Signs of life, as long as the runner listens."""
+    with suppress(OSError):
+        while True:
+            send({"beat": True})
+            time.sleep(BEAT_SECONDS)
 
 
 def _sender(descriptor: int) -> Callable[[Reply], None]:

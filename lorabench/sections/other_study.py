@@ -69,10 +69,11 @@ def _row(view: View, other: View, pair: MatchedCondition) -> tuple[str, ...]:
     ]
     difference = formatting.DASH if c is None else "equal" if text.is_equal(c) else f"{signed(c)} ({interval(c)})"
     verdict = formatting.DASH if c is None else "equal" if text.is_equal(c) else c.verdict
+    one_machine = {*view.analysis.machines.values()} == {*other.analysis.machines.values()}
     ratios = [
         _ratio(view.analysis.summary(pair.here).mean(name), other.analysis.summary(pair.there).mean(name))
-        for name in ("train_peak_bytes", "tokens_per_second")
-    ]
+        for name in ("train_peak_bytes", *(["tokens_per_second"] if one_machine else []))
+    ] + ([] if one_machine else [formatting.DASH])
     return (view.analysis.label(pair.here), *values, difference, verdict, *ratios)
 
 

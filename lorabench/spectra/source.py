@@ -195,7 +195,7 @@ def _inside(path: Path) -> str:
 
 
 def _of_cell(folder: Path, base: Weights | None, alpha: float | None) -> Learned:
-    result = read_result(folder / "result.json")
+    result = read_result(folder / "result.json", contents=True, weights=True)
     cell, title = result.cell, f"cell {result.cell.id}"
     if cell.training.steps == 0:
         raise ModelError(f"{title} is the untouched base: nothing was learned in it")

@@ -18,13 +18,12 @@ from lorabench.config.load import read_study
 from lorabench.config.source import Source, override
 from lorabench.config.study import Cell, Study
 from lorabench.errors import DataError, LorabenchError
+from lorabench.workflows.probe_defaults import BATCHES, MEAN_RANK, STEPS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCHES, STEPS = 16, 20  # passes of the gradient, and steps of the short training
 HIGH_RANK = 64  # of the short training: above what it is to find
-MEAN_RANK = 8  # of a budget that is spread: PEFT's default r
 TEXT_SUFFIXES = (".txt", ".md")
 
 

@@ -69,21 +69,11 @@ def recommend(
 ) -> Recommendation:
     """A ranked list of settings that fit a card, with what speaks for each, and what is ruled out.
 
-    Arguments:
-        model: a preset (llama-3.1-8b), a shipped model, a directory or a hub id.
-        gpu: a known card, a size such as 24GB, or cpu for this machine.
-        sequence_length: tokens of a training sequence at most; absent: a study's default, which a note says.
-        batch_size: sequences of an optimizer step, over all micro-batches.
-        examples, tokens: training examples and training tokens of one epoch.
-        studies: results directories to learn from, whatever their model.
+    Arguments are those of api.recommendation.recommend, but for these:
+        batch_size: its global_batch_size.
         nearby_studies: where `studies` is empty, directories that speak only where their model is near in size.
         timings: results directories, or folders that hold some, whose cells tell how fast this machine is.
-        priority: accuracy, memory or speed.
-        tolerated_loss: in the unit of each study's metric, in points for published scores; absent: each study's own
-            margin, and the highest rank that helps.
-        task: the kind of task, as studies name it; absent: any.
-        target_parameters: experts, or names of parameters that adapters are put on beside the modules.
-        trainer: the program that will train; absent: lorabench's own loop.
+        trainer: the program that will train, with its variant; absent: lorabench's own loop.
 
     Nothing else is read. Raises LorabenchError for what cannot be meant.
     """
@@ -112,8 +102,8 @@ def recommend(
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
     here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, _task(task), tolerated_loss)
-    groups, own = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
-    chosen = nearest(groups, bool(folders))
+    stored = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
+    groups, chosen = stored.groups, nearest(stored.groups, bool(folders))
     wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
     specs, notes = _possible(
         with_parameters(for_trainer(wanted, base.trainer, is_large(parameters), card.bf16), target_parameters),
@@ -123,11 +113,12 @@ def recommend(
     )
     specs = _for_this_model(specs, base, card)
     hidden_size = _hidden_size(base)
-    asked = asked_of(task, parameters, hidden_size, here.architecture, train_tokens, batch_size, tolerated_loss)
-    if own:
+    in_points = None if chosen is not None and chosen.in_nats else tolerated_loss
+    asked = asked_of(task, parameters, hidden_size, here.architecture, train_tokens, batch_size, in_points)
+    if stored.gaps or stored.apart:
         from lorabench.advice.own_gaps import with_studies  # analysis is loaded by then
 
-        asked = with_studies(asked, own)
+        asked = with_studies(asked, stored.gaps, stored.apart)
     with traced_memory(card, workload, base, timings) as memory:
 
         def fits(spec: CandidateSpec) -> bool:
@@ -145,7 +136,7 @@ def recommend(
             *notes_on_the_data(workload, assumed_length=assumed_length),
             *notes_on_the_best(chosen, priority, ranking),
             *ranking.notes,
-            *notes_on_the_studies(chosen, groups, folders, tolerated_loss),
+            *notes_on_the_studies(chosen, groups, folders, tolerated_loss, asked.kind is not None),
             *limits(asked),
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
@@ -192,7 +183,7 @@ def _check_request(
     if tolerated_loss is not None and not 0 < tolerated_loss < math.inf:
         raise LorabenchError(
             f"a tolerated loss of {tolerated_loss:g} is not a number above 0; "
-            "give it in the unit of the study's metric, such as 0.02"
+            "give it as the answer shows its quality: 1 for a point of a score, 0.02 for nats of a loss"
         )
 
 

@@ -29,6 +29,18 @@ def test_a_batch_on_the_line_takes_what_it_takes_when_it_is_traced(batch):
     assert len(room.traced) <= 2
 
 
+def test_a_rank_between_two_that_are_known_takes_what_it_takes_when_it_is_traced():
+    room = CardPlanner(find_gpu("rtx4090"))
+    of = {r: replace(setting(), method=setting().method.model_copy(update={"rank": r})) for r in (2, 32, 4, 16)}
+    told = {r: room.need(s).step for r, s in of.items()}  # the ends first
+    assert told == {r: predict_step(s) for r, s in of.items()}
+    by_itself = replace(of[16], training=of[16].training.model_copy(update={"optimizer": "adamw-8bit"}))
+    with_ends = [replace(of[r], training=by_itself.training) for r in (2, 32)]
+    traced = CardPlanner(find_gpu("rtx4090"))
+    for s in (*with_ends, by_itself):  # whose smallest tensors keep whole states
+        assert traced.need(s).step == predict_step(s)
+
+
 def test_what_is_traced_side_by_side_is_what_is_traced_in_a_row():
     ahead, alone = CardPlanner(find_gpu("rtx4090")), CardPlanner(find_gpu("rtx4090"))
     wanted = [setting(), setting(batch_size=2), setting(gradient_checkpointing=True)]

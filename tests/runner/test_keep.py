@@ -121,7 +121,8 @@ def test_spectra_of_values_alone_are_fewer_than_full_ones(tmp_path):
 def test_before_a_run_each_stored_result_is_read_once(tmp_path, monkeypatch):
     store, cells, _ = stored(tmp_path, [(1.0, 2.0), (1.0, 1.5)], full="all")
     read = []
-    monkeypatch.setattr(Store, "get", lambda self, i, *cell, get=Store.get: read.append(i) or get(self, i, *cell))
+    get = Store.get
+    monkeypatch.setattr(Store, "get", lambda self, i, *cell, **how: read.append(i) or get(self, i, *cell, **how))
     plan = make_plan(store.study(), tmp_path)
     refuse_mixture(plan, "local")
     notes(plan)

@@ -12,6 +12,7 @@ from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.fingerprint import canonical_json
 from lorabench.config.paths import model_label
 from lorabench.config.validity import leaves_experts
+from lorabench.record.metrics import metric
 from lorabench.record.result import Environment, Resolved
 
 _BROKEN = ("diverged", "out_of_memory", "failed", "skipped")
@@ -97,10 +98,9 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
         for i in g.ids
         if i in e.results and (env := e.results[i].environment) is not None
     }
-    if not all(
-        "instructions" in f for f in by_cell.values()
-    ):  # results of before it was recorded may be of the same processor
-        by_cell = {i: {name: v for name, v in f.items() if name != "instructions"} for i, f in by_cell.items()}
+    for late in ("instructions", "processor"):  # results of before it was recorded may be of the same processor
+        if not all(late in f for f in by_cell.values()):
+            by_cell = {i: {name: v for name, v in f.items() if name != late} for i, f in by_cell.items()}
     environments = Counter(tuple(f.items()) for f in by_cell.values())
     if len(environments) < 2:
         return None
@@ -111,11 +111,29 @@ def mixed_environments(e: StudyAnalysis) -> Finding | None:
     }
     odd = tuple(i for i, f in by_cell.items() if f != most_common)
     differing = {name: counts for name, counts in values.items() if len(counts) > 1}
-    sentence = text.mixed_environments(len(environments), differing, len(odd), imported=e.study.imported is not None)
+    joined = len(e.merged.sources) if e.merged is not None else 0
+    sentence = text.mixed_environments(
+        len(environments), differing, len(odd), e.timed_on, joined, imported=e.study.imported is not None
+    )
     groups = [g for g in e.groups if not set(g.ids).isdisjoint(odd)]
     return Finding(
         "mixed_environments", "caution", "Cells ran in different environments", sentence, e.labels(groups), odd
     )
+
+
+def merged_differ(e: StudyAnalysis) -> Finding | None:
+    """Cells that finished in two of the directories that were joined, and measured something else there."""
+    differing = [t for t in (e.merged.twice if e.merged is not None else ()) if t.difference > 0]
+    if not differing:
+        return None
+    assert e.merged is not None
+    most = max(t.difference for t in differing)
+    cells = tuple(dict.fromkeys(t.cell for t in differing))
+    margins = e.study.comparison
+    margin = margins.accuracy_margin if metric(differing[0].metric).unit == "share" else margins.loss_margin
+    sentence = text.merged_differ(len(cells), len(e.merged.twice), differing[0].metric, most, margin)
+    groups = [g for g in e.groups if not set(g.ids).isdisjoint(cells)]
+    return Finding("merged_differ", "caution", "A cell's two runs differ", sentence, e.labels(groups), cells)
 
 
 def stored_quantised(e: StudyAnalysis) -> Finding | None:
@@ -193,6 +211,7 @@ def facts(env: Environment) -> dict[str, str]:
         "device": env.device,
         "driver": env.driver,
         "threads": env.cores,
+        "processor": env.processor if env.driver is None else None,
         "instructions": env.instructions,
         **dict(sorted(env.packages.items())),
     }

@@ -78,18 +78,39 @@ def rates_broke(outcomes: Counter[str], total: int, learning_rates: Collection[f
 
 
 def mixed_environments(
-    environments: int, differing: Mapping[str, Counter[str]], odd: int, *, imported: bool = False
+    environments: int,
+    differing: Mapping[str, Counter[str]],
+    odd: int,
+    timed_on: str | None = None,
+    joined: int = 0,
+    *,
+    imported: bool = False,
 ) -> str:
     """`differing`: by name of a fact its values with the cells that have each; `odd`: cells that are not in the most
-    common environment; `imported`: nothing can be run again here."""
+    common environment; `timed_on`: the machine that times are shown of, where there are several; `joined`: directories
+    that were merged; `imported`: nothing can be run again here."""
     parts = [
         f"{name} ({', '.join(f'{value}: {n}' for value, n in values.most_common())})"
         for name, values in differing.items()
     ]
     remedy = "Compare" if imported else f"Run the {odd} that differ from the most common one again, or compare"
+    shown = f"; times are shown of {timed_on} alone" if timed_on is not None else ""
+    merged = f" in {joined} directories that were merged" if joined else ""
     return (
-        f"Cells ran in {environments} environments, which differ in {listed(parts)}; the numbers count cells. Times and"
-        f" memory are not comparable between them. {remedy} quality alone."
+        f"Cells ran in {environments} environments{merged}, which differ in {listed(parts)}; the numbers count cells."
+        f" Times and memory are not comparable between them{shown}. {remedy} quality alone."
+    )
+
+
+def merged_differ(number: int, twice: int, metric: str, most: float, margin: float) -> str:
+    """`number` of the `twice` cells that finished in two directories differ in the study's metric, by `most` at most;
+    `margin`: what counts as a difference."""
+    held = "more" if most > margin else "less"
+    return (
+        f"{cells_of(number, twice)} that finished in two of the merged directories {'has' if number == 1 else 'have'}"
+        f" another {metric} there, by up to {most:.2g}, {held} than the study's margin of {margin:g}: what a machine"
+        " and its libraries change in a cell of the same seed. The record of the directory named first is shown;"
+        " merged.json keeps both values."
     )
 
 

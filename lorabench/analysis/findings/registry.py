@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[StudyAnalysis], Finding | None], ...] = (
     hyperparameters.scaling_moves,
     values.few_items,
     cells.mixed_environments,
+    cells.merged_differ,
     cells.mixed_precision,
     training.still_falling,
     data.rows_dropped,

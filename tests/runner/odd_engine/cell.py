@@ -25,6 +25,8 @@ def run_cell(cell, folder, report):
         report(Event(cell.id, "train", step, steps, 2.0 / step, 1000.0))
         if step == 7:
             _misbehave(seed)
+    if 111 <= seed < 120:
+        (folder / "large").write_bytes(bytes(300_000))
     (folder / "curve.csv").write_text("step,loss\n1,2.0\n")
     reading = Reading(metric="eval_loss", value=1.0 + seed / 1000)
     return CellResult(cell=cell, outcome="finished", readings=(reading,), started_at="2026-01-01")
@@ -51,3 +53,12 @@ def _misbehave(seed):
         sys.exit(5)
     if seed == 105:
         raise RuntimeError("the library\nis at fault")
+    if seed == 108:
+        while True:
+            time.sleep(1)
+    if seed == 109:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if seed == 110:
+        taken = []
+        while True:
+            taken.append(b"x" * 2**20)

@@ -1,0 +1,5 @@
+"""Finds no fault."""
+
+
+def check_cells(cells):
+    return ()

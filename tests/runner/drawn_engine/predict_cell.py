@@ -1,0 +1,5 @@
+"""Predicts nothing."""
+
+
+def predict_memory(cell):
+    return None
