@@ -10,7 +10,7 @@ inside its time. Without a GPU the same checks run on the CPU at toy size: a reh
                  `benchmarks/memory.py device --measured memory.json`
     calibrate    the rows of `lorabench calibrate` with their predictions, and the CUDA context
     methods      every method with every quantization trains, and its adapter loads again
-    packed       several adapters on one frozen base against one after another (benchmarks/packed.py)
+    pack         several adapters on one frozen base against one after another (benchmarks/pack.py)
     ranks        a rank study of SmolLM2-135M (studies/smollm2.yaml), where --smollm2 and --data name its folders
     throughput   tokens per second and memory peaks of a random 160M Llama: full, lora, and lora on int8, fp4, nf4
     pretrain     the shipped models on more tokens, where the books are given with --books DIR
@@ -85,8 +85,8 @@ def trainers(options: argparse.Namespace) -> Any:
     return _measured("trainers", options, 230)
 
 
-def packed(options: argparse.Namespace) -> Any:
-    return _measured("packed", options, 60)
+def pack(options: argparse.Namespace) -> Any:
+    return _measured("pack", options, 60)
 
 
 def _measured(name: str, options: argparse.Namespace, limit: int) -> Any:
@@ -215,7 +215,7 @@ CHECKS: tuple[Callable[[argparse.Namespace], Any], ...] = (
     memory,
     calibrate,
     methods,
-    packed,
+    pack,
     ranks,
     throughput,
     pretrain,

@@ -24,7 +24,7 @@ task: python-docs
 method: {name: lora, rank: 4, alpha: 16}
 training: {steps: 8, batch_size: 2, sequence_length: 48, learning_rate: 3e-3, schedule: constant, warmup: 0}
 grid: {method.rank: [2, 8]}
-include: [{method: {name: dora, rank: 4}}, {method.dropout: 0.1}, {training.learning_rate: 1e30}]
+include: [{method: {name: dora, rank: 4}}, {method: full}, {method.dropout: 0.1}, {training.learning_rate: 1e30}]
 seeds: [0, 1]
 reference: {method.rank: 2}
 evaluation: {lm_eval: [], max_sequences: 8}
@@ -46,9 +46,9 @@ def cells(results):
 @pytest.mark.slow
 def test_cells_and_outcomes_are_the_same(runs):
     alone, packed = map(cells, runs)
-    assert alone.keys() == packed.keys() and len(alone) == 10
+    assert alone.keys() == packed.keys() and len(alone) == 12
     assert {i: r.outcome for i, r in alone.items()} == {i: r.outcome for i, r in packed.items()}
-    assert sorted(r.outcome for r in packed.values()) == ["diverged"] * 2 + ["finished"] * 8
+    assert sorted(r.outcome for r in packed.values()) == ["diverged"] * 2 + ["finished"] * 10
     for i, r in packed.items():
         assert (r.error is None) == (alone[i].error is None)
         assert r.error is None or r.error.message == alone[i].error.message
@@ -61,7 +61,7 @@ def test_readings_are_the_same_to_rounding_and_say_what_was_packed(runs):
         own = {m.metric: m.value for m in r.readings if not re.search(CLOCKS, m.metric)}
         theirs = {m.metric: m.value for m in alone[i].readings if not re.search(CLOCKS, m.metric)}
         assert own == pytest.approx(theirs, rel=1e-3)
-        assert r.value("pack_cells") == (8 if r.cell.method.name == "lora" and r.outcome == "finished" else None)
+        assert (r.value("pack_cells") is None) == (r.cell.method.name == "full" or r.outcome == "diverged")
         assert r.outcome == "diverged" or r.value("tokens_per_second") > 0
         assert alone[i].value("pack_seconds") is None
 
@@ -98,7 +98,9 @@ def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
             ("seeds=[5]",),
             ("method.name=rslora",),
             ("method.name=dora",),
+            ("method.name=pissa",),
             ("training.batch_size=2",),
+            ("training.loss=chunked",),
             ("training.sequence_length=32",),
             ("quantization=nf4",),
             ("training.optimizer=adamw-8bit",),
@@ -106,12 +108,13 @@ def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
         )
     )
     queue = deque(others)
-    assert [others.index(c) for c in mates(first, queue, AUTO, 1)] == [0, 1, 2, 3]
+    assert [others.index(c) for c in mates(first, queue, AUTO, 1)] == [0, 1, 2, 3, 4, 5]
     assert len(queue) == 6
     assert len(mates(first, deque(others), 3, 1)) == 2
-    assert len(mates(first, deque(others), AUTO, 2)) == 2  # five cells for two workers: three and two
+    assert len(mates(first, deque(others), AUTO, 2)) == 3  # seven cells for two workers: four and three
     assert mates(first, deque(others), 1, 1) == []
-    assert pack_key(others[4]) is None and pack_key(others[8]) is None
+    assert pack_key(others[10]) is None
+    assert pack_key(cells_of("method.name=pissa", "model.dtype=bfloat16")[0]) is None, "PEFT rounds its base"
 
 
 def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
@@ -125,8 +128,13 @@ def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
 def test_on_a_cpu_no_pack_is_larger_than_what_gains():
     from lorabench.engine.pack import useful_cells
 
-    sizes = [useful_cells(cells_of(f"training.batch_size={n}", "training.sequence_length=128")[0]) for n in (1, 4, 16)]
-    assert sizes == [8, 2, 1]
+    def sizes(*settings):
+        shared = ("training.sequence_length=128", "training.steps=100", *settings)
+        return [useful_cells(cells_of(f"training.batch_size={n}", *shared)[0]) for n in (1, 2, 4, 16)]
+
+    assert sizes() == [8, 4, 1, 1]
+    assert sizes("quantization=nf4") == [32, 16, 8, 1]
+    assert sizes("training.steps=20") == [1, 1, 1, 1], "six steps that each takes alone are more than a pack saves"
 
 
 @pytest.mark.parametrize("word", ["none", "0", "2.5"])

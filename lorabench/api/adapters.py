@@ -22,10 +22,10 @@ def train_adapters(
 ) -> list[TrainedAdapter]:
     """Trains adapters on one frozen base, all at once where they may: each learns what it would learn alone.
 
-    Settings of lora and rslora that agree in steps, batch size, accumulation, sequence length, checkpointing,
-    precision and optimizer (adamw or sgd) share every pass over the base; they may differ in rank, alpha, dropout,
-    target modules, learning rate, schedule, decay, clipping and seed. The others are trained one by one. An adapter
-    whose loss or gradient is not finite stops alone.
+    Settings that agree in steps, batch size, accumulation, sequence length, checkpointing, precision, loss and
+    optimizer (adamw or sgd) share every pass over the base; they may differ in method, rank, alpha, dropout, target
+    modules, learning rate, schedule, decay, clipping and seed. The others are trained one by one, and so is pissa over
+    a base in 16 bits. An adapter whose loss or gradient is not finite stops alone.
 
     Args:
         model: what transformers.AutoModelForCausalLM.from_pretrained returned, quantized or not; it is as it was

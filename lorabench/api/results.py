@@ -39,7 +39,7 @@ def run(
     retry: Iterable[Outcome] = RETRIED,
     skip_infeasible: bool = False,
     calibrations: str | Path | None = None,
-    pack: int = 1,
+    pack: int | None = None,
     cluster: ClusterOptions | None = None,
     progress: Progress | None = None,
 ) -> StudyResults:
@@ -54,7 +54,8 @@ def run(
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.
         calibrations: folder of what `lorabench calibrate` stored (~/.cache/lorabench/calibrations), which corrects the
             memory that is predicted; none is read where absent.
-        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none.
+        pack: cells that train at once at most, where they differ in adapter, rate or seed alone; 1 packs none; absent:
+            as many as gain by it.
         cluster: which cluster, and how much of it a cell gets (lorabench.runner.cluster.ClusterOptions), of the
             executors ray and slurm.
         progress: shows what goes on (lorabench.runner.display.open_progress(), as the command does); nothing where

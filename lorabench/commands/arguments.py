@@ -45,12 +45,10 @@ def whole_number(text: str) -> int:
     return number
 
 
-def pack_size(text: str) -> int:
-    """ "auto" is packs.AUTO, "off" is 1; ArgumentTypeError for other words."""
-    from lorabench.runner.packs import AUTO
-
+def pack_size(text: str) -> int | None:
+    """ "auto" is None, "off" is 1; ArgumentTypeError for other words."""
     if text in ("auto", "off"):
-        return AUTO if text == "auto" else 1
+        return None if text == "auto" else 1
     try:
         return whole_number(text)
     except argparse.ArgumentTypeError:

@@ -59,9 +59,9 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         "--pack",
         metavar="auto|off|N",
         type=pack_size,
-        default=1,
+        default=None,
         help="train at most N cells at once on one base, where they differ in adapter, rate or seed alone, as many of "
-        "them as fit and gain; auto: at most 8 (default: off)",
+        "them as fit; auto: at most 8, as many as gain by it (default: auto)",
     )
     c.add_argument(
         "--skip-infeasible",

@@ -34,6 +34,8 @@ class Event:
     """
     note: str | None = None
     """what is no warning: resumed at step 400 of 4,000"""
+    pack: tuple[str, ...] = ()
+    """cells that train at once, this one first, told when they begin"""
 
 
 @dataclass(frozen=True)

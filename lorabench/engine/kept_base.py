@@ -13,6 +13,7 @@ weights were written to in place, by whatever, is not handed out again.
 from __future__ import annotations
 
 import copy
+import traceback
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +67,13 @@ def base_for(cell: Cell, where: torch.device) -> tuple[CausalModel, bool]:
         model = load_base(cell, where)
         if not _shares(cell, where):
             return model, False
-        kept = _KEPT[key] = _Kept(model, _versions(model))
-        return _over(kept.model), False
+        try:
+            own = _over(model)
+        except Exception:  # code from a hub that cannot be copied: each cell loads its own
+            traceback.print_exc()
+            return model, False
+        _KEPT[key] = _Kept(model, _versions(model))
+        return own, False
     return _over(kept.model), True
 
 
@@ -103,14 +109,7 @@ def _over(model: CausalModel) -> CausalModel:
     for buffer in model.buffers():
         shared[id(buffer)] = buffer.detach()
     for module in model.modules():  # int8 layers keep codes and constants beside the weight
-        for tensor in vars(getattr(module, "state", None) or _NOTHING).values():
+        for tensor in getattr(getattr(module, "state", None), "__dict__", {}).values():
             if isinstance(tensor, torch.Tensor):
                 shared[id(tensor)] = tensor
     return copy.deepcopy(model, shared)
-
-
-class _Nothing:
-    """Has no attributes."""
-
-
-_NOTHING = _Nothing()

@@ -8,6 +8,7 @@ took is pack_seconds, of all its cells.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,29 +16,34 @@ from pathlib import Path
 
 import torch
 
-from lorabench import plugins
 from lorabench.config.study import Cell
-from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.batches import collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
 from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
-from lorabench.engine.library_messages import quiet
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device
+from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
-from lorabench.engine.packed_layers import AdapterStart, put
+from lorabench.engine.packed_adapters import AdapterStart, attached
 from lorabench.engine.train import Diverged, make_optimizer, take_step, train
 
-CPU_TOKENS = 1024
-"""of a pass on a CPU at most: there a product's time grows with its rows, so that only what is paid once for all of
-them is saved (operators' starts, a layer's dequantization); benchmarks/packed.py, 8 adapters on tiny-4m: 1.3 over a
-float32 base with 8 x 128 tokens, 1.0 with 8 x 512"""
-PROBE_STEPS = 6  # alone: one to warm up and five to be timed; a tenth of what the shortest studies take
+CPU_TOKENS = {"none": (256, 1024), "int8": (512, 4096), "fp4": (512, 4096), "nf4": (512, 4096)}
+"""by storage, of a cell's pass and of a pack's on a CPU at most. There a product's time grows with its rows, so that
+only what is paid once for all of them is saved: operators' starts, and a layer's dequantization. benchmarks/pack.py,
+8 adapters on tiny-4m, packed against one after the other: over float32 1.3 with 128 tokens each, 1.0 with 512; over
+nf4 2.2, 1.5, and 0.86 with 2,048"""
+PROBE_STEPS = 6  # alone: one to warm up and five to be timed
+LEAST_RATIO = 1.3  # of what is packed by itself: the least of the above
+LEAST_STEPS = math.ceil(PROBE_STEPS / (1 - 1 / LEAST_RATIO))  # with fewer a pack saves less than the probes take
 
 
-def train_pack(cells: Sequence[Cell], report: Report = lambda event: None) -> dict[str, PackedTraining]:
+def train_pack(
+    cells: Sequence[Cell], report: Report = lambda event: None, kept: Path | None = None
+) -> dict[str, PackedTraining]:
     """Trains the cells at once; by id what became of each. Empty, with a note, where the model cannot be packed.
+
+    kept: the folder of packs that were killed, which this one goes on from and is written to.
 
     Any fault is the caller's, who then runs the cells one by one: a pack only ever saves time.
     """
@@ -64,15 +70,32 @@ def train_pack(cells: Sequence[Cell], report: Report = lambda event: None) -> di
         autocast=context.autocast,
         on_step=pace.tell,
         loss_of=loaded.loss,
+        checkpoint=None if kept is None else _checkpoint(cells, kept),
     )
     return {cell.id: training.on_host() for cell, training in zip(cells, done, strict=True)}
 
 
+def _checkpoint(cells: Sequence[Cell], kept: Path) -> PackCheckpoint:
+    return PackCheckpoint(kept, [cell.id for cell in cells], cells[0].training.checkpoint_every, device())
+
+
+def learned_before(cell: Cell, kept: Path) -> dict[str, PackedTraining]:
+    """By id what the cells of a pack learned in a run that was killed before all had their results; empty where this
+    one's was not."""
+    return trained_before(kept, cell.id, device())
+
+
 def useful_cells(cell: Cell) -> int:
-    """How many cells like this one gain by training at once on this machine."""
+    """How many cells like this one gain by training at once on this machine; 1 where none do. By their settings alone,
+    so that a study runs the same way each time."""
+    training = cell.training
+    if training.epochs is None and training.steps < LEAST_STEPS:
+        return 1
     if device().type == "cuda":
         return sys.maxsize
-    return max(1, CPU_TOKENS // (cell.training.batch_size * cell.training.sequence_length))
+    own, whole = CPU_TOKENS[cell.quantization.name]
+    tokens = training.batch_size * training.sequence_length
+    return whole // tokens if tokens <= own else 1
 
 
 class _Pace:
@@ -80,7 +103,8 @@ class _Pace:
 
     def __init__(self, cells: Sequence[Cell], steps: int, report: Report) -> None:
         self._cell, self._steps, self._report = cells[0].id, steps, report
-        report(Event(self._cell, "train", note=f"trains in a pack of {len(cells)} cells"))
+        ids = tuple(cell.id for cell in cells)
+        report(Event(self._cell, "train", note=f"trains in a pack of {len(cells)} cells", pack=ids))
 
     def tell(self, step: int, tokens: int, seconds: float) -> None:
         pace = tokens / seconds if seconds else None
@@ -88,17 +112,9 @@ class _Pace:
 
 
 def _start(cell: Cell, loaded: LoadedCell) -> AdapterStart:
-    """The adapter that the cell would begin with alone; the base is bare again afterwards."""
-    targets = resolve_targets(loaded.model, cell.method.target_modules or "all-linear")
-    torch.manual_seed(cell.seed)
-    with quiet():
-        method = plugins.load("methods", cell.method.name)
-        model = method.attach(loaded.model, cell.method, peft_targets(loaded.model, targets))
-        start = AdapterStart.of(model, cell.seed)
-        model.unload()
-    if hasattr(loaded.model, "peft_config"):
-        del loaded.model.peft_config
-    return start
+    """The adapter that the cell would begin with alone."""
+    with attached(loaded.model, cell.method, cell.seed) as model:
+        return AdapterStart.of(model, cell.seed)
 
 
 def packed_training(context: CellContext, loaded: LoadedCell, done: PackedTraining) -> PhaseRun[None]:
@@ -108,7 +124,7 @@ def packed_training(context: CellContext, loaded: LoadedCell, done: PackedTraini
         raise done.diverged
     tokens = done.progress.tokens
     speed, peaks = _alone(context, loaded)
-    put(loaded.model, done.factors)
+    done.learned.put(loaded.model)
     if speed is not None:
         yield from reading("train_seconds", tokens / speed)
         yield from reading("tokens_per_second", speed)

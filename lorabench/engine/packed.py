@@ -2,7 +2,7 @@
 
     loss_k = sum of -log p over the predicted tokens of adapter k / their number      from one forward pass of all
     one backward pass of their sum: no parameter belongs to two adapters, so each gets the gradient of its own loss
-    clipping by each adapter's own norm; one AdamW or SGD with a group an adapter, so that rates and decay are its own
+    clipping by each adapter's own norm; one AdamW or SGD with groups of its own, and so with rates and decay
 
 The rows of a pass are those of all adapters, each in the order of its own seed. An adapter whose loss or gradient is
 not finite stops with the weights it had; its rows stay in the passes, so that its neighbours' numbers are the same to
@@ -23,22 +23,23 @@ from dataclasses import dataclass, field
 import torch
 
 from lorabench.config.settings import TrainingSpec
-from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate
+from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate, skip_batches
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
-from lorabench.engine.packed_layers import AdapterStart, Bucket, Streams, arranged, packed
+from lorabench.engine.pack_checkpoint import PackCheckpoint
+from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, arranged
+from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
-from lorabench.engine.weight_deltas import Factors
 
 
 @dataclass
 class PackedTraining:
     """What became of one adapter of a pack."""
 
-    factors: Factors
-    """A and B after the last step that it took, by module"""
+    learned: Learned
+    """its parameters after the last step that it took"""
     progress: TrainingProgress
     """seconds are those of the whole pack"""
     diverged: Diverged | None
@@ -46,25 +47,28 @@ class PackedTraining:
     """adapters of the pack"""
 
     def on_host(self) -> PackedTraining:
-        """The same with its factors off the device."""
-        factors = {name: (a.cpu(), b.cpu()) for name, (a, b) in self.factors.items()}
-        return PackedTraining(factors, self.progress, self.diverged, self.cells)
+        """The same with its parameters off the device."""
+        return PackedTraining(self.learned.on_host(), self.progress, self.diverged, self.cells)
 
 
 @dataclass
-class _Member:
+class Member:
     """An adapter while it trains."""
 
     start: AdapterStart
     spec: TrainingSpec
     order: Iterator[list[Example]]
-    row: torch.nn.Parameter
-    """all its parameters"""
     bucket: Bucket
     place: int
     """in the bucket"""
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     diverged: Diverged | None = None
+
+    def __post_init__(self) -> None:
+        own, grads, matrices = self.bucket.values[self.place], self.bucket.grads[self.place], self.bucket.matrices
+        self.parameters = [torch.nn.Parameter(own[:matrices]), torch.nn.Parameter(own[matrices:])]
+        """its matrices, which decay, and its magnitudes, which do not and of which there may be none"""
+        self.grads = [grads[:matrices], grads[matrices:]]
 
     def training(self, cells: int) -> PackedTraining:
         return PackedTraining(self.bucket.learned(self.place), self.progress, self.diverged, cells)
@@ -103,23 +107,24 @@ def train_packed(
     autocast: torch.dtype | None,
     on_step: Callable[[int, int, float], None] = lambda step, tokens, seconds: None,
     loss_of: Loss = token_loss,
+    checkpoint: PackCheckpoint | None = None,
 ) -> list[PackedTraining]:
     """Trains adapters on a bare frozen model, which is as it was afterwards; in their order what became of each.
 
     specs: of each adapter; they agree in config.packs.SHARED.
     seeds: of the order of each adapter's rows.
     on_step: gets each step, the tokens of all adapters so far and the seconds.
+    checkpoint: what a killed pack goes on from, and what is left of this one.
     """
     spec = specs[0]
     groups = arranged(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     order = [index for members, _ in groups for index in members]
     buckets = list(_filled(groups, adapters))
     members = [
-        _Member(
+        Member(
             adapters[i],
             specs[i],
             batches(examples, specs[i].batch_size, seeds[i]),
-            torch.nn.Parameter(b.values[p]),
             b,
             p,
         )
@@ -131,19 +136,27 @@ def train_packed(
         model.train()
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        clock = Clock(where)
-        for step in range(1, spec.steps + 1):
+        begun = checkpoint.resume(members, optimizer, streams) if checkpoint is not None else 0
+        for member in members:
+            skip_batches(member.order, begun * spec.gradient_accumulation)
+        before, clock = max(m.progress.seconds for m in members), Clock(where)
+        for step in range(begun + 1, spec.steps + 1):
             micro = [_pass(members, layout, where) for _ in range(spec.gradient_accumulation)]
             losses, norms = _step(model, members, buckets, micro, streams, optimizer, step, autocast, loss_of)
-            _record(members, micro, losses, norms, step, clock.seconds())
+            _record(members, micro, losses, norms, step, before + clock.seconds())
             if all(m.diverged for m in members):
                 break
-            on_step(step, sum(m.progress.tokens for m in members), clock.seconds())
+            on_step(step, sum(m.progress.tokens for m in members), before + clock.seconds())
+            if checkpoint is not None:
+                checkpoint.after(step, members, optimizer, streams)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_disable()
         model.eval()
     trained = {index: member.training(len(members)) for index, member in zip(order, members, strict=True)}
-    return [trained[index] for index in range(len(adapters))]
+    results = [trained[index] for index in range(len(adapters))]
+    if checkpoint is not None:
+        checkpoint.done(results)
+    return results
 
 
 def _filled(groups: Sequence[tuple[list[int], int]], adapters: Sequence[AdapterStart]) -> Iterator[Bucket]:
@@ -166,7 +179,7 @@ class _Pass:
     """(adapters,)"""
 
 
-def _pass(members: Sequence[_Member], layout: Layout, where: torch.device) -> _Pass:
+def _pass(members: Sequence[Member], layout: Layout, where: torch.device) -> _Pass:
     drawn = [next(m.order) for m in members]
     batch = collate([e for examples in drawn for e in examples], layout, torch.device("cpu"))
     predicted = (batch.labels[:, 1:] != IGNORED).view(len(members), -1).sum(1)
@@ -181,7 +194,7 @@ def _pass(members: Sequence[_Member], layout: Layout, where: torch.device) -> _P
 
 def _step(
     model: CausalModel,
-    members: Sequence[_Member],
+    members: Sequence[Member],
     buckets: Sequence[Bucket],
     micro: Sequence[_Pass],
     streams: Streams,
@@ -212,17 +225,19 @@ def _step(
     for bucket in buckets:
         bucket.grads.mul_(clip[bucket.first : bucket.last, None])
     losses_now, norms_now = torch.stack([total.double(), norms.double()]).tolist()  # one synchronisation for all
-    for member, loss, norm, group in zip(members, losses_now, norms_now, optimizer.param_groups, strict=True):
+    for member, loss, norm in zip(members, losses_now, norms_now, strict=True):
         if member.diverged is None and not (math.isfinite(loss) and math.isfinite(norm)):
             member.diverged = Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
-        member.row.grad = None if member.diverged else member.bucket.grads[member.place]
-        group["lr"] = learning_rate(member.spec, step)
+        for parameter, grad in zip(member.parameters, member.grads, strict=True):
+            parameter.grad = None if member.diverged else grad
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(members[group["member"]].spec, step)
     optimizer.step()
     return losses_now, norms_now
 
 
 def _record(
-    members: Sequence[_Member],
+    members: Sequence[Member],
     micro: Sequence[_Pass],
     losses: Sequence[float],
     norms: Sequence[float],
@@ -241,9 +256,12 @@ def _record(
             )
 
 
-def _optimizer(members: Sequence[_Member]) -> torch.optim.Optimizer:
+def _optimizer(members: Sequence[Member]) -> torch.optim.Optimizer:
     groups = [
-        {"params": [m.row], "lr": m.spec.fixed_learning_rate, "weight_decay": m.spec.weight_decay} for m in members
+        {"params": [parameter], "lr": m.spec.fixed_learning_rate, "weight_decay": decay, "member": place}
+        for place, m in enumerate(members)
+        for parameter, decay in zip(m.parameters, (m.spec.weight_decay, 0.0), strict=True)
+        if parameter.numel()
     ]
     if members[0].spec.optimizer == "sgd":
         return torch.optim.SGD(groups)

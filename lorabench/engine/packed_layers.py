@@ -1,19 +1,21 @@
 """A frozen linear layer with several adapters over it, each of which sees its own rows.
 
-    y_k = W x_k + s_k * B_k A_k dropout_k(x_k)        for the rows x_k of adapter k
+    y_k = W x_k + s_k * B_k A_k dropout_k(x_k)                                          lora, rslora
+    y_k = W x_k + (g_k - 1) * W x'_k + g_k * s_k * B_k A_k x'_k                         dora; x'_k = dropout_k(x_k),
+          g_k = m_k / ||W + s_k B_k A_k||, rows' norms, which have no derivative        without a bias in W x'_k
+    y_k = W x_k - s_k * B0_k A0_k x_k + s_k * B_k A_k dropout_k(x_k)                    pissa
 
 W x is one product over the rows of all adapters, so that a quantized weight is dequantized once. The adapters' products
-are batched by bucket: adapters of the same targets whose ranks are padded to one. Padding is exact, whatever trains it:
-the columns of A and rows of B beyond the rank are zero, the gradient of each is a product with the other, and so both
-stay zero. An adapter that does not target a layer costs nothing there.
+are batched by bucket (packed_adapters). An adapter that does not target a layer costs nothing there. The norms of dora
+come from products with W of A's rank, and from ||W||, which is known: PEFT forms W + s B A for each adapter.
 
 Exact are also: dropout, which each adapter draws from a stream of its own as it would alone, over the rows without the
 padding that its neighbours ask for; dtypes, which are PEFT's (adapters in float32 over a bfloat16 base, the product in
 float32 without autocast); and LLM.int8() on a GPU, whose outlier columns are those of all rows of a product, so that
 there each adapter has one of its own.
 
-Limits: LoRA and rsLoRA. The rows of an adapter lie beside each other along the first dimension; a layer that sees other
-rows than the tokens (experts) is refused.
+Limits: the rows of an adapter lie beside each other along the first dimension; a layer that sees other rows than the
+tokens (experts) is refused.
 """
 
 from __future__ import annotations
@@ -26,125 +28,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lorabench.engine.weight_deltas import Factors, adapted_layers
+from lorabench.engine.packed_adapters import Bucket
 from lorabench.errors import ModelError
-
-LAUNCH_SECONDS = 1e-5  # of one small operator with its derivative's bookkeeping (PyTorch's dispatch, CPU or GPU)
-OPERATORS = 6  # that a bucket adds to a layer: two products, and two more for the derivative of each
-FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 1e14}  # of small products: a core with AVX2; a tenth of an H100 in bfloat16
-
-
-@dataclass(frozen=True)
-class AdapterStart:
-    """An adapter before its first step: what PEFT made of a configuration."""
-
-    factors: Factors
-    """A (rank, in) and B (out, rank) by the full name of each adapted module"""
-    scaling: float
-    dropout: float
-    seed: int
-    """of what dropout draws"""
-
-    @classmethod
-    def of(cls, model: torch.nn.Module, seed: int) -> AdapterStart:
-        """The adapter of a PeftModel, copied, so that it can be taken off again."""
-        layers = dict(adapted_layers(model))
-        first: Any = next(iter(layers.values()))
-        factors = {
-            name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
-            for name, layer in layers.items()
-        }
-        dropout = getattr(first.lora_dropout["default"], "p", 0.0)  # Identity where there is none
-        return cls(factors, first.scaling["default"], dropout, seed)
-
-    @property
-    def rank(self) -> int:
-        """r, the same in all modules"""
-        return len(next(iter(self.factors.values()))[0])
-
-
-@torch.no_grad()
-def put(adapted: torch.nn.Module, factors: Factors) -> None:
-    """Trained factors into a PeftModel that was attached by the same configuration."""
-    for name, layer in adapted_layers(adapted):
-        a, b = factors[name]
-        layer.lora_A["default"].weight.copy_(a)
-        layer.lora_B["default"].weight.copy_(b)
-
-
-class Bucket:
-    """Adapters of the same targets, beside each other in a pack: their parameters as one buffer (n, parameters of an
-    adapter), each with its rank padded.
-
-    The factors that layers compute with are views of it, as their gradients are of a second one, so that clipping and
-    the optimizer see an adapter as one row.
-    """
-
-    def __init__(self, first: int, adapters: Sequence[AdapterStart], rank: int) -> None:
-        self.first, self.adapters, self.rank = first, tuple(adapters), rank
-        sides = {name: (a.shape[1], len(b)) for name, (a, b) in adapters[0].factors.items()}
-        like = next(iter(adapters[0].factors.values()))[0]
-        size = sum(rank * (inner + outer) for inner, outer in sides.values())
-        self.values = torch.zeros(len(adapters), size, dtype=like.dtype, device=like.device)
-        self.grads = torch.zeros_like(self.values)
-        self.scaling = torch.tensor([a.scaling for a in adapters], dtype=like.dtype, device=like.device)[:, None, None]
-        self.factors: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
-        """A as (n, in, rank) and B as (n, rank, out), by module"""
-        at = 0
-        for name, (inner, outer) in sides.items():
-            a, b = self._part(at, (inner, rank)), self._part(at + inner * rank, (rank, outer))
-            for row, adapter in enumerate(adapters):
-                own_a, own_b = adapter.factors[name]
-                a.data[row, :, : adapter.rank] = own_a.detach().T
-                b.data[row, : adapter.rank] = own_b.detach().T
-            self.factors[name] = a, b
-            at += rank * (inner + outer)
-
-    @property
-    def last(self) -> int:
-        """place after its last adapter"""
-        return self.first + len(self.adapters)
-
-    def _part(self, at: int, shape: tuple[int, int]) -> torch.nn.Parameter:
-        span = slice(at, at + shape[0] * shape[1])
-        part = torch.nn.Parameter(self.values[:, span].view(-1, *shape))
-        part.grad = self.grads[:, span].view(-1, *shape)  # backward adds to it in place
-        return part
-
-    def learned(self, row: int) -> Factors:
-        """Copies of an adapter's A (rank, in) and B (out, rank) as they are now, without padding."""
-        rank = self.adapters[row].rank
-        return {
-            name: (a.detach()[row, :, :rank].T.contiguous(), b.detach()[row, :rank].T.contiguous())
-            for name, (a, b) in self.factors.items()
-        }
-
-
-def arranged(adapters: Sequence[AdapterStart], tokens: int) -> list[tuple[list[int], int]]:
-    """Which adapters make a bucket and its rank, for so many tokens of an adapter in a pass: a smaller rank is padded
-    to the next larger one of the same targets where that takes less time than the operators of a bucket of its own.
-    """
-    by_targets: dict[frozenset[str], list[int]] = {}
-    for index, adapter in enumerate(adapters):
-        by_targets.setdefault(frozenset(adapter.factors), []).append(index)
-    groups = []
-    for members in by_targets.values():
-        factors = adapters[members[0]].factors
-        where = next(iter(factors.values()))[0].device.type
-        sides = sum(a.shape[1] + len(b) for a, b in factors.values())
-        seconds_per_rank = 6 * tokens * sides / FLOPS_PER_SECOND.get(where, FLOPS_PER_SECOND["cpu"])
-        launches = OPERATORS * LAUNCH_SECONDS * len(factors)
-        ranks: dict[int, list[int]] = {}
-        for member in members:
-            ranks.setdefault(adapters[member].rank, []).append(member)
-        padded, joined = max(ranks), list[int]()
-        for rank in sorted(ranks, reverse=True):
-            if joined and len(ranks[rank]) * (padded - rank) * seconds_per_rank > launches:
-                groups.append((joined, padded))
-                padded, joined = rank, []
-            joined += ranks[rank]
-        groups.append((joined, padded))
-    return groups
 
 
 @dataclass
@@ -224,6 +109,8 @@ class PackedLinear(torch.nn.Module):
         """adapters beside each other, and their bucket where they target the layer"""
         kind = type(layer).__name__
         self.quantized = kind in ("Linear8bitLt", "Linear4bit")
+        self.squares: torch.Tensor | None = None
+        """of the norms of the frozen weight's rows, once they are asked for"""
         self.alone = kind == "Linear8bitLt" and streams.where.type == "cuda" and layer.state.threshold > 0
 
     @property
@@ -250,21 +137,67 @@ class PackedLinear(torch.nn.Module):
         mixed = torch.is_autocast_enabled(x.device.type)
         if not mixed:
             x = x.to(a.dtype)
-        if self.training and any(adapter.dropout for adapter in bucket.adapters):
-            x = torch.stack(
-                [
-                    self.streams.dropped(place, self.name, rows, adapter.dropout) if adapter.dropout else rows
-                    for place, (adapter, rows) in enumerate(zip(bucket.adapters, x, strict=True), bucket.first)
-                ]
-            )
-        inner = torch.bmm(x, a)
+        if self.name in bucket.starts:
+            a0, b0 = bucket.starts[self.name]
+            left = torch.bmm(torch.bmm(x, a0) * bucket.scaling, b0)
+            result = (result - left).to(result.dtype)
+        dropped = self._dropped(bucket, x)
+        inner = torch.bmm(dropped, a)
         inner = inner * bucket.scaling.to(inner.dtype)
+        if self.name in bucket.magnitudes:
+            return self._turned(bucket, dropped, torch.bmm(inner, b), result)
         if result.dtype == inner.dtype:
             return torch.baddbmm(result, inner, b)
         delta = torch.bmm(inner, b)
         if self.quantized and not mixed:  # as PEFT's layers: these round before they add, those over floats after
             delta = delta.to(result.dtype)
         return (result + delta).to(result.dtype)
+
+    def _dropped(self, bucket: Bucket, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not any(adapter.dropout for adapter in bucket.adapters):
+            return x
+        return torch.stack(
+            [
+                self.streams.dropped(place, self.name, rows, adapter.dropout) if adapter.dropout else rows
+                for place, (adapter, rows) in enumerate(zip(bucket.adapters, x, strict=True), bucket.first)
+            ]
+        )
+
+    def _turned(self, bucket: Bucket, x: torch.Tensor, delta: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """DoRA's output for rows after dropout; as PEFT's, those that had none take the frozen layer's product."""
+        weight = self._weight(bucket.factors[self.name][0].dtype)
+        scale = bucket.magnitudes[self.name] / self._norms(bucket, weight)
+        base = result if self.layer.bias is None else result - self.layer.bias
+        if self.training and any(adapter.dropout for adapter in bucket.adapters):
+            own = (
+                F.linear(rows, weight) if adapter.dropout else rows_base
+                for adapter, rows, rows_base in zip(bucket.adapters, x, base, strict=True)
+            )
+            base = torch.stack([rows.to(base.dtype) for rows in own])
+        return (result + ((scale - 1) * base + scale * delta)).to(result.dtype)
+
+    def _weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """The frozen layer's (out, in), dequantized."""
+        weight = self.layer.weight
+        if self.quantized:
+            from peft.utils.integrations import dequantize_bnb_weight
+
+            weight = dequantize_bnb_weight(weight, state=getattr(self.layer, "state", None))
+        weight = weight.detach().to(dtype)
+        return weight.T if type(self.layer).__name__ == "Conv1D" else weight
+
+    @torch.no_grad()
+    def _norms(self, bucket: Bucket, weight: torch.Tensor) -> torch.Tensor:
+        """||W + s B A|| of each output (n, 1, out): ||w||^2 + 2 s (W A) b + s^2 b (A A) b."""
+        a, b = bucket.factors[self.name]
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.squares is None or self.squares.dtype != weight.dtype:
+                self.squares = weight.square().sum(1)
+            with_base = torch.matmul(weight, a).transpose(1, 2)  # (n, rank, out)
+            with_own = torch.bmm(torch.bmm(a.transpose(1, 2), a), b)
+            cross = (2 * bucket.scaling * with_base * b).sum(1, keepdim=True)
+            own = (bucket.scaling.square() * with_own * b).sum(1, keepdim=True)
+            return (self.squares + cross + own).clamp(min=0).sqrt()
 
 
 @contextmanager

@@ -52,6 +52,9 @@ def _with(command: Command, calibrations: Path | None) -> Command:
 class LocalWorker:
     """One worker process at a time, spoken to in JSON lines over two pipes."""
 
+    packs = True
+    """whether cells that it is given together may train at once"""
+
     def __init__(self, threads: int | None, engine: str, predictor: str, silent: float) -> None:
         self._threads, self._engine, self._predictor, self._silent = threads, engine, predictor, silent
         self._lock = threading.Lock()  # close() comes from another thread than run()
@@ -100,6 +103,7 @@ class LocalWorker:
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        gaining: bool = False,
         *,
         cards: int = 1,
         available: int | None = None,
@@ -111,7 +115,7 @@ class LocalWorker:
         """
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
-            command["pack"] = [c.model_dump(mode="json") for c in pack]
+            command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
         if cards > 1:
             command["cards"] = cards
         if available is not None:

@@ -1,15 +1,13 @@
 """The results directory of a study, and how it stays whole when runs are killed or share it.
 
     DIR/study.yaml            the study as run (after --set, paths absolute)
-    DIR/plan.json             the cells that the study wants, so that a report needs no weights; the hash of each file
-                              that they read, and what has changed from one run to the next ("earlier")
+    DIR/plan.json             the wanted cells, the hash of each file that they read, what changed between runs
     DIR/cells/<id>/           result.json, curve.csv, items.safetensors, spectra.safetensors, adapter/, log.txt
     DIR/cells/<id>.partial/   a cell that is being run; checkpoint.pt is what a killed training goes on from
     DIR/cells/<id>.damaged/   a record that could not be read and was run again (record.set_aside)
     DIR/claims/<id>.lock      held (by the operating system) by the runner that runs the cell
 
-A cell is written to its .partial folder, synced, and renamed: a folder without the suffix is whole.
-The lock of a killed runner is released by the operating system, so its claim expires with it.
+A cell is written to its .partial folder, synced, and renamed. A killed runner's lock is released by the system.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
+from lorabench.record.store import CHECKPOINT
 from lorabench.runner.disk import disk_fault
-from lorabench.runner.packs import mates
+from lorabench.runner.packs import AUTO, Size, mates, remove_packs
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ class CellQueue:
         skip_infeasible: bool,
         repeat: Mapping[str, tuple[Phase, ...]] | None = None,
         calibrations: Path | None = None,
-        pack: int = 1,
+        pack: Size = 1,
     ) -> None:
         self.calibrations, self.pack = calibrations, pack
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = deque(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
+        self.packed: set[str] = set()
+        """cells of packs that have begun"""
         self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
         self._seen: tuple[tuple[Cell, ...], Mapping[str, Sequence[Cell]], Sequence[TaskSpec]] | None = None
@@ -82,6 +85,7 @@ class CellQueue:
             for thread in threads:
                 thread.join(5)
             raise
+        remove_packs(self.plan.store.folder, self.plan.store.settled)
         if self.fault:
             raise self.fault
 
@@ -92,11 +96,16 @@ class CellQueue:
             others: deque[Cell] = deque()
             while not self.stop.is_set():
                 try:
-                    cell = others.popleft() if others else self._next(others)
+                    cell = others.popleft() if others else self._next(others, worker)
                 except IndexError:
                     self.pool.rest(index)
                     return
-                if self._attempt(cell, worker, tuple(others)):
+                taken = self._attempt(cell, worker, tuple(others))
+                if others and others[0].id not in self.packed:  # they train alone, by whichever worker is free
+                    with self.taking:
+                        self.queue.extendleft(reversed(others))
+                    others.clear()
+                if taken:
                     waiting = 0
                     continue
                 self.queue.append(cell)
@@ -118,12 +127,19 @@ class CellQueue:
             self.stop.set()
             self.pool.close()
 
-    def _next(self, others: deque[Cell]) -> Cell:
-        """The next cell; those that train with it go into `others`, and come after it on the same worker."""
+    def _next(self, others: deque[Cell], worker: Worker) -> Cell:
+        """The next cell; those that may train with it go into `others`, and come after it on the same worker."""
+        most = (AUTO if self.pack is None else self.pack) if getattr(worker, "packs", False) else 1
         with self.taking:
             cell = self.queue.popleft()
-            others.extend(mates(cell, self.queue, self.pack, self.pool.workers))
+            others.extend(mates(cell, self.queue, most, self.pool.workers, self._is_new))
             return cell
+
+    def _is_new(self, cell: Cell) -> bool:
+        """Whether no training of a cell is there, whole or under way."""
+        result = self.plan.results.get(cell.id)
+        under_way = self.plan.store.partial(cell.id) / CHECKPOINT
+        return (result is None or not result.is_trained) and not under_way.exists()
 
     def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""
@@ -169,8 +185,9 @@ class CellQueue:
 
     def _run(self, cell: Cell, worker: Worker, others: tuple[Cell, ...]) -> CellResult:
         folder = self.plan.store.emptied(cell.id)
-        if self.pack > 1:
-            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others)
+        if others or cell.id in self.packed:
+            gaining = self.pack is None
+            return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations, others, gaining)
         if self.calibrations:
             return worker.run(cell, folder, self._event, self.skip_infeasible, self.calibrations)
         return worker.run(cell, folder, self._event, self.skip_infeasible)
@@ -192,6 +209,7 @@ class CellQueue:
         return worker.repeat(before, phases, cell, store.partial(cell.id), self._event)
 
     def _event(self, event: Event) -> None:
+        self.packed.update(event.pack)
         if self.progress:
             self.progress.event(event)
 

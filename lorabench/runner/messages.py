@@ -28,6 +28,8 @@ class Command(TypedDict):
     """GPUs that train the cell together, where one is not enough"""
     available: NotRequired[int]
     """bytes of its card that are the cell's, where other cells are on it"""
+    gaining: NotRequired[bool]
+    """whether only as many of them as gain by it"""
     before: NotRequired[object]
     """the result of a cell of which phases are repeated"""
     phases: NotRequired[Sequence[Phase]]

@@ -6,10 +6,13 @@ one, and each cell's result is its own either way.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import json
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lorabench.config.packs import pack_key
@@ -23,15 +26,23 @@ if TYPE_CHECKING:
 AUTO = 8
 """cells of a pack at most where the user names no number: beyond, what the base costs is shared by so many that little
 is left to gain"""
+KEPT = "packs"  # folder of a results directory, of packs that are under way
+Size = int | None
+"""cells of a pack at most, 1 for none; None: as many as gain by it, AUTO at most"""
 
 
-def mates(first: Cell, queue: deque[Cell], most: int, workers: int) -> list[Cell]:
+def mates(
+    first: Cell, queue: deque[Cell], most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
+) -> list[Cell]:
     """Takes from a queue the cells that may train with its first one: at most so many with it, and of what is left no
-    more than a worker's share."""
+    more than a worker's share.
+
+    is_new: whether nothing of a cell's training is there, which a pack would do again.
+    """
     key = pack_key(first)
-    if most < 2 or key is None:
+    if most < 2 or key is None or not is_new(first):
         return []
-    alike = [cell for cell in tuple(queue) if pack_key(cell) == key]
+    alike = [cell for cell in tuple(queue) if pack_key(cell) == key and is_new(cell)]
     share = -(-(len(alike) + 1) // workers)
     taken = alike[: min(most, share) - 1]
     for cell in taken:
@@ -55,8 +66,13 @@ class PackEngine(Protocol):
     def useful_cells(self, cell: Cell) -> int:
         """How many cells like this one gain by training at once on this machine."""
 
-    def train_pack(self, cells: Sequence[Cell], report: Callable[[Event], None]) -> dict[str, PackedTraining]:
+    def train_pack(
+        self, cells: Sequence[Cell], report: Callable[[Event], None], kept: Path
+    ) -> dict[str, PackedTraining]:
         """By id what became of each; empty where they have to train one by one."""
+
+    def learned_before(self, cell: Cell, kept: Path) -> dict[str, PackedTraining]:
+        """By id what the cells of a pack learned in an earlier run; empty where nothing is kept of one."""
 
 
 class TrainedPacks:
@@ -74,26 +90,48 @@ class TrainedPacks:
         others: Sequence[Cell],
         predict: Callable[[Cell], MemoryPrediction | None],
         report: Callable[[Event], None],
+        kept: Path,
+        gaining: bool = False,
     ) -> PackedTraining | None:
-        """What a cell learned in a pack, which is trained now unless it was; None where the cell is to train alone."""
+        """What a cell learned in a pack, which is trained now unless it was; None where the cell is to train alone.
+
+        kept: folder of packs of this study that a run was killed in.
+        gaining: whether only so many are to be packed as gain by it.
+        """
         if cell.id not in self._trained:
             self._trained = {}
+            before = kept.is_dir()
+            if (not others and not before) or importlib.util.find_spec(f"{self.engine}.pack") is None:
+                return None
+            engine: PackEngine = importlib.import_module(f"{self.engine}.pack")  # type: ignore[assignment]
+            if before and (trained := engine.learned_before(cell, kept)):
+                self._trained = trained
+                return self._trained.pop(cell.id)
             if not others or cell.id in self._alone:
                 return None
             pack = [cell, *others]
-            engine: PackEngine = importlib.import_module(f"{self.engine}.pack")  # type: ignore[assignment]
-            most = min(len(pack), engine.useful_cells(cell))
+            most = min(len(pack), engine.useful_cells(cell)) if gaining else len(pack)
             if most > 1:
                 most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)
             self._alone |= {c.id for c in pack[:most]}
             if most < 2:
                 return None
             try:
-                self._trained = engine.train_pack(pack[:most], report)
+                self._trained = engine.train_pack(pack[:most], report, kept)
             except Exception:  # whatever it is, the cells can train alone
                 traceback.print_exc()
                 _release()
         return self._trained.pop(cell.id, None)
+
+
+def remove_packs(results: Path, settled: Callable[[str], bool]) -> None:
+    """Removes what is kept of packs whose cells all have results; `results` is the results directory."""
+    for listed in (results / KEPT).glob("*.json"):
+        if all(map(settled, json.loads(listed.read_text()))):
+            for file in (listed.with_suffix(".pt"), listed):
+                file.unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or holds packs under way
+        (results / KEPT).rmdir()
 
 
 def _release() -> None:

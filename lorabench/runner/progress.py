@@ -152,7 +152,7 @@ def headline(plan: Plan) -> str:
 
 
 def state(now: Running) -> str:
-    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s";
+    """ "training step 30 of 150, loss 1.412, 5,230 tokens/s", of a pack "..., 8 cells at once";
     "decomposing, 12 of 210 modules (evaluating took 8.1 s)" """
     last = now.last
     if last is None or now.phase not in DOING:
@@ -163,6 +163,7 @@ def state(now: Running) -> str:
         parts = [f"{DOING['train']} step {last.step} of {last.steps}"]
         parts += [f"loss {now.loss:.3f}"] if now.loss is not None else []
         parts += [f"{last.tokens_per_second:,.0f} tokens/s"] if last.tokens_per_second else []
+        parts += [f"{len(now.pack)} cells at once"] if now.pack else []
         return ", ".join(parts) + took
     words = DOING[now.phase]
     if last.total and now.phase in UNITS:

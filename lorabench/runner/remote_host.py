@@ -137,6 +137,7 @@ class RemoteHost:
             command["skip_infeasible"],
             _calibrations(command),
             _cells(command.get("pack", ())),
+            command.get("gaining", False),
             cards=command.get("cards", 1),
             available=command.get("available"),
         )

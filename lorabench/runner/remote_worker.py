@@ -42,6 +42,9 @@ TRIES = 3  # machines that one cell may lose: a cell that brings its machines do
 class RemoteWorker:
     """One place at a time, opened when a cell needs it and kept for as long as the next cell asks for the same room."""
 
+    packs = True
+    """whether cells that it is given together may train at once"""
+
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = threading.Lock()  # close() comes from another thread than run()
@@ -76,11 +79,12 @@ class RemoteWorker:
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        gaining: bool = False,
     ) -> CellResult:
         """Runs a cell on some machine; whatever happens to machines, there is a result."""
         command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
-            command["pack"] = [c.model_dump(mode="json") for c in pack]
+            command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
         if self._room is not None and cell.id in self._pack:
             room = self._room
         else:

@@ -17,6 +17,7 @@ from lorabench.record.set_aside import put_back
 from lorabench.runner.cell_queue import CellQueue, unwritable
 from lorabench.runner.disk import disk_need
 from lorabench.runner.invented import invents, is_invented
+from lorabench.runner.packs import Size
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(
     skip_infeasible: bool = False,
     calibrations: Path | None = None,
     frame: Callable[[Store], pd.DataFrame] | None = None,
-    pack: int = 1,
+    pack: Size = None,
 ) -> Plan:
     """Runs what a study wants and has not; returns the plan as it was at the start, of a study with tuning_seeds at the
     start of its last round. Results are in plan.store.
@@ -52,7 +53,7 @@ def run(
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
     to fit into memory is recorded as skipped, and is tried again by the next run. calibrations: the folder of what
     lorabench calibrate measured, which corrects what is predicted; absent: none is read. pack: cells that train at
-    once at most (runner.packs).
+    once at most, absent: as many as gain by it (runner.packs).
     """
     from lorabench.runner.plan import make_plan
 

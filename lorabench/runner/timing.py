@@ -44,6 +44,7 @@ OVER = {  # what a cell has behind it once it is in a phase, whether it told of 
     "decompose": set(PHASES[:7]), "truncate": set(PHASES[:8]), "measure": set(PHASES[:9]),
 }  # fmt: skip
 LONG = 1.0  # seconds of a phase that are worth a line
+ALONE = 6  # steps that a cell of a pack takes by itself, engine.pack.PROBE_STEPS
 MOST = 60  # measured cells that are looked at, the latest
 
 
@@ -71,6 +72,8 @@ class Running:
     new_base: bool = False
     steps: int = 0
     """optimizer steps in all, which epochs do not tell before the data are read"""
+    pack: tuple[str, ...] = ()
+    """cells whose steps are taken with its own"""
 
     def __post_init__(self) -> None:
         self.steps = self.steps or self.cell.training.steps
@@ -83,6 +86,7 @@ class Running:
         if event.step and self.trained_from is None:
             self.trained_from, self.first_step = now, event.step
         self.steps = event.steps or self.steps
+        self.pack = event.pack or self.pack
         if event.phase in (self.phase, "foresee"):
             return False
         self.close(now)
@@ -120,6 +124,8 @@ class TimeEstimator:
 
     def __init__(self, measured: Iterable[Measured] = ()) -> None:
         self.measured = list(measured)
+        self.packs: dict[str, int] = {}
+        """cells whose steps another one took with its own, and how many it was that trained at once"""
 
     def finished(self, now: Running, seconds: float, when: float) -> None:
         """Takes a cell that has ended."""
@@ -152,6 +158,8 @@ class TimeEstimator:
             free.append(remaining)
         free += [0.0] * max(0, workers - len(running))
         heapq.heapify(free)
+        for r in running:
+            self.packs |= dict.fromkeys(r.pack[1:], len(r.pack))
         to_come = self._to_come(all_measured, left)
         if to_come is None:
             return None
@@ -167,11 +175,22 @@ class TimeEstimator:
         bases, grounds = {base_of(m.cell) for m in measured}, {sampled_by(m.cell) for m in measured if m.now}
         time_of: dict[tuple[object, ...], tuple[float, bool] | None] = {}
         for cell in left:
-            key = (cell.condition_id, cell.training.learning_rate, base_of(cell) in bases, sampled_by(cell) in grounds)
+            pack = self.packs.get(cell.id)
+            key = (
+                cell.condition_id,
+                cell.training.learning_rate,
+                base_of(cell) in bases,
+                sampled_by(cell) in grounds,
+                pack,
+            )
             if key not in time_of:
                 profile = expected(
                     cell, measured, base_is_new=base_of(cell) not in bases, text_is_new=sampled_by(cell) not in grounds
                 )
+                if (
+                    pack and "train" in profile
+                ):  # what is left of it are a few steps alone, of some that took as many cells
+                    profile["train"] *= min(1.0, ALONE / max(cell.training.steps, 1)) / pack
                 is_known = "train" not in needed_phases(cell) or "train" in profile
                 time_of[key] = (sum(profile.values()), is_complete(cell, profile)) if is_known else None
             if (time := time_of[key]) is None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
-from lorabench.runner.packs import TrainedPacks
+from lorabench.runner.packs import KEPT, TrainedPacks
 from lorabench.runner.patience import BEAT_SECONDS
 
 if TYPE_CHECKING:
@@ -180,7 +180,14 @@ def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report
         trained = sharded.train_sharded(cell, folder, command["cards"], report)
         return engine.run_cell(cell, folder, report, *([] if trained is None else [trained]))
     others = [_cell(c) for c in command.get("pack", ())]
-    packed = engine.packs.training(cell, others, lambda c: _prediction(engine, c, command), report)
+    packed = engine.packs.training(
+        cell,
+        others,
+        lambda c: _prediction(engine, c, command),
+        report,
+        folder.parent.parent / KEPT,
+        command.get("gaining", False),
+    )
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 

@@ -35,12 +35,14 @@ class Worker(Protocol):
         skip_infeasible: bool = False,
         calibrations: Path | None = None,
         pack: Sequence[Cell] = (),
+        gaining: bool = False,
     ) -> CellResult:
         """Runs a cell, whose files go to a folder; whatever happens, there is a result.
 
         skip_infeasible: a cell that is predicted not to fit into memory is not run, its outcome is skipped.
         calibrations: a folder of what was measured on this machine's cards, which corrects that prediction.
-        pack: cells that come next and may train with it; given only where the run packs.
+        pack, gaining: cells that come next and may train with it, and whether only as many of them as gain by it;
+            given only to a worker whose `packs` is true.
         """
 
     def repeat(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,12 @@ from lorabench.config.packs import training_key
 from lorabench.config.precision import is_large
 from lorabench.config.settings import TrainingSpec
 from lorabench.config.validity import takes_quantized_base
-from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.batches import Layout
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
-from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import autocast_of
 from lorabench.engine.packed import train_packed, unpackable
-from lorabench.engine.packed_layers import AdapterStart, put
+from lorabench.engine.packed_adapters import AdapterStart, attached
 from lorabench.engine.saved import START, save_adapter
 from lorabench.engine.train import CausalModel, Diverged, train
 from lorabench.engine.weight_deltas import adapted_layers, start_factors
@@ -84,9 +82,9 @@ def train_adapters(
 def _packs(model: CausalModel, settings: Sequence[AdapterSetting]) -> list[list[int]]:
     """Places of settings that train together; those that cannot are a pack of their own."""
     packs: dict[tuple[object, ...], list[int]] = {}
-    reason = unpackable(model)
+    reason, wide = unpackable(model), model.dtype == torch.float32
     for place, setting in enumerate(settings):
-        key = training_key(setting.method, setting.training) if reason is None else None
+        key = training_key(setting.method, setting.training, wide) if reason is None else None
         packs.setdefault(key or (None, place), []).append(place)
     return list(packs.values())
 
@@ -115,7 +113,8 @@ def _together(
         if training.diverged is None:
             folder = out / str(place)
             with _attached(model, settings[place]) as adapted:
-                put(adapted, training.factors)
+                _save_start(adapted, folder)
+                training.learned.put(adapted)
                 folder = _saved(adapted, folder)
         results[place] = _result(settings[place], folder, training.progress, training.diverged, len(pack))
     return results
@@ -125,8 +124,7 @@ def _alone(model: CausalModel, setting: AdapterSetting, examples: list[Example],
     spec, progress, fault = setting.training.over(len(examples)), TrainingProgress(), None
     saved = None
     with _attached(model, setting) as adapted:
-        if start_factors(adapted):  # pissa: its start is part of what is saved
-            adapted.save_pretrained(folder / START)
+        _save_start(adapted, folder)
         with torch.random.fork_rng(_devices(model)):
             torch.manual_seed(setting.seed)
             try:
@@ -152,6 +150,12 @@ def _result(
     return TrainedAdapter(setting, folder, tuple(progress.curve), None if fault is None else str(fault), pack)
 
 
+def _save_start(adapted: CausalModel, folder: Path) -> None:
+    """Of pissa, whose start is part of what is saved."""
+    if start_factors(adapted):
+        adapted.save_pretrained(folder / START)
+
+
 def _saved(adapted: CausalModel, folder: Path) -> Path:
     """Writes the adapter itself into a folder, without one of its own in it."""
     save_adapter(adapted, folder)
@@ -163,24 +167,11 @@ def _saved(adapted: CausalModel, folder: Path) -> Path:
 
 @contextmanager
 def _attached(model: CausalModel, setting: AdapterSetting) -> Iterator[CausalModel]:
-    """PEFT's model with an adapter as its seed begins it; taken off afterwards, the base's weights as they were."""
-    targets = resolve_targets(model, setting.method.target_modules or "all-linear")
-    kept = {}
-    if setting.method.name == "pissa":  # the only one that changes the base, by what it begins from
-        kept = {name: model.get_submodule(name).weight.detach().clone() for name in targets}
-    with torch.random.fork_rng(_devices(model)), quiet():
-        torch.manual_seed(setting.seed)
-        attach = plugins.load("methods", setting.method.name).attach
-        adapted = attach(model, setting.method, peft_targets(model, targets))
-    try:
+    """PEFT's model with an adapter as its seed begins it; the process keeps its random numbers."""
+    with ExitStack() as taken_off:
+        with torch.random.fork_rng(_devices(model)):
+            adapted = taken_off.enter_context(attached(model, setting.method, setting.seed))
         yield adapted
-    finally:
-        with quiet():
-            adapted.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-        for name, weight in kept.items():
-            model.get_submodule(name).weight.data.copy_(weight)
 
 
 def _devices(model: CausalModel) -> list[torch.device]:

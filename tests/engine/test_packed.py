@@ -16,8 +16,9 @@ from lorabench.engine.batches import IGNORED, Layout
 from lorabench.engine.data import task_data
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
 from lorabench.engine.packed import train_packed, unpackable
-from lorabench.engine.packed_layers import AdapterStart, arranged
+from lorabench.engine.packed_adapters import AdapterStart, Learned, arranged
 from lorabench.engine.train import train
 from lorabench.engine.weight_deltas import adapted_layers
 from tests.engine.conftest import cell_of, cells_of, small_model
@@ -126,9 +127,9 @@ def assert_equal_training(solo, packed, rel, wide=None):
         assert a.learning_rate == b.learning_rate
         assert a.loss == pytest.approx(b.loss, rel=max(rel, 1e-7))  # the loop reads both in float32
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=max(10 * rel, 1e-7))
-    assert ours.factors.keys() == factors.keys()
+    assert ours.learned.factors.keys() == factors.keys()
     for name, pair in factors.items():
-        for mine, theirs in zip(ours.factors[name], pair, strict=True):
+        for mine, theirs in zip(ours.learned.factors[name], pair, strict=True):
             assert mine.shape == theirs.shape
             assert (mine - theirs).norm() <= wide * theirs.norm(), name
 
@@ -163,7 +164,9 @@ def test_over_a_bfloat16_base_a_pack_ends_where_its_adapters_do_alone(rows, name
     base = load_base(cells[0], CPU)
     for cell, ours in zip(cells, together(base, cells, rows, autocast), strict=True):
         done, factors = alone(base, cell, rows, autocast)
-        assert {t.dtype for pair in (*ours.factors.values(), *factors.values()) for t in pair} == {torch.float32}
+        assert {t.dtype for pair in (*ours.learned.factors.values(), *factors.values()) for t in pair} == {
+            torch.float32
+        }
         for a, b in zip(ours.progress.curve, done.curve, strict=True):
             assert a.loss == pytest.approx(b.loss, rel=2**-8)  # of a product in bfloat16
             assert a.grad_norm == pytest.approx(b.grad_norm, rel=2**-4)
@@ -186,7 +189,11 @@ def test_an_adapter_that_diverges_changes_no_bit_of_its_neighbours(rows, at):
             assert [(s.loss, s.grad_norm) for s in a.progress.curve] == [
                 (s.loss, s.grad_norm) for s in b.progress.curve
             ]
-            assert all(torch.equal(t, u) for n in a.factors for t, u in zip(a.factors[n], b.factors[n], strict=True))
+            assert all(
+                torch.equal(t, u)
+                for n in a.learned.factors
+                for t, u in zip(a.learned.factors[n], b.learned.factors[n], strict=True)
+            )
 
 
 def test_a_diverged_adapter_stops_at_the_step_at_which_it_stops_alone(rows):
@@ -199,6 +206,42 @@ def test_a_diverged_adapter_stops_at_the_step_at_which_it_stops_alone(rows):
     with pytest.raises(Diverged) as alone_too:
         alone(base, cells[0], rows)
     assert str(first.diverged) == str(alone_too.value)
+
+
+def same_bits(one, other):
+    ours, theirs = one.learned, other.learned
+    assert ours.factors.keys() == theirs.factors.keys() and ours.magnitudes.keys() == theirs.magnitudes.keys()
+    pairs = [(t, u) for n in ours.factors for t, u in zip(ours.factors[n], theirs.factors[n], strict=True)]
+    return all(torch.equal(t, u) for t, u in [*pairs, *((m, theirs.magnitudes[n]) for n, m in ours.magnitudes.items())])
+
+
+def test_a_pack_that_was_killed_goes_on_to_the_same_bits_and_its_cells_find_what_it_learned(rows, tmp_path):
+    wild = ("training.learning_rate=1e30", "training.warmup=0", "training.schedule=constant")
+    dora = ("method.name=dora", "method.rank=4", "method.dropout=0.1", "training.learning_rate=5e-3")
+    cells = pack_of("training.steps=5", cells=[dora, wild, MIXED[5], MIXED[6]])
+    ids, base, seen = [c.id for c in cells], load_base(cells[0], CPU), []
+
+    def kill(step, tokens, seconds):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def kept():
+        return PackCheckpoint(tmp_path / "packs", ids, 2, CPU)
+
+    with pytest.raises(KeyboardInterrupt):
+        together(base, cells, rows, on_step=kill, checkpoint=kept())
+    assert trained_before(tmp_path / "packs", ids[0], CPU) == {}, "it is not done"
+    again = together(base, cells, rows, on_step=lambda step, *_: seen.append(step), checkpoint=kept())
+    assert seen == [3, 4, 5], "the fourth was taken and not written down"
+    found = trained_before(tmp_path / "packs", ids[2], CPU)
+    assert list(found) == ids and trained_before(tmp_path / "packs", "another", CPU) == {}
+    for whole, one, cell in zip(together(base, cells, rows), again, cells, strict=True):
+        assert same_bits(whole, one) and same_bits(whole, found[cell.id])
+        curve = [(s.step, s.loss, s.grad_norm) for s in whole.progress.curve]
+        assert curve == [(s.step, s.loss, s.grad_norm) for s in one.progress.curve]
+        assert str(whole.diverged) == str(one.diverged) == str(found[cell.id].diverged)
+        assert (whole.progress.tokens, whole.cells) == (one.progress.tokens, found[cell.id].cells)
+    assert again[1].diverged is not None
 
 
 @pytest.mark.parametrize(("kind", "why"), [("mixtral", "experts"), ("gpt2", "dropout of its own"), ("llama", None)])
@@ -226,7 +269,7 @@ def test_the_base_is_as_it_was_and_the_process_keeps_its_random_numbers(rows):
 
 def test_ranks_are_padded_where_that_is_cheaper_than_operators_of_their_own():
     def start(rank, sides):
-        return AdapterStart({"layer": (torch.empty(rank, sides), torch.empty(sides, rank))}, 1.0, 0.0, 0)
+        return AdapterStart(Learned({"layer": (torch.empty(rank, sides), torch.empty(sides, rank))}), 1.0, 0.0, 0)
 
     def ranks(sides, tokens):
         return [(sorted(m), r) for m, r in arranged([start(r, sides) for r in (1, 2, 4, 64)], tokens)]

@@ -48,6 +48,20 @@ def test_time_left_comes_from_steps_at_first_and_from_finished_cells_then(clock,
     assert tally.time_left() == "about 14 s left"
 
 
+def test_cells_whose_steps_are_taken_with_anothers_have_little_left_to_train(clock, tmp_path):
+    plan = make_plan(study_of(0, 1, 2, 3), tmp_path)
+    first = plan.cells[0]
+    tally = Tally(plan, 0, list(plan.cells))
+    now = tally.start(first)
+    tally.see(Event(first.id, "train", pack=tuple(c.id for c in plan.cells[:3])))
+    for step in range(1, 12):
+        clock.now += 0.5
+        tally.see(Event(first.id, "train", step, 20, None, 100.0))
+    # 9 steps here; of each of its two mates 6 of 20 steps, whose 10 s took three cells; the fourth has 10 s of its own
+    assert tally.time_left() == f"more than {duration(9 * 0.5 + 2 * 10 * 6 / 20 / 3 + 10)} left"
+    assert progress.state(now) == "training step 11 of 20, 100 tokens/s, 3 cells at once"
+
+
 def test_two_at_a_time_end_when_the_later_one_does(clock, tmp_path):
     plan = make_plan(study_of(0, 1, 2, 3), tmp_path)
     tally = Tally(plan, 0, {c.id: c for c in plan.cells}, workers=2)

@@ -25,6 +25,7 @@ SETTINGS = [
     setting(seed=1, rank=8, alpha=4),
     setting(name="dora", rank=4),
     setting(name="pissa", rank=4),
+    lb.AdapterSetting(method={"rank": 4}, training={"steps": 4, "batch_size": 2, "learning_rate": 5e-3}),
 ]
 
 
@@ -41,8 +42,15 @@ def trained(tmp_path_factory):
 
 
 def test_what_may_be_packed_is_and_the_rest_trains_alone(trained):
-    assert [t.pack for t in trained[2]] == [2, 2, 1, 1]
+    assert [t.pack for t in trained[2]] == [4, 4, 4, 4, 1]
     assert all(len(t.curve) == 4 and t.loss == t.curve[-1].loss and t.diverged is None for t in trained[2])
+
+
+def test_pissa_trains_alone_over_sixteen_bits_which_peft_rounds_its_base_to():
+    from lorabench.workflows.adapter_training import _packs
+
+    assert _packs(base(), SETTINGS) == [[0, 1, 2, 3], [4]]
+    assert _packs(base().bfloat16(), SETTINGS) == [[0, 1, 2], [3], [4]]
 
 
 def test_the_model_is_as_it_was(trained):

@@ -1,6 +1,6 @@
 """What a pack gains: cells an hour of packed training against one cell after another, all in one run.
 
-    python benchmarks/packed.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
+    python benchmarks/pack.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
         [--ranks R ...] [--rounds N] [--limit SECONDS]
 
 For each storage and shape, alternating, round by round:

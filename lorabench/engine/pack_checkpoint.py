@@ -1,0 +1,157 @@
+"""A pack's training written down, so that one that was killed goes on where it was, and the cells that come after the
+kill take what they learned in it without training again.
+
+    packs/<first cell>.json     the ids of its cells; lets a runner see when all have results, and remove both
+    packs/<first cell>.pt       under way: all adapters, the optimizer's state, the random states of their dropout, and
+                                what each has behind it. Done: what each learned
+
+The order of the rows needs no state, since each seed decides its own (engine.checkpoint). Written as often as a cell's
+checkpoint, and once more when the steps are taken. A file that is damaged, or of another pack, format or device, is not
+used: the pack trains anew. Read with weights_only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from lorabench.engine.checkpoint import AUTO_SECONDS, AUTO_SHARE, StepRecord, TrainingProgress
+from lorabench.engine.packed_adapters import Learned
+from lorabench.engine.train import Diverged
+
+if TYPE_CHECKING:
+    from lorabench.engine.packed import Member, PackedTraining
+    from lorabench.engine.packed_layers import Streams
+
+FORMAT = 1
+
+
+class PackCheckpoint:
+    """The file of one pack; a fault in it never ends the pack."""
+
+    def __init__(
+        self, folder: Path, cells: Sequence[str], every: int | Literal["auto", "never"], where: torch.device
+    ) -> None:
+        self._file, self._cells, self._every, self._where = folder / f"{cells[0]}.pt", list(cells), every, where
+        self._last, self._cost = time.monotonic(), 0.0
+
+    @torch.no_grad()
+    def resume(self, members: Sequence[Member], optimizer: torch.optim.Optimizer, streams: Streams) -> int:
+        """The steps that are written down, their state put into adapters, optimizer and dropout; 0 where there are
+        none."""
+        stored = _read(self._file, self._where)
+        if stored is None or stored["cells"] != self._cells or "done" in stored:
+            return 0
+        own = optimizer.state_dict()
+        optimizer.load_state_dict({"state": dict(enumerate(stored["optimizer"])), "param_groups": own["param_groups"]})
+        streams.states = [state.cpu() for state in stored["streams"]]
+        for member, values, told in zip(members, stored["values"], stored["progress"], strict=True):
+            member.bucket.values[member.place] = values.to(member.bucket.values.device)
+            member.progress, member.diverged = _progress(told)
+        return int(stored["step"])
+
+    def after(self, step: int, members: Sequence[Member], optimizer: torch.optim.Optimizer, streams: Streams) -> None:
+        """Writes the state after a step where it is time to."""
+        if self._every == "never" or not self._is_due(step):
+            return
+        self._write(
+            {
+                "step": step,
+                "values": [m.bucket.values[m.place].cpu() for m in members],
+                "progress": [_told(m.progress, m.diverged) for m in members],
+                "optimizer": [
+                    {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state[p].items()}
+                    for group in optimizer.param_groups
+                    for p in group["params"]
+                ],
+                "streams": streams.states,
+            }
+        )
+
+    def done(self, trained: Sequence[PackedTraining]) -> None:
+        """Writes what was learned, for cells that take it after a kill; in the cells' order."""
+        if self._every != "never":
+            self._write(
+                {
+                    "done": [
+                        (t.learned.factors, t.learned.magnitudes, _told(t.progress, t.diverged))
+                        for t in (one.on_host() for one in trained)
+                    ]
+                }
+            )
+
+    def _is_due(self, step: int) -> bool:
+        if self._every == "auto":
+            return time.monotonic() - self._last >= max(AUTO_SECONDS, self._cost / AUTO_SHARE)
+        return isinstance(self._every, int) and step % self._every == 0
+
+    def _write(self, state: dict[str, object]) -> None:
+        began, new = time.monotonic(), self._file.with_suffix(".new")
+        try:
+            self._file.parent.mkdir(exist_ok=True)
+            self._file.with_suffix(".json").write_text(json.dumps(self._cells))
+            with new.open("wb") as stream:
+                torch.save({**_head(self._where), "cells": self._cells, **state}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(new, self._file)
+        except Exception:  # a full disk, most likely: training goes on without it
+            traceback.print_exc()
+            new.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+
+def trained_before(folder: Path, cell: str, where: torch.device) -> dict[str, PackedTraining]:
+    """By id what the cells learned that trained with a cell, where that was done and written down; empty otherwise."""
+    from lorabench.engine.packed import PackedTraining
+
+    for listed in folder.glob("*.json"):
+        if cell not in listed.read_text():
+            continue
+        stored = _read(listed.with_suffix(".pt"), where)
+        if stored is not None and cell in stored["cells"] and "done" in stored:
+            found = {}
+            for name, (factors, magnitudes, told) in zip(stored["cells"], stored["done"], strict=True):
+                learned = Learned({n: tuple(pair) for n, pair in factors.items()}, magnitudes)
+                found[name] = PackedTraining(learned, *_progress(told), len(stored["cells"]))
+            return found
+    return {}
+
+
+def _head(where: torch.device) -> dict[str, object]:
+    return {"format": FORMAT, "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"}
+
+
+def _read(file: Path, where: torch.device) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        stored: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return stored if {k: stored.get(k) for k in _head(where)} == _head(where) else None
+    except Exception:
+        traceback.print_exc()
+        return None
+
+
+def _told(progress: TrainingProgress, diverged: Diverged | None) -> dict[str, object]:
+    fault = None if diverged is None else (diverged.step, diverged.what)
+    return {
+        "curve": [astuple(s) for s in progress.curve],
+        "tokens": progress.tokens,
+        "positions": progress.positions,
+        "diverged": fault,
+    }
+
+
+def _progress(told: dict[str, Any]) -> tuple[TrainingProgress, Diverged | None]:
+    progress = TrainingProgress([StepRecord(*row) for row in told["curve"]], told["tokens"], told["positions"])
+    return progress, None if told["diverged"] is None else Diverged(*told["diverged"])

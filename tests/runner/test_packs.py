@@ -1,0 +1,75 @@
+"""Cells are handed out together only to a worker that packs, and those that it does not pack go back to the queue."""
+
+import json
+
+import pytest
+
+from lorabench.engine.events import Event
+from lorabench.runner.packs import KEPT, remove_packs
+from lorabench.runner.run import run
+from lorabench.runner.worker_pool import WorkerPool
+from tests import synthetic
+from tests.runner.conftest import study_of
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+class Packing(synthetic.Worker):
+    """Notes what it was given together; tells of a pack of as many as it takes."""
+
+    packs = True
+
+    def __init__(self, most, given):
+        self.most, self.given = most, given
+
+    def run(self, cell, folder, on_event, skip_infeasible=False, calibrations=None, pack=(), gaining=False):
+        self.given.append((cell.seed, [c.seed for c in pack], gaining))
+        if self.most > 1 and pack:
+            on_event(Event(cell.id, "train", pack=(cell.id, *(c.id for c in pack[: self.most - 1]))))
+        return super().run(cell, folder, on_event, skip_infeasible, calibrations)
+
+
+def given(tmp_path, most, **options):
+    seen = []
+    run(study_of(*SEEDS), tmp_path, pool=WorkerPool(lambda threads: Packing(most, seen)), **options)
+    assert sorted(seed for seed, *_ in seen) == list(SEEDS), "each cell once"
+    return seen
+
+
+def test_mates_come_with_their_first_cell_and_after_it(tmp_path):
+    assert given(tmp_path, 5) == [(0, [1, 2, 3, 4], True)] + [(n, list(range(n + 1, 5)), True) for n in (1, 2, 3, 4)]
+
+
+def test_those_that_do_not_train_with_it_are_free_for_any_worker(tmp_path):
+    assert given(tmp_path, 1)[0] == (0, [1, 2, 3, 4], True)
+    seen = given(tmp_path / "two", 2)
+    assert [others for _, others, _ in seen] == [[1, 2, 3, 4], [2, 3, 4], [3, 4], [4], []]
+
+
+@pytest.mark.parametrize(("pack", "first"), [(1, ([], False)), (3, ([1, 2], False)), (None, ([1, 2, 3, 4], True))])
+def test_a_size_of_ones_own_is_kept_to(tmp_path, pack, first):
+    assert given(tmp_path, 1, pack=pack)[0] == (0, *first)
+
+
+def test_a_cell_whose_training_is_there_or_under_way_goes_on_alone(tmp_path):
+    from lorabench.record.store import CHECKPOINT, Store
+    from lorabench.runner.plan import make_plan
+
+    cells = make_plan(study_of(*SEEDS), tmp_path).cells
+    partial = Store(tmp_path).partial(cells[2].id)
+    partial.mkdir(parents=True)
+    (partial / CHECKPOINT).write_bytes(b"")
+    seen = given(tmp_path, 5)
+    assert seen[0] == (0, [1, 3, 4], True) and (2, [], False) in seen
+
+
+def test_what_is_kept_of_a_pack_goes_when_its_last_cell_has_a_result(tmp_path):
+    (folder := tmp_path / KEPT).mkdir()
+    for name, cells in (("a", ["a", "b"]), ("c", ["c", "d"])):
+        (folder / f"{name}.json").write_text(json.dumps(cells))
+        (folder / f"{name}.pt").write_text("")
+    remove_packs(tmp_path, {"a", "b", "c"}.__contains__)
+    assert sorted(p.name for p in folder.iterdir()) == ["c.json", "c.pt"]
+    remove_packs(tmp_path, lambda cell: True)
+    assert not folder.exists()
+    remove_packs(tmp_path, lambda cell: True)
