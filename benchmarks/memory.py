@@ -47,8 +47,9 @@ import torch
 from lorabench import plugins
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import Batch
 from lorabench.engine.model import load_base, quiet
-from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
+from lorabench.engine.train import make_optimizer, peak_of_two_steps, take_step
 from lorabench.memory import kernels
 from lorabench.memory.random_model import random_model
 from lorabench.memory.step_profile import predict_step

@@ -28,9 +28,10 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from lorabench.config import TrainingSpec
 from lorabench.config.paths import model_directory
+from lorabench.engine.batches import Layout, batches
 from lorabench.engine.data import Example
 from lorabench.engine.events import Event
-from lorabench.engine.train import batches, train
+from lorabench.engine.train import train
 
 CPU = torch.device("cpu")
 
@@ -57,7 +58,7 @@ def ours(model: Any, rows: list[Example], spec: TrainingSpec) -> tuple[float, li
             pipe.flush()
 
         start = time.perf_counter()
-        done = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=on_step)
+        done = train(model, rows, spec, seed=0, layout=Layout(0), where=CPU, autocast=None, on_step=on_step)
         return (time.perf_counter() - start) / spec.steps, [s.loss for s in done.curve]
 
 

@@ -36,10 +36,11 @@ import torch
 from benchmarks.trainers import CUDA, WHERE, Row, base, empty_cache, versions
 from lorabench.config.paths import MODELS
 from lorabench.config.settings import ModelSpec, TrainingSpec
+from lorabench.engine.batches import Layout, collate
 from lorabench.engine.data import Example
 from lorabench.engine.packed import train_packed
 from lorabench.engine.packed_layers import AdapterStart
-from lorabench.engine.train import collate, train
+from lorabench.engine.train import train
 from lorabench.memory.meta_model import configuration
 
 AUTOCAST = torch.bfloat16 if CUDA else None  # as training.autocast: auto takes it
@@ -135,7 +136,7 @@ class Bench:
             self.examples,
             [self.spec.model_copy(update={"learning_rate": 1e-4 * (1 + c % 3)}) for c in cells],
             seeds=cells,
-            padding=0,
+            layout=Layout(0),
             where=WHERE,
             autocast=AUTOCAST,
             on_step=lambda step, tokens, seconds: end(),
@@ -148,7 +149,7 @@ class Bench:
             self.examples,
             self.spec,
             seed=0,
-            padding=0,
+            layout=Layout(0),
             where=WHERE,
             autocast=AUTOCAST,
             on_step=lambda step, tokens: end(),
@@ -158,7 +159,7 @@ class Bench:
     def bare(self, rank: int, end: Callable[[], None]) -> None:
         model = adapted(self.model, rank, 0).train()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-        ids = collate(self.examples[: self.spec.batch_size], 0, WHERE).ids
+        ids = collate(self.examples[: self.spec.batch_size], Layout(0), WHERE).ids
         for _ in range(STEPS):
             with torch.autocast(WHERE.type, AUTOCAST, enabled=AUTOCAST is not None):
                 loss = model(input_ids=ids, labels=ids).loss

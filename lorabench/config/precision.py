@@ -36,14 +36,17 @@ def weights_dtype(declared: Dtype, method: str, large: Callable[[], bool]) -> Dt
 
 
 def autocast_dtype(
-    declared: Literal["auto", "none", "bfloat16"], device: DeviceKind, bf16: bool
+    declared: Literal["auto", "none", "bfloat16"], device: DeviceKind, bf16: bool, large: Callable[[], bool]
 ) -> Literal["bfloat16"] | None:
     """The dtype of mixed precision on a device that computes in bfloat16 or does not; None without it.
 
-    bfloat16 where it is declared, or (auto) where it pays: on GPUs that compute in it. On CPUs without it, it is
-    several times slower.
+    bfloat16 where it is declared, or (auto) where it pays: on GPUs that compute in it, and on CPUs that do (AVX-512
+    BF16, AMX) for models whose frozen weights are bfloat16 under auto. On CPUs without it, it is several times slower.
+    `large` is asked only where the answer turns on the size, which is slow to count.
     """
-    return "bfloat16" if declared == "bfloat16" or (declared == "auto" and device == "cuda" and bf16) else None
+    if declared == "auto":
+        return "bfloat16" if bf16 and (device == "cuda" or large()) else None
+    return "bfloat16" if declared == "bfloat16" else None
 
 
 def compute_dtype(quantization: QuantizationSpec, autocast: DtypeName | None, weights: DtypeName) -> DtypeName:

@@ -1,7 +1,4 @@
-"""What a condition is made of: frozen models of the parts of a study file, one line of meaning under each field.
-
-Every default of lorabench stands in this file.
-"""
+"""What a condition is made of: the parts of a study file, one line of meaning under each field, and every default."""
 
 from __future__ import annotations
 
@@ -143,7 +140,7 @@ def _learning_rate_kind(value: object) -> str:
 class TrainingSpec(Frozen):
     """How an adapter is trained."""
 
-    LATER = frozenset({"epochs"})
+    LATER = frozenset({"epochs", "loss", "padding_free"})
     ASIDE = frozenset({"checkpoint_every", "time_limit"})
     steps: Whole = Field(200, ge=0, le=10**9)
     """optimizer steps"""
@@ -175,13 +172,17 @@ class TrainingSpec(Frozen):
     """recompute activations in the backward pass: less memory, more time"""
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
     """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+    loss: Literal["labelled", "chunked", "full"] = "labelled"
+    """what goes through the head: positions that predict a label, these a thousand at a time with logits made again in
+    the backward pass (less memory, more time), or all; the loss is the same to rounding"""
+    padding_free: Literal["auto", "never"] = "auto"
+    """rows laid end to end without padding: the same steps to rounding; auto: on a CPU, where it costs less, the method
+    has no dropout and the model keeps such rows apart"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto:
-    about every five minutes; or never; takes the disk of what is trained three times over (full fine-tuning in
-    bfloat16: 6 bytes a parameter), twice while it is replaced"""
+    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about five
+    minutes; takes the disk of what is trained three times over, twice while it is replaced"""
     time_limit: Annotated[Number, Field(gt=0)] | None = None
-    """seconds that a cell may take, all its phases together; the worker of one that takes longer is killed, and the
-    cell recorded as failed"""
+    """seconds of a cell at most; its worker is killed then, and it counts as failed"""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> TrainingSpec:
@@ -190,12 +191,8 @@ class TrainingSpec(Frozen):
         return self
 
     def over(self, rows: int) -> TrainingSpec:
-        """The same with its steps for so many training rows where epochs were given (transformers 5,
-        Trainer.set_initial_training_values).
-
-        Trainer rounds in each epoch, whose last batch may be smaller. Here batches are whole and run across epochs, so
-        that up to one step of rows an epoch is seen more than asked for; the number of steps is Trainer's.
-        """
+        """The same with its steps for so many training rows where epochs were given; as many as Trainer takes
+        (transformers 5, set_initial_training_values), whose batches end with an epoch where these run on."""
         if self.epochs is None:
             return self
         each = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))

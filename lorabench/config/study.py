@@ -15,7 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from lorabench import plugins
 from lorabench.config.elsewhere import unknown_choice
-from lorabench.config.frozen import Frozen, Seed
+from lorabench.config.frozen import Frozen, Seed, Whole
 from lorabench.config.imported import Imported, ImportedStudy
 from lorabench.config.paths import IMPORTED
 from lorabench.config.settings import (
@@ -212,6 +212,9 @@ class Study(Frozen):
     """conditions of the product that are left out: all that agree with the given fields"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """one replicate of every condition for each"""
+    tuning_seeds: Annotated[Whole, Field(ge=1)] | None = None
+    """how many of the seeds choose a learning rate that is tuned; the others run at the chosen one alone; absent: all
+    choose"""
     reference: dict[str, object] | None = None
     """the condition that others are compared with; absent: full fine-tuning where the study has it"""
     evaluation: EvaluationSpec = EvaluationSpec()

@@ -14,9 +14,9 @@ from lorabench.errors import LorabenchError
 
 OWN = "lorabench"
 """the trainer that runs studies"""
-Loss = Literal["full", "chunked", "fused"]
+Loss = Literal["full", "labelled", "chunked", "fused"]
 Attention = Literal["sdpa", "flash", "eager"]
-LOSSES: tuple[Loss, ...] = ("full", "chunked", "fused")
+LOSSES: tuple[Loss, ...] = ("full", "labelled", "chunked", "fused")
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "flash", "eager")
 
 

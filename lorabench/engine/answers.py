@@ -25,9 +25,11 @@ import torch
 from transformers import GenerationConfig
 
 from lorabench.config.settings import EvaluationSpec
+from lorabench.engine.batches import Layout, collate
 from lorabench.engine.data import Example, Generation, TaskData
 from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
 from lorabench.engine.extraction import extracted
+from lorabench.engine.loss import labelled_logits
 from lorabench.engine.positions import positions
 from lorabench.engine.train import CausalModel
 from lorabench.record.items import Items
@@ -69,13 +71,43 @@ def choice_losses(
     model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
 ) -> tuple[Losses, np.ndarray]:
     """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many
-    choices.
+    choices. Where the choices of every row are one token each after the same prompt, a row is one pass.
     """
+    if all(_ends_in_one_token(row.choices) for row in rows):
+        nats = _last_token_nats(model, rows, batch_size, padding, where)
+        chosen = [row.choices[row.answer] for row in rows]
+        right_nats = nats[np.arange(len(rows)), [row.answer for row in rows]]
+        return Losses(right_nats, np.ones(len(rows), dtype=int), np.array([c.n_bytes for c in chosen])), nats
     every = losses(model, [choice for row in rows for choice in row.choices], batch_size, padding, where)
     shape = (len(rows), len(rows[0].choices))
     right = np.arange(len(rows)), [row.answer for row in rows]
     nats = every.nats.reshape(shape)
     return Losses(nats[right], every.tokens.reshape(shape)[right], every.n_bytes.reshape(shape)[right]), nats
+
+
+def _ends_in_one_token(choices: Sequence[Example]) -> bool:
+    first = choices[0]
+    return all(
+        np.array_equal(c.ids[:-1], first.ids[:-1]) and c.predicted[-1] and not c.predicted[:-1].any() for c in choices
+    )
+
+
+@torch.no_grad()
+def _last_token_nats(
+    model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
+) -> np.ndarray:
+    """-log p of the last token of every choice (rows, choices), from one pass of each row's prompt; longest first."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].choices[0].ids))
+    nats = np.zeros((len(rows), len(rows[0].choices)))
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        batch = collate([rows[i].choices[0] for i in picked], Layout(padding), where)
+        lengths = torch.tensor([len(rows[i].choices[0].ids) for i in picked], device=where)
+        before_last = torch.arange(len(picked), device=where) * batch.ids.shape[1] + lengths - 2
+        table = torch.log_softmax(labelled_logits(model, batch, before_last).float(), dim=-1)
+        last = torch.tensor([[int(c.ids[-1]) for c in rows[i].choices] for i in picked], device=where)
+        nats[picked] = -table.gather(1, last).double().cpu().numpy()
+    return nats
 
 
 def accuracy(nats: np.ndarray, right: np.ndarray) -> Scores:

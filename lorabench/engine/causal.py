@@ -43,6 +43,28 @@ def refuse_lookahead(model: PreTrainedModel, name: str) -> None:
         raise ModelError(sentence(name))
 
 
+@torch.no_grad()
+def keeps_rows_apart(model: PreTrainedModel) -> bool:
+    """Whether a loaded model predicts a row that lies behind another, its positions counted anew, as it predicts it
+    alone; one that carries a state along (Mamba) does not.
+    """
+    first, second = _rows(model)[0, : _AT[0]].to(model.device), _rows(model)[1].to(model.device)
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])[None].to(model.device)
+    was = model.training
+    model.eval()
+    try:
+        both = torch.cat([first, second])[None]
+        joined = model(input_ids=both, position_ids=positions, use_cache=False).logits[:, len(first) :].float()
+        alone = model(input_ids=second[None]).logits.float()
+        seen_through = model(input_ids=both, use_cache=False).logits[:, len(first) :].float()
+    except (TypeError, ValueError, IndexError, RuntimeError):  # it takes no positions, or not such ones
+        return False
+    finally:
+        model.train(was)
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    return bool((joined - alone).abs().max() <= (1e-4 if exact else 0.05) * (seen_through - alone).abs().max())
+
+
 def sees_ahead(model: PreTrainedModel) -> bool:
     """Whether a small random copy of a model (its meta model) sees later tokens; False where there is no such copy, or
     it cannot be asked.

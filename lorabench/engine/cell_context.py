@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,15 +18,17 @@ from transformers import PreTrainedTokenizerBase
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.config.validity import takes_quantized_base
+from lorabench.engine.batches import Layout
 from lorabench.engine.data import TaskData
 from lorabench.engine.distill import Teacher
 from lorabench.engine.domain import Domain
 from lorabench.engine.events import Event
+from lorabench.engine.loss import LOSSES, Loss
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device, resolve_autocast
 from lorabench.engine.packed import PackedTraining
 from lorabench.engine.phase_clock import PhaseClock
-from lorabench.engine.train import CausalModel, Loss, token_loss
+from lorabench.engine.train import CausalModel
 from lorabench.engine.weight_deltas import Factors
 from lorabench.record.result import Phase, Reading, Resolved
 
@@ -66,7 +68,7 @@ class CellContext:
     ) -> CellContext:
         """On this machine's device."""
         where = device()
-        autocast = resolve_autocast(cell.training, where)
+        autocast = resolve_autocast(cell, where)
         return cls(cell, folder, phases, report, started_at, PhaseClock(cell.id, report), where, autocast, packed)
 
     @property
@@ -91,6 +93,11 @@ class LoadedCell:
     domain: Domain | None
     """text of the base and the base's loss on it, where the base is gone once its method is attached"""
 
+    form: str = "labelled"
+    """of the loss, as training.loss has it"""
+    end_to_end: int | None = None
+    """the hidden size where rows are laid end to end in training"""
+
     @property
     def padding(self) -> int:
         """The token that fills rows."""
@@ -99,7 +106,17 @@ class LoadedCell:
     @property
     def loss(self) -> Loss:
         """What training minimises."""
-        return self.teacher.divergence if self.teacher is not None else token_loss
+        return self.teacher.divergence if self.teacher is not None else LOSSES[self.form]
+
+    @property
+    def padded(self) -> Layout:
+        """How the rows of a padded batch lie in training."""
+        return Layout(self.padding, labelled=self.form != "full")
+
+    @property
+    def layout(self) -> Layout:
+        """How rows lie in training."""
+        return replace(self.padded, end_to_end=self.end_to_end)
 
 
 def reading(metric: str, value: float) -> Iterator[Reading]:

@@ -11,16 +11,18 @@ import torch
 
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.answers import task_readings
+from lorabench.engine.batches import Layout, collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of
 from lorabench.engine.data import Example
 from lorabench.engine.evaluate import Losses, forgetting_reading, losses, per_parameter, validation_reading
 from lorabench.engine.evaluate_truncated import truncations
 from lorabench.engine.lm_eval_runner import LmEvalRunner
+from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.outlook import rows_evaluated
 from lorabench.engine.precision import evaluated
-from lorabench.engine.train import Diverged, Loss, collate, peak_of_two_steps, token_loss
+from lorabench.engine.train import Diverged, peak_of_two_steps
 from lorabench.engine.weight_deltas import (
     adapted_layers,
     adapted_stacks,
@@ -131,23 +133,19 @@ def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     context.clock.enter("measure")
     model, data, spec, where = loaded.model, loaded.data, context.cell.training, context.device
     evaluation = context.cell.evaluation
-    longest = _longest(data.test[: evaluation.max_sequences])[: evaluation.batch_size]
+    tested = data.test[: evaluation.max_sequences]
+    longest = largest_batch(tested, min(evaluation.batch_size, len(tested)))
     with evaluated(model, context.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
-        token_loss(model, collate(longest, loaded.padding, where), "none")
+        token_loss(model, collate(longest, Layout(loaded.padding), where), "none")
     yield from reading("eval_peak_bytes", live.peak)
     if not spec.steps:
         return
-    longest = _longest(data.train)
-    rows = [longest[i % len(longest)] for i in range(spec.batch_size)]  # few rows come several times, as in training
-    micro = [collate(rows, loaded.padding, where) for _ in range(spec.gradient_accumulation)]
-    yield from reading("train_peak_bytes", peak_of_two_steps(model, micro, spec, context.autocast))
+    rows = largest_batch(data.train, spec.batch_size)
+    micro = [collate(rows, loaded.padded, where) for _ in range(spec.gradient_accumulation)]
+    yield from reading("train_peak_bytes", peak_of_two_steps(model, micro, spec, context.autocast, loaded.loss))
 
 
 def _losses(context: CellContext, loaded: LoadedCell, examples: Sequence[Example], loss: Loss = token_loss) -> Losses:
     with evaluated(loaded.model, context.cell):
         batch_size = context.cell.evaluation.batch_size
         return losses(loaded.model, examples, batch_size, loaded.padding, context.device, loss)
-
-
-def _longest(examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda e: -len(e.ids))

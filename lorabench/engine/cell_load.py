@@ -8,23 +8,27 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lorabench import plugins
+from lorabench.config.paths import model_label
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.causal import keeps_rows_apart
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, reading
 from lorabench.engine.data import TaskData, task_data
 from lorabench.engine.distill import Teacher, distilled
 from lorabench.engine.domain import Domain, base_domain, is_kept
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.experts import unreached
+from lorabench.engine.kept_base import base_for
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_runner import fetch_tasks, further_tasks
+from lorabench.engine.loss import refuse_chunks
 from lorabench.engine.measure import PhaseMeter
-from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.model import load_tokenizer
 from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
 from lorabench.engine.saved import restored
 from lorabench.engine.train import CausalModel
-from lorabench.engine.weight_deltas import start_factors
+from lorabench.engine.weight_deltas import Factors, start_factors
 from lorabench.record.unreached import Unreached
 
 
@@ -40,8 +44,8 @@ class LoadedBase:
     targets: tuple[str, ...]
     """full names of the modules to be adapted"""
     unreached: Unreached | None
-    seconds: float
-    """of loading the base alone"""
+    seconds: float | None
+    """of loading the base alone; None where the process had it already"""
 
     @property
     def peft_targets(self) -> list[str] | str:
@@ -57,14 +61,38 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
     with PhaseMeter(context.device) as attaching, quiet():
         model = plugins.load("methods", cell.method.name).attach(base.model, cell.method, base.peft_targets)
     start = start_factors(model)
-    yield from reading("load_seconds", base.seconds + attaching.seconds)
+    if base.seconds is not None:
+        yield from reading("load_seconds", base.seconds + attaching.seconds)
     total = sum(logical_numel(p) for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     yield from reading("total_parameters", total)
     yield from reading("trainable_parameters", trainable)
     yield from reading("trainable_percent", 100 * trainable / total)
-    yield resolved(cell, model, base.targets, base.data, context.autocast, base.unreached)
-    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+    loaded = _loaded(context, base, model, start)
+    yield resolved(
+        cell,
+        model,
+        base.targets,
+        base.data,
+        context.autocast,
+        base.unreached,
+        base_kept=base.seconds is None,
+        padding_free=loaded.end_to_end is not None,
+    )
+    return loaded
+
+
+def _loaded(context: CellContext, base: LoadedBase, model: CausalModel, start: Factors) -> LoadedCell:
+    """The cell with the form of its loss and the layout of its rows; ModelError where the model takes no such loss."""
+    cell, hidden = context.cell, None
+    if cell.training.steps and base.teacher is None:
+        if cell.training.loss == "chunked":
+            refuse_chunks(model, model_label(cell.model.name))
+        varied = len({len(e.ids) for e in base.data.train}) > 1
+        wanted = cell.training.padding_free == "auto" and context.device.type == "cpu" and not cell.method.dropout
+        if varied and wanted and keeps_rows_apart(model):
+            hidden = getattr(model.config.get_text_config(), "hidden_size", None)
+    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain, cell.training.loss, hidden)
 
 
 def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:
@@ -75,7 +103,7 @@ def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:
             next(phase)
     except StopIteration as end:
         base: LoadedBase = end.value
-    return LoadedCell(base.model, {}, base.tokenizer, base.data, base.teacher, base.domain), base.targets
+    return _loaded(context, base, base.model, {}), base.targets
 
 
 def restore(context: CellContext) -> PhaseRun[LoadedCell]:
@@ -83,7 +111,7 @@ def restore(context: CellContext) -> PhaseRun[LoadedCell]:
     base = yield from _load_base(context)
     with quiet():
         model, start = restored(context.cell, base.model, base.peft_targets, context.folder)
-    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain)
+    return _loaded(context, base, model, start)
 
 
 def domain_of(context: CellContext, base: CausalModel, tokenizer: PreTrainedTokenizerBase) -> Domain | None:
@@ -106,14 +134,15 @@ def _load_base(context: CellContext) -> PhaseRun[LoadedBase]:
     data, teacher = distilled(cell, data, tokenizer, context.device)
     plugins.load("methods", cell.method.name)  # its imports are on no clock
     with PhaseMeter(context.device) as loading:
-        model = load_base(cell, context.device)
+        model, was_kept = base_for(cell, context.device)
     yield from reading("weight_bytes", weight_bytes(model))
     left = unreached(model)
     domain = None
     if evaluates and not context.base_survives:
         domain = domain_of(context, model, tokenizer)
         context.clock.enter("load")
-    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, loading.seconds)
+    seconds = None if was_kept else loading.seconds
+    return LoadedBase(model, tokenizer, data, teacher, domain, _targets(cell, model), left, seconds)
 
 
 def _targets(cell: Cell, model: CausalModel) -> tuple[str, ...]:

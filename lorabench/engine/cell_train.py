@@ -53,7 +53,7 @@ def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
                 loaded.data.train,
                 spec,
                 seed=cell.seed,
-                padding=loaded.padding,
+                layout=loaded.layout,
                 where=context.device,
                 autocast=context.autocast,
                 on_step=lambda step, tokens: context.clock.step_taken(step, steps, tokens),

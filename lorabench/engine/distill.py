@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from lorabench.config.settings import QuantizationSpec
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import resolve_targets
+from lorabench.engine.batches import IGNORED, Batch
 from lorabench.engine.data import Example, Planted, TaskData
 from lorabench.engine.evaluate import base_text, losses, ratio_stderr
 from lorabench.engine.model import load_base
-from lorabench.engine.train import IGNORED, Batch
 from lorabench.errors import ModelError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
@@ -43,7 +43,7 @@ class Teacher:
 
     def divergence(self, student: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
         """KL(teacher || student) in nats over the predicted tokens: their sum, or with reduction "none" the (rows,
-        length) table; the counterpart of train.token_loss.
+        length) table; the counterpart of loss.token_loss.
         """
         with torch.no_grad():
             teacher_log_probs = F.log_softmax(self.model(input_ids=batch.ids).logits.float(), dim=-1)

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from lorabench.engine.batches import Layout, collate
 from lorabench.engine.data import Example, TaskData
 from lorabench.engine.data_files import read_text
-from lorabench.engine.train import CausalModel, Loss, collate, token_loss
+from lorabench.engine.loss import Loss, token_loss
+from lorabench.engine.train import CausalModel
 from lorabench.errors import DataError
 from lorabench.record.items import Items
 from lorabench.record.result import Reading
@@ -70,7 +72,7 @@ def losses(
     nats = np.zeros(len(examples))
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        table = loss_of(model, collate([examples[i] for i in picked], padding, where), "none")
+        table = loss_of(model, collate([examples[i] for i in picked], Layout(padding), where), "none")
         nats[picked] = table.double().sum(dim=1).cpu().numpy()
     tokens = np.array([int(e.predicted[1:].sum()) for e in examples])
     return Losses(nats, tokens, np.array([e.n_bytes for e in examples]))

@@ -12,6 +12,7 @@ loaded has every tensor of its configuration and no other (engine.stored), is fi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,15 @@ from lorabench.config.checkpoint import CheckpointQuantization, declared_quantiz
 from lorabench.config.checkpoint_files import described_shards, weight_files
 from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory, model_label, model_source
-from lorabench.config.precision import DtypeName, autocast_dtype, compute_dtype, is_large, product_dtype, weights_dtype
+from lorabench.config.precision import (
+    DeviceKind,
+    DtypeName,
+    autocast_dtype,
+    compute_dtype,
+    is_large,
+    product_dtype,
+    weights_dtype,
+)
 from lorabench.config.settings import ModelSpec, TrainingSpec
 from lorabench.config.study import Condition
 from lorabench.config.validity import optimizer_fault
@@ -224,38 +233,49 @@ def torch_dtype(name: DtypeName) -> torch.dtype:
 
 def _weights(condition: Condition) -> DtypeName:
     model = condition.model
-    return weights_dtype(
-        model.dtype, condition.method.name, lambda: is_large(sum(p.numel() for p in meta_model(model).parameters()))
-    )
+    return weights_dtype(model.dtype, condition.method.name, lambda: _is_large(model))
+
+
+def _is_large(model: ModelSpec) -> bool:
+    return is_large(sum(p.numel() for p in meta_model(model).parameters()))
 
 
 def resolve_compute_dtype(condition: Condition) -> torch.dtype:
     """The dtype that 4-bit layers are told to compute in on this machine, by config.precision."""
-    return torch_dtype(
-        compute_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
-    )
+    return torch_dtype(compute_dtype(condition.quantization, _autocast(condition, device()), _weights(condition)))
 
 
 def resolve_product_dtype(condition: Condition) -> torch.dtype:
     """The dtype of the base's products in training on this machine, by config.precision."""
-    return torch_dtype(
-        product_dtype(condition.quantization, _autocast(condition.training, device()), _weights(condition))
-    )
+    return torch_dtype(product_dtype(condition.quantization, _autocast(condition, device()), _weights(condition)))
 
 
-def resolve_autocast(spec: TrainingSpec, where: torch.device) -> torch.dtype | None:
+def resolve_autocast(condition: Condition, where: torch.device) -> torch.dtype | None:
     """The dtype of mixed precision on a device of this machine."""
-    name = _autocast(spec, where)
+    name = _autocast(condition, where)
     return torch_dtype(name) if name else None
 
 
-def _autocast(spec: TrainingSpec, where: torch.device) -> DtypeName | None:
-    return autocast_dtype(spec.autocast, "cuda" if where.type == "cuda" else "cpu", computes_in_bfloat16(where))
+def autocast_of(spec: TrainingSpec, where: torch.device, large: Callable[[], bool]) -> torch.dtype | None:
+    """The same for a model that is at hand, of which `large` tells whether it has FLOAT32_BELOW parameters or more."""
+    name = autocast_dtype(spec.autocast, _kind(where), computes_in_bfloat16(where), large)
+    return torch_dtype(name) if name else None
+
+
+def _autocast(condition: Condition, where: torch.device) -> DtypeName | None:
+    bf16 = computes_in_bfloat16(where)
+    return autocast_dtype(condition.training.autocast, _kind(where), bf16, lambda: _is_large(condition.model))
+
+
+def _kind(where: torch.device) -> DeviceKind:
+    return "cuda" if where.type == "cuda" else "cpu"
 
 
 def computes_in_bfloat16(where: torch.device) -> bool:
-    """Whether a device has products in bfloat16; older GPUs (T4, V100) emulate them through float32."""
-    return where.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether a device has products in bfloat16; older GPUs (T4, V100) and most CPUs emulate them through float32."""
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

@@ -23,8 +23,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lorabench.engine.batches import IGNORED, Batch, batches, collate
 from lorabench.engine.cell_context import CellContext, LoadedCell
-from lorabench.engine.train import IGNORED, Batch, CausalModel, Loss, batches, collate, mixed_precision, token_loss
+from lorabench.engine.loss import Loss, token_loss
+from lorabench.engine.train import CausalModel, mixed_precision
 from lorabench.record.spectrum import Values
 
 Reading = Literal["gradients", "activations", "output-gradients", "short-training"]
@@ -111,7 +113,7 @@ def gather(
     one = _Pass()
     with _watched(loaded.model, modules, one):
         for index in range(count):
-            batch = collate(next(rows), loaded.padding, context.device)
+            batch = collate(next(rows), loaded.padded, context.device)
             predicted = (batch.labels != IGNORED).flatten()
             _backward(context, loaded, batch, loaded.loss)
             for name, module in statistics.items():

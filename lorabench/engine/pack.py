@@ -18,6 +18,7 @@ import torch
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
 from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
@@ -26,7 +27,7 @@ from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
 from lorabench.engine.packed_layers import AdapterStart, put
-from lorabench.engine.train import Diverged, collate, make_optimizer, take_step, train
+from lorabench.engine.train import Diverged, make_optimizer, take_step, train
 
 CPU_TOKENS = 1024
 """of a pass on a CPU at most: there a product's time grows with its rows, so that only what is paid once for all of
@@ -58,7 +59,7 @@ def train_pack(cells: Sequence[Cell], report: Report = lambda event: None) -> di
         loaded.data.train,
         specs,
         seeds=[cell.seed for cell in cells],
-        padding=loaded.padding,
+        layout=loaded.padded,
         where=context.device,
         autocast=context.autocast,
         on_step=pace.tell,
@@ -124,14 +125,13 @@ def _alone(context: CellContext, loaded: LoadedCell) -> tuple[float | None, Phas
     short = spec.model_copy(update={"steps": min(spec.steps, PROBE_STEPS)})
     meter = None
     if where.type == "cuda":
-        longest = sorted(loaded.data.train, key=lambda e: -len(e.ids))[: spec.batch_size]
-        rows = [longest[i % len(longest)] for i in range(spec.batch_size)]
+        rows = largest_batch(loaded.data.train, spec.batch_size)
         parameters = [p for p in model.parameters() if p.requires_grad]
         model.train()
         with PhaseMeter(where) as meter:
             optimizer = make_optimizer(parameters, spec)
             for _ in range(2):
-                micro = [collate(rows, loaded.padding, where) for _ in range(spec.gradient_accumulation)]
+                micro = [collate(rows, loaded.padded, where) for _ in range(spec.gradient_accumulation)]
                 take_step(model, micro, parameters, optimizer, spec.max_grad_norm, context.autocast, loaded.loss)
     seen: list[int] = []
     torch.manual_seed(cell.seed)
@@ -141,7 +141,7 @@ def _alone(context: CellContext, loaded: LoadedCell) -> tuple[float | None, Phas
             loaded.data.train,
             short,
             seed=cell.seed,
-            padding=loaded.padding,
+            layout=loaded.layout,
             where=where,
             autocast=context.autocast,
             on_step=lambda step, tokens: seen.append(tokens),

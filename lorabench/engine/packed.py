@@ -23,22 +23,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lorabench.config.settings import TrainingSpec
+from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
+from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
 from lorabench.engine.packed_layers import AdapterStart, Bucket, Streams, arranged, packed
-from lorabench.engine.train import (
-    IGNORED,
-    Batch,
-    CausalModel,
-    Diverged,
-    Loss,
-    batches,
-    collate,
-    learning_rate,
-    mixed_precision,
-    token_loss,
-)
+from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
 from lorabench.engine.weight_deltas import Factors
 
 
@@ -107,7 +98,7 @@ def train_packed(
     specs: Sequence[TrainingSpec],
     *,
     seeds: Sequence[int],
-    padding: int,
+    layout: Layout,
     where: torch.device,
     autocast: torch.dtype | None,
     on_step: Callable[[int, int, float], None] = lambda step, tokens, seconds: None,
@@ -142,7 +133,7 @@ def train_packed(
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         clock = Clock(where)
         for step in range(1, spec.steps + 1):
-            micro = [_pass(members, padding, where) for _ in range(spec.gradient_accumulation)]
+            micro = [_pass(members, layout, where) for _ in range(spec.gradient_accumulation)]
             losses, norms = _step(model, members, buckets, micro, streams, optimizer, step, autocast, loss_of)
             _record(members, micro, losses, norms, step, clock.seconds())
             if all(m.diverged for m in members):
@@ -175,12 +166,12 @@ class _Pass:
     """(adapters,)"""
 
 
-def _pass(members: Sequence[_Member], padding: int, where: torch.device) -> _Pass:
+def _pass(members: Sequence[_Member], layout: Layout, where: torch.device) -> _Pass:
     drawn = [next(m.order) for m in members]
-    batch = collate([e for examples in drawn for e in examples], padding, torch.device("cpu"))
+    batch = collate([e for examples in drawn for e in examples], layout, torch.device("cpu"))
     predicted = (batch.labels[:, 1:] != IGNORED).view(len(members), -1).sum(1)
     return _Pass(
-        Batch(batch.ids.to(where), batch.labels.to(where), batch.tokens),
+        batch.to(where),
         len(drawn[0]),
         [max(len(e.ids) for e in examples) for examples in drawn],
         [sum(len(e.ids) for e in examples) for examples in drawn],

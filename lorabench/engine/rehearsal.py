@@ -15,9 +15,10 @@ import torch
 from lorabench import plugins
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import peft_targets
+from lorabench.engine.batches import IGNORED, Batch
 from lorabench.engine.bitsandbytes_cpu import keep_4bit_right
+from lorabench.engine.loss import token_loss
 from lorabench.engine.stored_codes import unquantized
-from lorabench.engine.train import IGNORED, Batch, token_loss
 from lorabench.engine.vocabulary import embedding_rows
 from lorabench.errors import LorabenchError
 from lorabench.formatting import error_line

@@ -28,9 +28,12 @@ def resolved(
     data: TaskData,
     autocast: torch.dtype | None,
     left: Unreached | None,
+    base_kept: bool,
+    padding_free: bool,
 ) -> Resolved:
-    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, kept where
-    either was asked for.
+    """The facts of an adapted model; `left` is what of its base neither bitsandbytes nor LoRA reaches, recorded where
+    either was asked for; `base_kept` whether the process had the base of an earlier cell; `padding_free` whether rows
+    may lie end to end in training.
     """
     quantized = cell.quantization.name != "none"
     scaling = next((layer.scaling["default"] for _, layer in adapted_layers(model)), None)
@@ -52,6 +55,8 @@ def resolved(
         stored_quantised=check_stored(cell) is not None or None,
         stored_type=_gguf_type(cell),
         unreached=left if quantized or targets else None,
+        base_kept=base_kept or None,
+        padding_free=padding_free or None,
     )
 
 

@@ -37,7 +37,7 @@ def learned_values(
         loaded.data.train,
         spec,
         seed=cell.seed,
-        padding=loaded.padding,
+        layout=loaded.layout,
         where=context.device,
         autocast=context.autocast,
         on_step=lambda step, tokens: None,

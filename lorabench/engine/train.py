@@ -4,33 +4,27 @@
     lr(step) = learning_rate * warm-up(step) * course(step), set before the step
 
 The mean is over the tokens of the whole step, so gradient accumulation gives the gradient of one large
-batch (a mean of means does not, where rows are padded). Rows are padded on the right: in a causal model
-no real token sees the padding, so no attention mask is needed and the fast causal kernel is kept.
+batch (a mean of means does not, where rows have different numbers of labels).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from lorabench.config.settings import TrainingSpec
+from lorabench.engine.batches import Batch, Layout, batches, collate, skip_batches
 from lorabench.engine.checkpoint import Checkpoints, StepRecord, TrainingProgress
 from lorabench.engine.data import Example
+from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-IGNORED = -100
 
 
 class Diverged(Exception):
@@ -46,45 +40,9 @@ class Diverged(Exception):
         self.step = step
 
 
-@dataclass(frozen=True)
-class Batch:
-    """ids and labels (rows, length) int64; labels are -100 where nothing is predicted. tokens counts non-padding."""
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    tokens: int
-
-
-def collate(examples: Sequence[Example], padding: int, where: torch.device) -> Batch:
-    """Examples as one batch, padded on the right to the longest."""
-    longest = max(len(e.ids) for e in examples)
-    ids = np.full((len(examples), longest), padding, dtype=np.int64)
-    labels = np.full((len(examples), longest), IGNORED, dtype=np.int64)
-    for row, example in enumerate(examples):
-        n = len(example.ids)
-        ids[row, :n] = example.ids
-        labels[row, :n] = np.where(example.predicted, example.ids, IGNORED)
-    tokens = sum(len(e.ids) for e in examples)
-    return Batch(torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where), tokens)
-
-
-def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-    """-log p of the predicted tokens, in nats, in float32: their sum, or with reduction "none" the (rows, length)
-    table.
-
-    Labels are shifted, not logits: a slice of the logits would have to be copied (rows x length x vocabulary).
-    """
-    logits = model(input_ids=batch.ids).logits
-    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
-    return loss.view(targets.shape) if reduction == "none" else loss
-
-
 CausalModel = Any
 """a transformers model that generates text, or PEFT's PeftModel around one, which passes on its attributes: no type
 of either library says so"""
-Loss = Callable[..., torch.Tensor]
-"""token_loss, or another of its parameters"""
 
 
 def train(
@@ -94,7 +52,7 @@ def train(
     *,
     loss_of: Loss = token_loss,
     seed: int,
-    padding: int,
+    layout: Layout,
     where: torch.device,
     autocast: torch.dtype | None,
     on_step: Callable[[StepRecord, int], None],
@@ -119,7 +77,7 @@ def train(
         lr = learning_rate(spec, step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        micro = [collate(next(rows), padding, where) for _ in range(spec.gradient_accumulation)]
+        micro = [collate(next(rows), layout, where) for _ in range(spec.gradient_accumulation)]
         loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
             raise Diverged(step, "loss")
@@ -146,7 +104,7 @@ def take_step(
     loss_of: Loss = token_loss,
 ) -> tuple[float, float]:
     """One optimizer step over its micro-batches; returns (loss, gradient norm before clipping)."""
-    predicted = max(1, sum(int((b.labels[:, 1:] != IGNORED).sum()) for b in micro))
+    predicted = max(1, sum(b.predicted for b in micro))
     total = torch.zeros((), device=micro[0].ids.device)
     for batch in micro:
         with mixed_precision(batch.ids.device, autocast):
@@ -163,7 +121,11 @@ def take_step(
 
 
 def peak_of_two_steps(
-    model: PreTrainedModel, micro: Sequence[Batch], spec: TrainingSpec, autocast: torch.dtype | None
+    model: PreTrainedModel,
+    micro: Sequence[Batch],
+    spec: TrainingSpec,
+    autocast: torch.dtype | None,
+    loss_of: Loss = token_loss,
 ) -> int:
     """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state;
     changes weights.
@@ -175,7 +137,7 @@ def peak_of_two_steps(
     with LiveBytes(held_tensors(model)) as live:
         optimizer = make_optimizer(parameters, spec)
         for _ in range(2):
-            take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast)
+            take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
     return live.peak
 
 
@@ -211,23 +173,3 @@ def make_optimizer(parameters: list[torch.nn.Parameter], spec: TrainingSpec) -> 
         spec.optimizer
     ]
     return getattr(bitsandbytes.optim, kind)(groups, lr=spec.fixed_learning_rate)
-
-
-def skip_batches(rows: Iterator[list[Example]], count: int) -> None:
-    """Draws the batches of steps that were taken before: the seed alone decides the order, so their place is all the
-    state there is.
-    """
-    next(itertools.islice(rows, count, count), None)
-
-
-def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
-    """Endless batches: every example once an epoch, in an order that the seed alone decides; epochs run on across
-    batches.
-    """
-    generator = np.random.default_rng(seed)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < size:
-            waiting.extend(generator.permutation(len(examples)).tolist())
-        yield [examples[i] for i in waiting[:size]]
-        del waiting[:size]

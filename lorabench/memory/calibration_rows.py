@@ -26,9 +26,10 @@ import torch
 from lorabench.config.precision import DeviceKind
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.trainer import OWN, find_trainer
+from lorabench.engine.batches import Batch
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
 from lorabench.engine.model import computes_in_bfloat16, load_base
-from lorabench.engine.train import Batch, make_optimizer, peak_of_two_steps, take_step
+from lorabench.engine.train import make_optimizer, peak_of_two_steps, take_step
 from lorabench.formatting import error_line
 from lorabench.memory.predict_cell import capability
 from lorabench.memory.random_model import adapted_base, random_base

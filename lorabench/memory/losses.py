@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorabench.engine.train import Batch, token_loss
+from lorabench.engine.batches import Batch
+from lorabench.engine.loss import CHUNK, chunked_loss, token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,8 @@ class Inputs:
     labels: torch.Tensor
     items: torch.Tensor | None
     """the number of labels, for trainers that divide the loss by it; None for loops that do not"""
+    predicting: torch.Tensor | None = None
+    """(labels,) int64: the positions that alone go through the head of lorabench's own loss; None: all"""
     packed: dict[str, torch.Tensor] = field(default_factory=dict)
     """what tells packed examples apart: their positions (1, tokens), and for attention without boundaries a mask
     (1, 1, tokens, tokens)"""
@@ -47,8 +50,17 @@ class Loss:
 
 
 def own(model: PreTrainedModel, inputs: Inputs) -> Loss:
-    """lorabench's: the sum over tokens in float32, from the model's logits (engine.train)."""
-    return Loss(token_loss(model, Batch(inputs.ids, inputs.labels, inputs.ids.numel())) / inputs.ids.numel())
+    """lorabench's: the sum over labels in float32, from their logits (engine.loss)."""
+    return Loss(token_loss(model, _batch(inputs)) / inputs.ids.numel())
+
+
+def own_chunked(model: PreTrainedModel, inputs: Inputs) -> Loss:
+    """lorabench's with training.loss: chunked."""
+    return Loss(chunked_loss(model, _batch(inputs)) / inputs.ids.numel())
+
+
+def _batch(inputs: Inputs) -> Batch:
+    return Batch(inputs.ids, inputs.labels, inputs.ids.numel(), inputs.predicting)
 
 
 def transformers(model: PreTrainedModel, inputs: Inputs) -> Loss:
@@ -111,6 +123,7 @@ def cut(model: PreTrainedModel, inputs: Inputs) -> Loss:
 
 PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
     "own": own,
+    "own-chunked": own_chunked,
     "transformers": transformers,
     "trl": trl,
     "trl and liger": trl,  # Liger's layers under TRL's head
@@ -125,6 +138,8 @@ PROGRAMS: dict[str, Callable[[PreTrainedModel, Inputs], Loss]] = {
 def linear_in_batch(program: str, tokens: int) -> bool:
     """Whether a loss's bytes lie on a line from so many tokens a micro-batch on: tiles grow until one is full, Liger's
     chunks are powers of two."""
+    if program == "own-chunked":
+        return tokens >= CHUNK
     return program != "liger" and (PROGRAMS[program] is not trl or tokens >= 2 * TILE_TOKENS)
 
 

@@ -26,8 +26,10 @@ import torch
 from lorabench.config.gpus import MeasuredCard
 from lorabench.config.precision import DeviceKind
 from lorabench.config.study import Cell
+from lorabench.engine.batches import largest_batch
 from lorabench.engine.data import task_data
 from lorabench.engine.events import Problem
+from lorabench.engine.kept_base import kept_bytes
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.errors import LorabenchError
 from lorabench.memory.disk import disk_bytes as disk_bytes  # served by the worker, as the functions below
@@ -55,7 +57,7 @@ def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Pr
         where = device()
         free, whole = available_bytes(where), total_bytes(where)
         measured = measured_here(where, calibrations)
-        here = {c.id: setting_here(c, where, _longest(c)) for c in cells if c.training.steps}
+        here = {c.id: setting_here(c, where, *_largest(c)) for c in cells if c.training.steps}
         settings = {name: calibrated(traced_as(setting), measured) for name, setting in here.items()}
         needs = _needs(tuple(dict.fromkeys(settings.values())), free)
         problems = []
@@ -120,22 +122,27 @@ def predict_memory(cell: Cell, calibrations: Path | None = None) -> MemoryPredic
         measured = measured_here(where, calibrations)
         if measured is not None:
             print(measured.words)
-        setting = calibrated(setting_here(cell, where, _longest(cell)), measured)
+        setting = calibrated(setting_here(cell, where, *_largest(cell)), measured)
         return compared(_step(traced_as(setting)), setting, available_bytes(where))
     except Exception:
         traceback.print_exc()
         return None
 
 
-def _longest(cell: Cell) -> int:
-    """Tokens of the longest training example, which some batch is padded to."""
-    return max(len(e.ids) for e in task_data(cell, load_tokenizer(cell.model)).train)
+def _largest(cell: Cell) -> tuple[int, int | None]:
+    """Tokens of the longest training example, which some batch is padded to, and the labels of a batch of the longest,
+    as the engine measures it; None where every position has one."""
+    rows = largest_batch(task_data(cell, load_tokenizer(cell.model)).train, cell.training.batch_size)
+    longest, labels = len(rows[0].ids), sum(int(row.predicted[1:].sum()) for row in rows)
+    return longest, None if labels == len(rows) * (longest - 1) else labels
 
 
-def setting_here(cell: Cell, where: torch.device, longest: int) -> TrainConfig:
+def setting_here(cell: Cell, where: torch.device, longest: int, labels: int | None = None) -> TrainConfig:
     """The setting of a cell on a device of this machine, as the engine resolves it there."""
     kind: DeviceKind = "cuda" if where.type == "cuda" else "cpu"
-    return replace(setting_of(cell, kind, longest), bf16=computes_in_bfloat16(where), capability=capability(where))
+    return replace(
+        setting_of(cell, kind, longest, labels=labels), bf16=computes_in_bfloat16(where), capability=capability(where)
+    )
 
 
 def measured_here(where: torch.device, calibrations: Path | None) -> MeasuredCard | None:
@@ -162,13 +169,14 @@ def available_bytes(where: torch.device) -> int:
     """What this process can still allocate on a device; on the host for the CPU.
 
     What the caching allocator has reserved and no tensor holds can be used again, and so can cuBLAS' workspaces, which
-    it holds from the first product on and which the prediction counts. Other tensors that are alive between cells stay.
+    it holds from the first product on and which the prediction counts; so are the weights of a kept base, which the
+    next cell computes with or gives up. Other tensors that are alive between cells stay.
     """
     if where.type != "cuda":
-        return free_host_bytes()
+        return free_host_bytes() + kept_bytes(where)
     free, _ = torch.cuda.mem_get_info(where)
     live_bytes = max(0, torch.cuda.memory_allocated(where) - cublas_bytes(capability(where)))
-    return free + torch.cuda.memory_reserved(where) - live_bytes
+    return free + torch.cuda.memory_reserved(where) - live_bytes + kept_bytes(where)
 
 
 def capability(where: torch.device) -> int:

@@ -38,7 +38,9 @@ def product_dtype(setting: TrainConfig) -> torch.dtype:
 def _autocast(setting: TrainConfig) -> DtypeName | None:
     trainer = setting.trainer
     if trainer.name == OWN:
-        return precision.autocast_dtype(setting.training.autocast, setting.device, setting.bf16)
+        return precision.autocast_dtype(
+            setting.training.autocast, setting.device, setting.bf16, lambda: _is_large(setting)
+        )
     if not trainer.mixed_precision or setting.training.autocast == "none":
         return None
     if setting.training.autocast == "bfloat16":

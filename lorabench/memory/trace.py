@@ -81,7 +81,7 @@ def trace(setting: TrainConfig, model: PreTrainedModel, autocast: torch.dtype | 
         if not setting.evaluates:
             steps.backward = True
             loss.value.backward()
-            if loss.outputs is None and setting.trainer.loss_program != "own":
+            if loss.outputs is None and not setting.trainer.loss_program.startswith("own"):
                 del loss  # Trainer returns a detached one; own loops keep theirs until the next step
             tracker.enter(UPDATE)
             if setting.trainer.clips:

@@ -40,6 +40,8 @@ class TrainConfig:
     """the CUDA context where it was measured on the card"""
     trainer: Trainer = field(default_factory=lambda: find_trainer(OWN))
     """the program that is predicted"""
+    labels: int | None = None
+    """labels of a micro-batch, where the loss leaves out positions that predict none; None: every position has one"""
     evaluates: bool = False
     """a micro-batch of the evaluation between steps, in the place of one"""
     shape: ModelShape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # made below
@@ -76,10 +78,14 @@ def traced_as(setting: TrainConfig) -> TrainConfig:
 
 
 def setting_of(
-    condition: Condition, device: DeviceKind, sequence_length: int | None = None, trainer: Trainer | None = None
+    condition: Condition,
+    device: DeviceKind,
+    sequence_length: int | None = None,
+    trainer: Trainer | None = None,
+    labels: int | None = None,
 ) -> TrainConfig:
-    """The setting of a condition; sequence_length is that of its longest batch where it is known, the trainer
-    lorabench's own loop where it is absent.
+    """The setting of a condition; sequence_length is that of its longest batch and labels are that batch's where they
+    are known, the trainer lorabench's own loop where it is absent.
 
     What takes no memory (rates, schedules, alpha) has its default, so that conditions which differ in it share a
     setting.
@@ -94,5 +100,12 @@ def setting_of(
         condition.method.model_copy(update={"alpha": alpha}),
         TrainingSpec(**fields),
         device,
-        trainer=trainer or find_trainer(OWN),
+        trainer=trainer or _own(condition.training),
+        labels=labels,
     )
+
+
+def _own(training: TrainingSpec) -> Trainer:
+    """lorabench's own loop with a condition's loss."""
+    own = find_trainer(OWN)
+    return own if training.loss == own.loss_in_force else replace(own, loss=training.loss)

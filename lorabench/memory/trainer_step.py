@@ -154,7 +154,9 @@ def forward(
     trainer = setting.trainer
     items = torch.empty((), dtype=torch.int64, device="meta") if trainer.outputs == "float32" else None
     with mixed or nullcontext():
-        loss = PROGRAMS[trainer.loss_program](model, Inputs(ids, labels, items, _packed(trainer, ids)))
+        loss = PROGRAMS[trainer.loss_program](
+            model, Inputs(ids, labels, items, _predicting(setting), _packed(trainer, ids))
+        )
     if mixed:
         mixed.forget()
     if trainer.outputs == "held":
@@ -164,6 +166,12 @@ def forward(
 
         loss = replace(loss, outputs=convert_to_fp32(loss.outputs))
     return replace(loss, outputs=None)
+
+
+def _predicting(setting: TrainConfig) -> torch.Tensor | None:
+    if setting.labels is None or setting.trainer.loss_in_force == "full":
+        return None
+    return torch.empty(setting.labels, dtype=torch.int64, device="meta")
 
 
 def _packed(trainer: Trainer, ids: torch.Tensor) -> dict[str, torch.Tensor]:

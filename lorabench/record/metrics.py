@@ -23,7 +23,7 @@ _TABLE = (
         "size of the saved adapter (or weights, for full fine-tuning) on disk",
     ),
     Metric("weight_bytes", "weights", "bytes", "lower", "base weights in memory, quantization constants included"),
-    Metric("load_seconds", "load time", "seconds", "lower", "reading, quantizing and adapting the model"),
+    Metric("load_seconds", "load time", "seconds", "lower", "reading, quantizing, adapting; absent of a kept base"),
     Metric("train_seconds", "training time", "seconds", "lower", "optimizer steps alone, synchronised"),
     Metric("pack_seconds", "pack's training time", "seconds", "lower", "steps of all cells that trained as one pack"),
     Metric("pack_cells", "cells of the pack", "count", "none", "that trained at once, this one included"),

@@ -94,6 +94,10 @@ class Resolved(Frozen):
     """of a base that came as a GGUF file: Q4_1, Q8_0, F16; its weights were dequantized on loading"""
     unreached: Unreached | None = None
     """what was asked to be quantized or adapted and is neither"""
+    padding_free: bool | None = None
+    """true where rows of a batch lay end to end wherever that costs less"""
+    base_kept: bool | None = None
+    """true where the worker had the base of an earlier cell, so that this one has no load_seconds"""
 
 
 Phase = Literal["foresee", "load", "train", "save", "evaluate", "decompose", "truncate", "measure"]

@@ -85,7 +85,7 @@ class CellQueue:
 
     def _thread(self, index: int) -> None:
         try:
-            worker = self.pool.first if index == 0 else self.pool.another()
+            worker = self.pool.worker(index)
             waiting = 0
             others: deque[Cell] = deque()
             while not self.stop.is_set():

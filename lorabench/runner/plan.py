@@ -22,6 +22,7 @@ from lorabench.record.store import Store
 from lorabench.runner.changes import Changes, changes
 from lorabench.runner.disk import DiskNeed
 from lorabench.runner.repeat import missing_analyses
+from lorabench.runner.tuning import waiting, wanted
 
 if TYPE_CHECKING:
     from lorabench.engine.events import Problem
@@ -71,17 +72,23 @@ def make_plan(study: Study, out: str | Path | None = None, retry: Iterable[Outco
         raise StoreError(
             "the results directory has an empty name; give --out DIR, or leave it out for reports/<study name>"
         )
-    cells = expand(study)
-    refuse_metric(study, cells)
+    planned = expand(study)
+    refuse_metric(study, planned)
     store = Store(out if out is not None else Path("reports") / study.name)
-    renamed = refuse_foreign(store, study, cells)
+    renamed = refuse_foreign(store, study, planned)
+    results = readable_results(store, planned)
+    cells = wanted(study, planned, results)
     changed = changes(store, cells)
-    results = readable_results(store, cells)
     pending = tuple(c for c in cells if is_pending(results.get(c.id), retry))
     pending_ids = {c.id for c in pending}
     settled = [c for c in cells if c.id not in pending_ids]
     damaged = damaged_records(store, cells, results)
     notices = (*renamed, *changed.words, *damaged, *missing_analyses(store, settled, results))
+    if conditions_waiting := waiting(study, planned, results):
+        notices += (
+            f"of {conditions_waiting} conditions the learning rate is still to be chosen by the first"
+            f" {study.tuning_seeds} of {len(study.seeds)} seeds; their other seeds follow at the chosen one",
+        )
     return Plan(study, store, cells, pending, describe_cells(cells), notices, changes=changed, results=results)
 
 

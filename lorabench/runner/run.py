@@ -45,7 +45,8 @@ def run(
     frame: Callable[[Store], pd.DataFrame] | None = None,
     pack: int = 1,
 ) -> Plan:
-    """Runs what a study wants and has not; returns the plan as it was at the start. Results are in plan.store.
+    """Runs what a study wants and has not; returns the plan as it was at the start, of a study with tuning_seeds at the
+    start of its last round. Results are in plan.store.
 
     frame: makes the rows of cells.csv, which is written at the end and when the run is stopped; absent: without the
     choice of learning rates, which is analysis' and no business of the runner. skip_infeasible: what is predicted not
@@ -62,18 +63,27 @@ def run(
         refuse_mixture(plan, pool.executor)
         if plan.pending:
             plan = check(plan, pool, source, skip_infeasible, calibrations)
-        plan.save()
-        if progress:
-            progress.begin(plan, min(pool.workers, len(plan.pending)))
-        try:
-            CellQueue(plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations, pack=pack).run()
-        except BaseException:
-            with suppress(LorabenchError):
-                write_cells_csv(plan, frame)
-            raise
-        finally:
+        while True:
+            plan.save()
             if progress:
-                progress.close()
+                progress.begin(plan, min(pool.workers, len(plan.pending)))
+            try:
+                CellQueue(
+                    plan, pool, progress, tuple(retry), skip_infeasible, calibrations=calibrations, pack=pack
+                ).run()
+            except BaseException:
+                with suppress(LorabenchError):
+                    write_cells_csv(plan, frame)
+                raise
+            finally:
+                if progress:
+                    progress.close()
+            if study.tuning_seeds is None:
+                break
+            known, following = {c.id for c in plan.cells}, make_plan(study, out, ())
+            if known.issuperset(c.id for c in following.cells):
+                break  # every learning rate is chosen, and the other seeds have run at it
+            plan = replace(following, notices=())
     write_cells_csv(plan, frame)
     return plan
 

@@ -1,8 +1,10 @@
 """How many threads a worker's libraries start.
 
-    threads = min(cores of the affinity mask, cgroup quota, physical cores) / workers, rounded down, 1 at least
+    cores   = min(cores of the affinity mask, cgroup quota, physical cores)
+    threads = (cores - cores that others keep busy as the run begins) / workers, rounded down, 1 at least
 
-A number that the user has set stands. Hyperthreads do not help matrix products, hence physical cores.
+A number that the user has set stands. Hyperthreads do not help matrix products, hence physical cores. Threads meet at
+the end of every operator: one more than there are free cores makes all of them wait for it.
 """
 
 from __future__ import annotations
@@ -11,12 +13,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+LOOK_SECONDS = 0.1  # ten of the kernel's ticks
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ) -> int | None:
-    """Each worker's part of the usable cores; None where the user has set a number, which stands."""
-    return None if any(name in user for name in COUNTS) else max(1, usable_cores() // workers)
+def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ, busy: int | None = None) -> int | None:
+    """Each worker's part of the usable cores that nobody else keeps busy; None where the user has set a number, which
+    stands.
+
+    busy: cores that others use; absent: looked at for LOOK_SECONDS.
+    """
+    if any(name in user for name in COUNTS):
+        return None
+    return max(1, (usable_cores() - (busy_cores() if busy is None else busy)) // workers)
+
+
+def busy_cores() -> int:
+    """Cores' worth of computing that goes on while this process waits, rounded."""
+    import psutil
+
+    cores = psutil.cpu_count() or 1
+    return round(cores * psutil.cpu_percent(LOOK_SECONDS) / 100)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

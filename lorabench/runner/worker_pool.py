@@ -64,7 +64,7 @@ class WorkerPool:
         """the plug-in's name, None for a function of one's own"""
         self._open = plugins.load("executors", executor).open_worker if isinstance(executor, str) else executor
         self._threads = threads_per_worker(workers)
-        self._running: list[Worker] = [self._open(self._threads)]
+        self._running: dict[int, Worker] = {0: self._open(self._threads)}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -73,11 +73,14 @@ class WorkerPool:
         """The worker that checks a study, and runs its first cells."""
         return self._running[0]
 
-    def another(self) -> Worker:
-        """One more worker."""
-        worker = self._open(self._threads)
+    def worker(self, number: int) -> Worker:
+        """The worker of a number, counted from 0, which opens when it is first asked for."""
         with self._lock:
-            self._running.append(worker)
+            if number in self._running:
+                return self._running[number]
+        worker = self._open(self._threads)  # seconds: others may open theirs meanwhile
+        with self._lock:
+            self._running[number] = worker
             if self._closed:
                 worker.close()
         return worker
@@ -86,7 +89,7 @@ class WorkerPool:
         """Ends all workers at once."""
         with self._lock:
             self._closed = True
-            for worker in self._running:
+            for worker in self._running.values():
                 worker.close()
 
     def __enter__(self) -> WorkerPool:

@@ -15,12 +15,15 @@ import torch
 from lorabench import plugins
 from lorabench.config.adapter import AdapterSetting
 from lorabench.config.packs import training_key
+from lorabench.config.precision import is_large
+from lorabench.config.settings import TrainingSpec
 from lorabench.config.validity import takes_quantized_base
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import Layout
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.library_messages import quiet
-from lorabench.engine.model import resolve_autocast
+from lorabench.engine.model import autocast_of
 from lorabench.engine.packed import train_packed, unpackable
 from lorabench.engine.packed_layers import AdapterStart, put
 from lorabench.engine.saved import START, save_adapter
@@ -102,9 +105,9 @@ def _together(
         examples,
         specs,
         seeds=[settings[place].seed for place in pack],
-        padding=_padding(model),
+        layout=_layout(model),
         where=model.device,
-        autocast=resolve_autocast(specs[0], model.device),
+        autocast=_autocast(model, specs[0]),
     )
     results = {}
     for place, training in zip(pack, done, strict=True):
@@ -132,9 +135,9 @@ def _alone(model: CausalModel, setting: AdapterSetting, examples: list[Example],
                     examples,
                     spec,
                     seed=setting.seed,
-                    padding=_padding(model),
+                    layout=_layout(model),
                     where=model.device,
-                    autocast=resolve_autocast(spec, model.device),
+                    autocast=_autocast(model, spec),
                     on_step=lambda step, tokens: progress.curve.append(step),
                 )
                 saved = _saved(adapted, folder)
@@ -236,7 +239,11 @@ def _length(setting: AdapterSetting) -> int:
     return setting.training.sequence_length
 
 
-def _padding(model: CausalModel) -> int:
+def _autocast(model: CausalModel, spec: TrainingSpec) -> torch.dtype | None:
+    return autocast_of(spec, model.device, lambda: is_large(sum(p.numel() for p in model.parameters())))
+
+
+def _layout(model: CausalModel) -> Layout:
     """Which token pads is of no account, since no real token sees it."""
     padding = getattr(model.config, "pad_token_id", None)
-    return padding if isinstance(padding, int) and padding >= 0 else 0
+    return Layout(padding if isinstance(padding, int) and padding >= 0 else 0)

@@ -89,6 +89,7 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
     cell = cell_of("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "evaluation.limit=20")
     events = []
     monkeypatch.setattr("lorabench.engine.domain._DOMAINS", {})  # whatever ran before in this process
+    monkeypatch.setattr("lorabench.engine.kept_base._KEPT", {})
     result = run_cell(cell, folder, events.append)
     assert result.outcome == "finished", result.error
     for metric in (

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from lorabench.engine.batches import IGNORED, Layout, collate
 from lorabench.engine.cell import run_cell
 from lorabench.engine.check import check_cells
 from lorabench.engine.data import Planted, task_data
 from lorabench.engine.distill import Teacher, distilled, plant
 from lorabench.engine.evaluate import losses
+from lorabench.engine.loss import token_loss
 from lorabench.engine.model import load_base, load_tokenizer
-from lorabench.engine.train import IGNORED, collate, token_loss
 from lorabench.errors import LorabenchError, ModelError
 from tests.engine.conftest import cell_of
 
@@ -94,7 +95,7 @@ def test_ranks_by_module_and_targets_exclude_each_other():
 def test_the_divergence_is_torchs_own_and_zero_from_itself(base):
     cell = cell_of(TASK)
     data, teacher = distilled(cell, task_data(cell, load_tokenizer(cell.model)), load_tokenizer(cell.model), CPU)
-    batch = collate(data.test[:3], 0, CPU)
+    batch = collate(data.test[:3], Layout(0), CPU)
     batch.labels[0, 10:] = IGNORED
     with torch.no_grad():
         table = teacher.divergence(base, batch, "none")
@@ -111,7 +112,7 @@ def test_its_gradient_reaches_the_student_alone(base):
     teacher = Teacher(base)
     cell = cell_of(TASK)
     data, _ = distilled(cell, task_data(cell, load_tokenizer(cell.model)), load_tokenizer(cell.model), CPU)
-    Teacher(teacher.model).divergence(student, collate(data.train[:2], 0, CPU)).backward()
+    Teacher(teacher.model).divergence(student, collate(data.train[:2], Layout(0), CPU)).backward()
     assert all(p.grad is None for p in teacher.model.parameters())
     assert any(p.grad is not None for p in student.parameters())
 

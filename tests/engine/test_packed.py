@@ -12,12 +12,13 @@ import torch.nn.functional as F
 
 from lorabench import plugins
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import IGNORED, Layout
 from lorabench.engine.data import task_data
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.engine.packed import train_packed, unpackable
 from lorabench.engine.packed_layers import AdapterStart, arranged
-from lorabench.engine.train import IGNORED, train
+from lorabench.engine.train import train
 from lorabench.engine.weight_deltas import adapted_layers
 from tests.engine.conftest import cell_of, cells_of, small_model
 
@@ -71,7 +72,7 @@ def alone(base, cell, rows, autocast=None, **options):
         rows,
         cell.training,
         seed=cell.seed,
-        padding=0,
+        layout=Layout(0),
         where=CPU,
         autocast=autocast,
         on_step=lambda *_: None,
@@ -93,7 +94,15 @@ def together(base, cells, rows, autocast=None, **options):
         detached(model)
     seeds = [c.seed for c in cells]
     return train_packed(
-        base, starts, rows, [c.training for c in cells], seeds=seeds, padding=0, where=CPU, autocast=autocast, **options
+        base,
+        starts,
+        rows,
+        [c.training for c in cells],
+        seeds=seeds,
+        layout=Layout(0),
+        where=CPU,
+        autocast=autocast,
+        **options,
     )
 
 
@@ -207,7 +216,7 @@ def test_the_base_is_as_it_was_and_the_process_keeps_its_random_numbers(rows):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train_packed(base_again, starts, rows, [cells[0].training], seeds=[0], padding=0, where=CPU, autocast=None)
+    train_packed(base_again, starts, rows, [cells[0].training], seeds=[0], layout=Layout(0), where=CPU, autocast=None)
     assert torch.equal(torch.rand(3), expected)
     assert not base_again.training
     after = base_again.state_dict()

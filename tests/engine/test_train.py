@@ -9,10 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from lorabench.config import TrainingSpec
+from lorabench.engine.batches import Layout, batches, collate
 from lorabench.engine.cell import run_cell
 from lorabench.engine.data import Example, task_data
+from lorabench.engine.loss import token_loss
 from lorabench.engine.model import load_tokenizer
-from lorabench.engine.train import batches, collate, learning_rate, make_optimizer, take_step, token_loss, train
+from lorabench.engine.train import learning_rate, make_optimizer, take_step, train
 from tests.engine.conftest import MODEL, cell_of, small_model
 
 CPU = torch.device("cpu")
@@ -59,7 +61,7 @@ def test_accumulated_micro_batches_are_one_large_batch_even_when_padded():
         kept = []
         optimizer = torch.optim.SGD(parameters, lr=0.0)
         optimizer.step = lambda kept=kept, parameters=parameters: kept.extend(p.grad.clone() for p in parameters)
-        loss, norm = take_step(model, [collate(p, 0, CPU) for p in parts], parameters, optimizer, 1e9, None)
+        loss, norm = take_step(model, [collate(p, Layout(0), CPU) for p in parts], parameters, optimizer, 1e9, None)
         grads.append((loss, norm, kept))
     for loss, norm, kept in grads[1:]:
         assert loss == pytest.approx(grads[0][0], rel=1e-5)
@@ -73,7 +75,7 @@ def test_right_padding_without_a_mask_gives_the_loss_of_each_row_alone(kind):
     model = small_model(kind).eval()
     rows = [example(5, 9, 11, 30, 7), example(8, 4, 6), example(3, 3, 9, 12, 50, 51, 52)]
     with torch.no_grad():
-        together = token_loss(model, collate(rows, 0, CPU), "none").sum(dim=1)
+        together = token_loss(model, collate(rows, Layout(0), CPU), "none").sum(dim=1)
         alone = [
             model(input_ids=torch.tensor(r.ids[None]).long(), labels=torch.tensor(r.ids[None]).long()).loss
             * (len(r.ids) - 1)
@@ -87,7 +89,7 @@ def test_only_predicted_tokens_count():
     row = example(5, 9, 11, 30, 7, predicted=[0, 0, 0, 1, 1])
     logp = model(input_ids=torch.tensor(row.ids[None]).long()).logits.log_softmax(-1)[0]
     by_hand = -(logp[2, 30] + logp[3, 7])
-    torch.testing.assert_close(token_loss(model, collate([row], 0, CPU)), by_hand)
+    torch.testing.assert_close(token_loss(model, collate([row], Layout(0), CPU)), by_hand)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,9 @@ def test_tokens_are_counted_without_padding():
     model = small_model("llama")
     seen = []
     spec = TrainingSpec(steps=3, batch_size=2, sequence_length=4)
-    done = train(model, rows, spec, seed=0, padding=0, where=CPU, autocast=None, on_step=lambda s, t: seen.append(t))
+    done = train(
+        model, rows, spec, seed=0, layout=Layout(0), where=CPU, autocast=None, on_step=lambda s, t: seen.append(t)
+    )
     assert (done.tokens, done.positions) == (18, 24)
     assert seen == [6, 12, 18]
 
@@ -136,7 +140,7 @@ def test_optimizers_decay_matrices_alone_and_lower_the_loss(optimizer):
     made = make_optimizer(list(model.parameters()), spec)
     for group in made.param_groups:
         assert all((p.ndim >= 2) == (group["weight_decay"] == 0.5) for p in group["params"])
-    batch = [collate([example(*range(3, 20))], 0, CPU)]
+    batch = [collate([example(*range(3, 20))], Layout(0), CPU)]
     losses = [take_step(model, batch, list(model.parameters()), made, 1.0, None)[0] for _ in range(20)]
     assert losses[-1] < losses[0] - 0.05
 

@@ -144,7 +144,7 @@ def test_a_cell_is_foreseen_as_the_engine_resolves_it_here(foreseen, monkeypatch
         setting = setting_here(cell, torch.device("cuda"), 32)
         assert (
             predicted_autocast(setting)
-            == engine_autocast(cell.training, torch.device("cuda"))
+            == engine_autocast(cell, torch.device("cuda"))
             == (torch.bfloat16 if supported else None)
         )
 

@@ -128,11 +128,9 @@ def test_cards_without_bfloat16_are_predicted_as_they_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     cell = cell_of("training.steps=4")
     for wanted in ("auto", "none", "bfloat16"):
-        training = cell.training.model_copy(update={"autocast": wanted})
-        engine = resolve_autocast(training, torch.device("cuda"))
-        assert engine == predicted_autocast(
-            on_card(setting_of(cell.model_copy(update={"training": training}), "cuda"), t4)
-        )
+        mixed = cell.model_copy(update={"training": cell.training.model_copy(update={"autocast": wanted})})
+        engine = resolve_autocast(mixed, torch.device("cuda"))
+        assert engine == predicted_autocast(on_card(setting_of(mixed, "cuda"), t4))
         assert engine == (torch.bfloat16 if wanted == "bfloat16" else None)
     result = stored_on(cell, "Tesla T4")
     (setting,) = measured_steps([result], t4)

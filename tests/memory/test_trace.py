@@ -8,9 +8,10 @@ import torch
 from lorabench import plugins
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.engine.adapt import peft_targets, resolve_targets
+from lorabench.engine.batches import Batch
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_base
-from lorabench.engine.train import Batch, peak_of_two_steps
+from lorabench.engine.train import peak_of_two_steps
 from lorabench.memory import kernels
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.train_config import TrainConfig

@@ -8,10 +8,11 @@ from lorabench import plugins
 from lorabench.config.grid import expand
 from lorabench.config.load import read_study
 from lorabench.config.source import Source
+from lorabench.engine.batches import batches, collate
 from lorabench.engine.cell_context import CellContext
 from lorabench.engine.cell_load import load_untrained
+from lorabench.engine.loss import token_loss
 from lorabench.engine.module_statistics import gather
-from lorabench.engine.train import batches, collate, token_loss
 
 COUNT = 4
 READINGS = {"gradients", "activations", "output-gradients"}
@@ -42,7 +43,7 @@ def loaded(text, tmp_path, quantization="none"):
 
 def micro_batches(context, one):
     rows = batches(one.data.train, context.cell.training.batch_size, context.cell.seed)
-    return [collate(next(rows), one.padding, context.device) for _ in range(COUNT)]
+    return [collate(next(rows), one.padded, context.device) for _ in range(COUNT)]
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from lorabench.runner.threads import cgroup_cores, threads_per_worker, usable_cores
+from lorabench.runner.threads import busy_cores, cgroup_cores, threads_per_worker, usable_cores
 from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
 
@@ -71,9 +72,24 @@ def test_the_affinity_mask_counts():
 def test_workers_share_the_cores_and_each_has_one_at_least():
     cores = usable_cores()
     assert 1 <= cores <= len(os.sched_getaffinity(0))
-    assert threads_per_worker(1, {}) == cores
-    assert threads_per_worker(cores, {}) == 1
-    assert threads_per_worker(10 * cores, {}) == 1
+    assert threads_per_worker(1, {}, busy=0) == cores
+    assert threads_per_worker(cores, {}, busy=0) == 1
+    assert threads_per_worker(10 * cores, {}, busy=0) == 1
+
+
+def test_cores_that_others_keep_busy_are_left_to_them():
+    cores = usable_cores()
+    assert threads_per_worker(1, {}, busy=1) == max(1, cores - 1)
+    assert threads_per_worker(1, {}, busy=cores + 3) == 1
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    try:
+        time.sleep(0.5)  # for python to have started
+        assert busy_cores() >= 1
+        assert threads_per_worker(1, {}) <= max(1, cores - 1)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"])

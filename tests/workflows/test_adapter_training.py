@@ -65,7 +65,7 @@ def test_peft_loads_it_with_the_loss_that_was_left(trained, place):
 
 
 def test_a_packed_one_is_what_a_bare_peft_loop_trains(trained):
-    from lorabench.engine.train import batches
+    from lorabench.engine.batches import batches
 
     torch.manual_seed(1)
     config = peft.LoraConfig(r=8, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
