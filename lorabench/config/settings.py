@@ -171,7 +171,7 @@ class TrainingSpec(Frozen):
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, more time"""
     autocast: Literal["auto", "none", "bfloat16"] = "auto"
-    """mixed precision; auto is bfloat16 on GPUs that have it, none on CPU"""
+    """mixed precision; auto is bfloat16 on GPUs that have it, and on CPUs that do for models of 100M parameters on"""
     loss: Literal["labelled", "chunked", "full"] = "labelled"
     """what goes through the head: positions that predict a label, these a thousand at a time with logits made again in
     the backward pass (less memory, more time), or all; the loss is the same to rounding"""
@@ -179,10 +179,10 @@ class TrainingSpec(Frozen):
     """rows laid end to end without padding: the same steps to rounding; auto: on a CPU, where it costs less, the method
     has no dropout and the model keeps such rows apart"""
     checkpoint_every: Literal["auto", "never"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """optimizer steps between two checkpoints of a running cell, from which a killed run goes on; auto: about five
-    minutes; takes the disk of what is trained three times over, twice while it is replaced"""
+    """optimizer steps between two checkpoints, from which a killed run goes on; auto: about five minutes; each takes
+    the disk of what is trained three times over (full fine-tuning: 6 bytes a parameter), twice while it is replaced"""
     time_limit: Annotated[Number, Field(gt=0)] | None = None
-    """seconds of a cell at most; its worker is killed then, and it counts as failed"""
+    """seconds of a cell, all its phases together; one that takes longer is killed and recorded as failed"""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> TrainingSpec:

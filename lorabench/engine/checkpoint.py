@@ -53,6 +53,8 @@ class StepRecord:
     learning_rate: float
     grad_norm: float
     seconds: float
+    tokens: int = 0
+    """of this step, without padding; 0 in checkpoints of lorabench before it was kept"""
 
 
 @dataclass

@@ -232,10 +232,13 @@ def _record(
     for place, member in enumerate(members):
         if member.diverged is None:
             done = member.progress
-            done.tokens += sum(p.tokens[place] for p in micro)
+            tokens = sum(p.tokens[place] for p in micro)
+            done.tokens += tokens
             done.positions += sum(p.rows * p.lengths[place] for p in micro)
             lr = learning_rate(member.spec, step)
-            done.curve.append(StepRecord(step, losses[place], lr, norms[place], seconds))
+            done.curve.append(
+                StepRecord(step, losses[place], lr, norms[place], seconds, sum(p.tokens[place] for p in micro))
+            )
 
 
 def _optimizer(members: Sequence[_Member]) -> torch.optim.Optimizer:

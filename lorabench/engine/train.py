@@ -72,7 +72,7 @@ def train(
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    before, clock = done.seconds, Clock(where)
+    before, clock, told = done.seconds, Clock(where), 0.0
     for step in range(done.step + 1, spec.steps + 1):
         lr = learning_rate(spec, step)
         for group in optimizer.param_groups:
@@ -83,10 +83,12 @@ def train(
             raise Diverged(step, "loss")
         if not math.isfinite(norm):
             raise Diverged(step, "gradient")
-        done.tokens += sum(b.tokens for b in micro)
+        tokens, now = sum(b.tokens for b in micro), clock.seconds()
+        done.tokens += tokens
         done.positions += sum(b.ids.numel() for b in micro)
-        done.curve.append(StepRecord(step, loss, lr, norm, before + clock.seconds() - checkpoints.seconds))
+        done.curve.append(StepRecord(step, loss, lr, norm, before + now - checkpoints.seconds - told, tokens))
         on_step(done.curve[-1], done.tokens)
+        told += clock.seconds() - now  # whoever listens is no part of a step
         checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_disable()

@@ -102,6 +102,8 @@ def test_a_finished_cell_has_every_reading_and_file_and_survives_json(folder, mo
         "train_seconds",
         "eval_seconds",
         "tokens_per_second",
+        "step_seconds",
+        "step_spread_seconds",
         "train_peak_bytes",
         "eval_peak_bytes",
         "train_loss",

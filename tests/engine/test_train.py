@@ -1,6 +1,7 @@
 """The loop takes the steps that a plain PEFT and PyTorch loop takes, and its measures are what they say."""
 
 import math
+import time
 
 import numpy as np
 import peft
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, 
 from lorabench.config import TrainingSpec
 from lorabench.engine.batches import Layout, batches, collate
 from lorabench.engine.cell import run_cell
+from lorabench.engine.cell_train import paces
+from lorabench.engine.checkpoint import StepRecord
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.loss import token_loss
 from lorabench.engine.model import load_tokenizer
@@ -196,3 +199,20 @@ def test_epochs_are_counted_as_transformers_counts_them(tmp_path):
         trainer.train()
         spec = TrainingSpec(epochs=epochs, batch_size=batch, gradient_accumulation=accumulation)
         assert spec.over(rows).steps == trainer.state.max_steps == trainer.state.global_step
+
+
+def test_paces_leave_out_the_first_step_and_tell_the_spread():
+    curve = [StepRecord(1, 1.0, 1e-3, 1.0, 9.0, 40)]
+    for step, (seconds, tokens) in enumerate([(1.0, 30), (2.0, 50), (3.0, 40), (6.0, 40)], start=2):
+        curve.append(StepRecord(step, 1.0, 1e-3, 1.0, curve[-1].seconds + seconds, tokens))
+    told = {r.metric: r.value for r in paces(curve)}
+    assert told == {"tokens_per_second": 160 / 12, "step_seconds": 2.5, "step_spread_seconds": 3.75 - 1.75}
+    assert {r.metric: r.value for r in paces(curve[:1])} == {"tokens_per_second": 40 / 9, "step_seconds": 9.0}
+
+
+def test_whoever_listens_to_steps_is_on_no_clock():
+    model = small_model("llama")
+    spec = TrainingSpec(steps=3, batch_size=1, sequence_length=4)
+    slow = lambda step, tokens: time.sleep(0.5)  # noqa: E731
+    done = train(model, [example(1, 2, 3)], spec, seed=0, layout=Layout(0), where=CPU, autocast=None, on_step=slow)
+    assert done.seconds < 0.75, "of 1.5 s that were slept"
