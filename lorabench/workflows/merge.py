@@ -72,7 +72,8 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> MergedStore:
         if imported := next((path for path, study in studies if study.imported is not None), None):
             raise StoreError(f"{imported} holds an imported study; import all of its files at once in place of merging")
         study = joined_study(studies)
-        cells = joined_cells([store.plan() for store in stores], study.seeds)
+        seeds = study.seeds if study.tuning_seeds is None else ()  # else only the chosen rate runs on all
+        cells = joined_cells([store.plan() for store in stores], seeds)
         try:
             return _joined(target, paths, stores, study, cells)
         except OSError as e:
