@@ -12,6 +12,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lorabench.config.settings import MethodSpec, TrainingSpec
 from lorabench.engine.batches import Layout
@@ -184,12 +185,22 @@ class Linear4bit(bitsandbytes.nn.Linear4bit):
         return F.linear(x, weight.to(x.dtype), self.bias)
 
 
+class RMSNorm(LlamaRMSNorm):
+    """In the dtype of its input: transformers' goes through float32, where two float64 values that differ in their last
+    bit may round to neighbours (6e-8 apart), once in some thirty steps."""
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+
+
 def based(quantization="none", dtype=torch.float64):
     """The 300k model in a dtype; int8 layers take their products in float16 as ever."""
     base = load_base(cell_of(f"quantization={quantization}"), CPU)
     for module in base.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit) and dtype == torch.float64:
             module.__class__ = Linear4bit
+        if isinstance(module, LlamaRMSNorm) and dtype == torch.float64:
+            module.__class__ = RMSNorm
     for tensor in (*base.parameters(), *base.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
