@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports"
 KINDS = (
     *("methods", "quantizations", "tasks", "executors", "sections", "exporters", "importers", "emitters", "trainers"),
-    "probes",
+    *("probes", "trackers"),
 )
 
 
