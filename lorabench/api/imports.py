@@ -37,7 +37,8 @@ def import_results(
         reference: settings of the condition that others are compared with, as {"method": "lora", "method.rank": "8"};
             full fine-tuning where absent.
         unit: csv only: of shares such as accuracy; auto takes values above 1 for percent.
-        higher_is_better, lower_is_better: csv only: metrics that lorabench does not know.
+        higher_is_better: csv only: metrics that lorabench does not know, of which more is better.
+        lower_is_better: csv only: the same of which less is better.
         refused: called with a sentence for each file or row that cannot be read; the others are imported.
     Returns:
         StudyResults over the directory.
