@@ -96,7 +96,7 @@ class Words:
 
 def test_a_node_that_is_killed_costs_its_cells_a_second_try_and_every_cell_is_there_once(cluster, odd, begun, tmp_path):
     two = cluster({"num_cpus": 1}, {"num_cpus": 1})
-    study, killed = study_of(0, 204, 205, 1, 100, 109, 2), threading.Event()
+    study, killed = study_of(0, 204, 205, 1, 100, 159, 2), threading.Event()
 
     def kill(event):
         if event.step > 20 and not killed.is_set():  # both nodes are in the middle of a cell
@@ -108,7 +108,7 @@ def test_a_node_that_is_killed_costs_its_cells_a_second_try_and_every_cell_is_th
     assert killed.is_set() and progress.workers == 2
     outcomes = {r.cell.seed: r.outcome for r in plan.store.results()}
     assert outcomes == {
-        **dict.fromkeys((0, 204, 205, 1, 2), "finished"), 100: "failed", 109: "out_of_memory",
+        **dict.fromkeys((0, 204, 205, 1, 2), "finished"), 100: "failed", 159: "out_of_memory",
     }  # fmt: skip
     twice = [seed for seed in outcomes if begun().count(seed) == 2]
     assert len(twice) == 1 and twice[0] >= 200 and len(begun()) == len(outcomes) + 1  # nothing else ran again
@@ -124,12 +124,12 @@ def test_cells_share_a_card_as_the_memory_model_says_and_one_that_runs_out_of_me
     one = cluster({"num_cpus": 3, "num_gpus": 1})
     progress = Words()
     pool = WorkerPool("ray", None, ClusterOptions(one.address))
-    plan = run(study_of(0, 1, 108, 109), tmp_path / "out", pool=pool, progress=progress)
+    plan = run(study_of(0, 1, 158, 159), tmp_path / "out", pool=pool, progress=progress)
     assert progress.workers == 3
     assert {r.cell.seed: r.outcome for r in plan.store.results()} == {
-        0: "finished", 1: "finished", 108: "finished", 109: "out_of_memory",
+        0: "finished", 1: "finished", 158: "finished", 159: "out_of_memory",
     }  # fmt: skip
-    assert sorted(begun()) == [0, 1, 108, 108, 109, 109]
+    assert sorted(begun()) == [0, 1, 158, 158, 159, 159]
     assert sum(", 0.333 of a card" in note for note in progress.notes) == 4
     assert sum(", 1 card" in note for note in progress.notes) == 2
 

@@ -69,11 +69,11 @@ def test_a_study_runs_in_one_array_and_an_element_that_is_killed_is_submitted_ag
             os.kill(_parent(int(last[2])), signal.SIGKILL)
 
     progress = Words(kill)
-    study = study_of(0, 204, 205, 1, 100, 109, 2)
+    study = study_of(0, 204, 205, 1, 100, 159, 2)
     plan = run(study, tmp_path / "out", pool=WorkerPool("slurm", 3), progress=progress)
     outcomes = {r.cell.seed: r.outcome for r in plan.store.results()}
     assert outcomes == {
-        **dict.fromkeys((0, 204, 205, 1, 2), "finished"), 100: "failed", 109: "out_of_memory",
+        **dict.fromkeys((0, 204, 205, 1, 2), "finished"), 100: "failed", 159: "out_of_memory",
     }  # fmt: skip
     twice = [seed for seed in outcomes if begun().count(seed) == 2]
     assert killed.is_set() and len(twice) == 1 and len(begun()) == len(outcomes) + 1
