@@ -26,13 +26,10 @@ def merge(
     Raises:
         LorabenchError: they are no parts of one study, or `out` is in use or cannot be written.
     Example:
-        >>> import tempfile, lorabench as lb
-        >>> small = ["model=lorabench/tiny-300k", "training.steps=1", "grid={method.rank: [4]}", "evaluation={}"]
-        >>> folders = [tempfile.mkdtemp() for _ in range(2)]
-        >>> for seed, folder in enumerate(folders):
-        ...     _ = lb.run(lb.load_study("studies/quickstart.yaml", [*small, f"seeds=[{seed}]"]), folder)
-        >>> {r.cell.seed for r in lb.merge(folders, tempfile.mkdtemp()).results}
-        {0, 1}
+        >>> import shutil, tempfile, lorabench as lb
+        >>> other = shutil.copytree("reports/quickstart", tempfile.mkdtemp() + "/of-another-machine")
+        >>> lb.merge(["reports/quickstart", other], tempfile.mkdtemp() + "/joined").study.name
+        'quickstart'
     """
     from lorabench.record.frames import write_csv
     from lorabench.workflows.merge import merge as join

@@ -36,7 +36,7 @@ def set_aside(store: Store, cell_id: str) -> Path | None:
 def put_back(store: Store) -> bool:
     """Gives each record that a killed run was replacing its place again, and removes what has a new one in its place;
     whether there was any."""
-    left = list(store.cells_folder.glob("*.old"))
+    left = [path for path in store.cells_folder.glob("*.old") if not path.is_symlink()]
     for old in left:
         final = old.with_suffix("")
         with store.claim(final.name) as mine, suppress(FileNotFoundError):

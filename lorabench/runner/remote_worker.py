@@ -43,7 +43,6 @@ class RemoteWorker:
     """One place at a time, opened when a cell needs it and kept for as long as the next cell asks for the same room."""
 
     packs = True
-    """whether cells that it is given together may train at once"""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -271,7 +270,7 @@ def _clear(folder: Path, keep: Sequence[str] = (CHECKPOINT,)) -> None:
 
 def _first(folder: Path) -> Path:
     """A cell's folder for its first try, with the checkpoint of a further try of a runner that was killed."""
-    for left in folder.parent.glob(f"{_name(folder)}.again-*"):
+    for left in folder.parent.glob(f"{folder.name.removesuffix('.partial')}.again-*"):
         if (left / CHECKPOINT).exists():
             (left / CHECKPOINT).replace(folder / CHECKPOINT)
         shutil.rmtree(left, ignore_errors=True)
@@ -280,7 +279,7 @@ def _first(folder: Path) -> Path:
 
 def _again(folder: Path, before: Path, number: int) -> Path:
     """The folder of a further try, with the checkpoint of the one before."""
-    further = folder.with_name(f"{_name(folder)}.again-{number}")
+    further = folder.with_name(f"{folder.name.removesuffix('.partial')}.again-{number}")
     shutil.rmtree(further, ignore_errors=True)
     further.mkdir()
     if (before / CHECKPOINT).exists():
@@ -296,7 +295,3 @@ def _replace(folder: Path, further: Path) -> None:
     for path in further.iterdir():
         path.replace(folder / path.name)
     shutil.rmtree(further, ignore_errors=True)
-
-
-def _name(folder: Path) -> str:
-    return folder.name.removesuffix(".partial")

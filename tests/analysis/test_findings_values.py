@@ -14,7 +14,7 @@ from lorabench.record.unreached import Unreached
 from lorabench.report.view import make_view
 from tests import synthetic
 from tests.analysis.planted import ACC, FIXED, Change, ids, quick, seen, text, with_values  # noqa: F401  (a fixture of every test)
-from tests.report.stores import ONLY_FULL, filled, study_of
+from tests.report.stores import ONLY_FULL, filled, study_of, unsealed
 from tests.synthetic_spectra import uniform
 
 # values
@@ -136,7 +136,7 @@ def test_a_pair_that_is_told_well_enough_silences_no_other(tmp_path: Path) -> No
 
     from lorabench.record.items import FILE, Items, save_items
 
-    store = filled(tmp_path, text(*FIXED, ("accuracy_margin: 0.1", "accuracy_margin: 0.02"), seeds="[0, 1]"))
+    store = unsealed(filled(tmp_path, text(*FIXED, ("accuracy_margin: 0.1", "accuracy_margin: 0.02"), seeds="[0, 1]")))
     draw = np.random.default_rng(0)
     right = (draw.random(200) < 0.6).astype(float)
     for cell in store.plan():
@@ -154,7 +154,7 @@ def test_a_pair_that_is_told_well_enough_silences_no_other(tmp_path: Path) -> No
 def test_ten_items_that_all_agree_are_too_few(tmp_path: Path) -> None:
     from lorabench.record.items import FILE, Items, save_items
 
-    store = filled(tmp_path, text(*FIXED, seeds="[0, 1]"))
+    store = unsealed(filled(tmp_path, text(*FIXED, seeds="[0, 1]")))
     for cell in store.plan():
         save_items(store.cells_folder / cell.id / FILE, {ACC: Items([1.0] * 10)})
     found = {f.kind: f for f in make_view(store).findings}
@@ -268,7 +268,7 @@ def test_predictions_that_miss_on_both_sides_do_not_cancel(tmp_path: Path) -> No
 
 
 def test_a_loss_that_still_falls(tmp_path: Path) -> None:
-    store = filled(tmp_path, text(*FIXED))
+    store = unsealed(filled(tmp_path, text(*FIXED)))
     hit = next(c.id for c in store.plan() if c.method.rank == 4)
     lines = ["step,loss", *(f"{step},{4 - 0.05 * step + 0.001 * (step % 2)}" for step in range(1, 41))]
     (store.cells_folder / hit / "curve.csv").write_text("\n".join(lines), encoding="utf-8")

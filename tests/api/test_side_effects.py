@@ -58,7 +58,7 @@ assert "torch" not in sys.modules
 CALLS = (
     STATE
     + """
-import tempfile
+import shutil, tempfile
 import bitsandbytes, datasets, numpy as np, pandas, peft, rich.style, scipy.optimize, sympy, threadpoolctl
 import plotly.figure_factory, plotly.graph_objects, plotly.subplots, plotly.tools, torch, transformers
 import transformers.loss.loss_utils
@@ -87,6 +87,9 @@ def imported():
         stream.write("method,rank,accuracy\\nlora,8,0.5\\nfull,,0.6\\n")
     lb.import_results("csv", folder + "/table.csv", folder + "/imported")
 
+def joined():
+    lb.merge([folder + "/run", shutil.copytree(folder + "/run", folder + "/again")], folder + "/joined")
+
 calls = {
     "import_results": imported,
     "probe": lambda: lb.probe(study, batches=2, steps=2),
@@ -103,6 +106,7 @@ calls = {
     "quantization_error": lambda: lb.quantization_error(MODEL, quantization=["nf4"]),
     "open_results": stored,
     "run": lambda: lb.run(study, folder + "/run").frame(),
+    "merge": joined,
 }
 assert not set(calls) ^ {n for n in lb.__all__ if n[0].islower()} - {"load_study"}
 for name, call in calls.items():

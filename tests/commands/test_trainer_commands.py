@@ -153,7 +153,7 @@ def test_one_of_several_gpus_has_a_part_and_is_called_not_measured(capsys):
     [
         ("estimate", ["--trainer", "trll"], "unknown trainer 'trll'; did you mean 'trl'?"),
         ("estimate", ["--trainer", "trl", "--loss", "fusd"], "unknown loss 'fusd'; did you mean 'fused'?"),
-        ("estimate", ["--loss", "fused"], "lorabench has no fused loss; allowed: full"),
+        ("estimate", ["--loss", "fused"], "lorabench has no fused loss; allowed: labelled, chunked, full"),
         ("estimate", ["--trainer", "trl", "--attention", "xformers"], "unknown attention 'xformers'"),
         ("estimate", ["--trainer", "trl", "--attention", "flash", "--gpu", "t4"], "take --attention sdpa"),
         ("estimate", ["--trainer", "axolotl", "--kbit-preparation"], "of its own, or none"),

@@ -28,13 +28,19 @@ def test_a_model_is_counted_only_where_the_answer_turns_on_its_size():
     [
         ("auto", "cuda", True, "bfloat16"),
         ("auto", "cuda", False, None),
-        ("auto", "cpu", True, None),
+        ("auto", "cpu", True, "bfloat16"),
+        ("auto", "cpu", False, None),
         ("bfloat16", "cuda", False, "bfloat16"),
         ("none", "cuda", True, None),
     ],
 )
-def test_mixed_precision_is_automatic_on_gpus_that_compute_in_bfloat16(declared, device, bf16, dtype):
-    assert autocast_dtype(declared, device, bf16) == dtype
+def test_mixed_precision_is_automatic_where_a_device_computes_in_bfloat16(declared, device, bf16, dtype):
+    assert autocast_dtype(declared, device, bf16, lambda: True) == dtype
+
+
+def test_on_a_cpu_small_models_stay_in_float32():
+    assert autocast_dtype("auto", "cpu", True, lambda: False) is None
+    assert autocast_dtype("auto", "cuda", True, lambda: False) == "bfloat16"
 
 
 @pytest.mark.parametrize(

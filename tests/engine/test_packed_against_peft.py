@@ -245,13 +245,24 @@ def test_fifty_steps_of_a_method_are_those_of_eight_peft_loops(method):
     assert_equal(based(), eight(method), 1e-9)
 
 
+EXACT, SINGLE = (torch.float64, 1e-9), (torch.float32, 1e-4)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("accumulation", "checkpointing"), [(1, False), (2, False), (1, True)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-def test_fifty_steps_of_all_methods_are_those_of_eight_peft_loops(
-    quantization, dtype, tolerance, accumulation, checkpointing
-):
+@pytest.mark.parametrize(
+    ("quantization", "precision", "accumulation", "checkpointing"),
+    [
+        ("none", EXACT, 2, False),
+        ("none", EXACT, 1, True),
+        ("none", SINGLE, 1, False),
+        ("nf4", EXACT, 1, False),
+        ("nf4", SINGLE, 2, True),
+        ("int8", EXACT, 1, False),
+        ("int8", SINGLE, 1, False),
+    ],
+)
+def test_fifty_steps_of_all_methods_are_those_of_eight_peft_loops(quantization, precision, accumulation, checkpointing):
+    dtype, tolerance = precision
     methods = ("lora", "dora", "rslora", *(["pissa"] if quantization == "none" else []))
     adapters = eight(*methods) if quantization == "none" else eight(*methods, "dora")
     assert_equal(based(quantization, dtype), adapters, tolerance, 50, accumulation, checkpointing)

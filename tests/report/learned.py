@@ -13,6 +13,7 @@ from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.report.view import View, make_view
 from lorabench.sections import effective_rank, quantization_repair, seed_similarity, truncation
+from tests.report.stores import unsealed
 
 NEW = (effective_rank, truncation, seed_similarity, quantization_repair)
 FILES = ("spectra.safetensors", "directions.safetensors", "truncation.csv")
@@ -27,7 +28,7 @@ def cells(view: View, label: str) -> tuple[CellResult, ...]:
 
 
 def rewritten(store: Store, change: Callable[[Path], None]) -> View:
-    for folder in sorted(store.cells_folder.iterdir()):
+    for folder in sorted(unsealed(store).cells_folder.iterdir()):
         change(folder)
     return make_view(store)
 

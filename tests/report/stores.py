@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from lorabench.config import Cell, Study, expand, load_study
+from lorabench.record.checksums import CHECKSUM, FILES
 from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from tests import synthetic
@@ -45,6 +47,14 @@ def filled(folder: Path, text: str = STUDY, change: Callable[[CellResult], CellR
     """A store whose cells have run; `change` may alter a result or, by None, leave it out."""
     study = study_of(folder, text)
     return fill(folder / "store", study, expand(study), change)
+
+
+def unsealed(store: Store) -> Store:
+    """The store with records that keep no checksums, as those of earlier versions, so that a test may change files."""
+    for path in store.cells_folder.glob("*/result.json"):
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({k: v for k, v in plain.items() if k not in (FILES, CHECKSUM)}), encoding="utf-8")
+    return store
 
 
 def fill(

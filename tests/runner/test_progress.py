@@ -51,7 +51,7 @@ def test_time_left_comes_from_steps_at_first_and_from_finished_cells_then(clock,
 def test_cells_whose_steps_are_taken_with_anothers_have_little_left_to_train(clock, tmp_path):
     plan = make_plan(study_of(0, 1, 2, 3), tmp_path)
     first = plan.cells[0]
-    tally = Tally(plan, 0, list(plan.cells))
+    tally = Tally(plan, 0, {c.id: c for c in plan.cells})
     now = tally.start(first)
     tally.see(Event(first.id, "train", pack=tuple(c.id for c in plan.cells[:3])))
     for step in range(1, 12):
