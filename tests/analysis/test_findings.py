@@ -38,13 +38,9 @@ def test_every_kind_is_a_function_and_the_gravest_come_first() -> None:
 
 
 def test_every_kind_is_planted_below_or_among_those_of_the_data() -> None:
-    source = "".join(
-        path.read_text(encoding="utf-8")
-        for path in (
-            *Path(__file__).parent.glob("test_findings*.py"),
-            Path(__file__).parents[1] / "workflows/test_merge.py",
-        )
-    )
+    here = Path(__file__).parent
+    planting = (*here.glob("test_findings*.py"), here.parent / "workflows" / "test_merge.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in planting)
     assert [k for k in get_args(Kind) if f'["{k}"]' not in source] == []
 
 
