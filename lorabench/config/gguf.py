@@ -149,6 +149,8 @@ def read_header(path: str | Path) -> GgufFile:
         stored = Counter[str]()
         for tensor in reader.tensors:
             stored[tensor.tensor_type.name] += int(tensor.n_elements)
+        fault = _fault(reader, architecture, tensors) or _undequantizable(stored)
+        kind = _type(reader, stored)
     except Exception as e:  # whatever a mapped file that ends early raises: IndexError, ValueError, KeyError, ...
         reason = " ".join(str(e).split())[:120]
         if "version" not in reason:  # numpy's words on arrays that are too short
@@ -156,9 +158,9 @@ def read_header(path: str | Path) -> GgufFile:
         raise ModelError(
             f"{path} is not a complete GGUF file ({reason}); it is damaged or truncated, download it again"
         ) from None
-    if fault := _fault(reader, architecture, tensors) or _undequantizable(stored):
+    if fault:
         raise ModelError(f"{path} {fault}")
-    return GgufFile(str(path), _type(reader, stored), architecture, tensors, dict(stored))
+    return GgufFile(str(path), kind, architecture, tensors, dict(stored))
 
 
 def _value(reader: GGUFReader, key: str) -> Any:

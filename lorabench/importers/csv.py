@@ -205,7 +205,7 @@ def _run(place: str, row: Mapping[str, str], columns: _Columns, percent: set[str
         told["quantization.name"] = "nf4"
     if told["method.name"] == "base":
         told["training.steps"] = 0
-    seed = None if "seed" not in texts else _whole(place, "seed", texts["seed"], 0)
+    seed = None if "seed" not in texts else _whole(place, "seed", texts["seed"], 0, 2**32 - 1)
     items = None if "items" not in texts else _whole(place, "items", texts["items"], 1)
     readings = tuple(r for m in columns.metrics if (r := _reading(place, m, texts, m in percent, items)) is not None)
     if not readings:
@@ -251,10 +251,10 @@ def _value(place: str, name: str, text: str) -> float:
     return value
 
 
-def _whole(place: str, name: str, text: str, least: int | None = None) -> int:
+def _whole(place: str, name: str, text: str, least: int | None = None, most: int | None = None) -> int:
     value = _value(place, name, text)
-    if not value.is_integer() or (least is not None and value < least):
-        above = "" if least is None else f" from {least}"
+    if not value.is_integer() or (least is not None and value < least) or (most is not None and value > most):
+        above = ("" if least is None else f" from {least}") + ("" if most is None else f" to {most}")
         raise DataError(f"{place}: {name} is {text}, which is no whole number{above}; correct the row")
     return int(value)
 

@@ -119,7 +119,10 @@ def _run(file: _File, adapted: set[str]) -> ImportedRun:
         if plain.get(key):
             versions[package] = str(plain[key])
     date, seconds = plain.get("date"), plain.get("total_evaluation_time_seconds")
-    began = datetime.fromtimestamp(float(str(date)), UTC).isoformat(timespec="seconds") if _is_number(date) else ""
+    try:
+        began = datetime.fromtimestamp(float(str(date)), UTC).isoformat(timespec="seconds") if _is_number(date) else ""
+    except (ValueError, OverflowError, OSError):  # no date of our time
+        began = ""
     timed = _number(seconds)
     readings = file.readings if timed is None else (*file.readings, Reading(metric="eval_seconds", value=timed))
     commit = plain.get("model_sha")

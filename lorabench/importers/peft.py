@@ -158,7 +158,7 @@ def _variant(experiment: str, config: Mapping[str, object], settings: Mapping[st
     name, method = experiment.rpartition("/")[2], str(settings["method.name"])
     said = (
         re.escape(str(config["model_id"]).rpartition("/")[2]),
-        rf"rank{settings.get('method.rank')}",
+        re.escape(f"rank{settings.get('method.rank')}"),
         r"lr_?\d[\d.]*(e-?\d+)?",
         "default",
         re.escape(method),

@@ -22,7 +22,6 @@ from lorabench.formatting import error_line
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 READABLE = (".safetensors", *PICKLED)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # of training scripts and DeepSpeed
-_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)  # of torch.load
 
 
 class TensorFile:
@@ -89,7 +88,7 @@ def read_pickled(path: Path, device: str = "cpu", unwrap: bool = True) -> dict[s
     try:
         mapped = device == "cpu" and zipfile.is_zipfile(path)
         content = torch.load(path, weights_only=True, map_location=device, mmap=mapped)
-    except (*_UNREADABLE, pickle.UnpicklingError) as e:
+    except Exception as e:  # whatever a damaged pickle leads to: KeyError, TypeError, ...
         if isinstance(e, pickle.UnpicklingError) and ("weights_only" in str(e).lower() or "Unsupported" in str(e)):
             raise ModelError(
                 f"{path} holds more than tensors, and reading it would run code from the file; if you trust it, convert"
