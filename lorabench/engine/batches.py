@@ -48,8 +48,6 @@ class Batch:
     do"""
     positions: torch.Tensor | None = None
     """(1, tokens) where several rows lie end to end"""
-    lengths: tuple[int, ...] = ()
-    """of those rows"""
 
     @property
     def inputs(self) -> dict[str, object]:
@@ -69,13 +67,7 @@ class Batch:
         """The same on a device."""
         predicting = None if self.predicting is None else self.predicting.to(where)
         positions = None if self.positions is None else self.positions.to(where)
-        return Batch(self.ids.to(where), self.labels.to(where), self.tokens, predicting, positions, self.lengths)
-
-    def row_sums(self, table: torch.Tensor) -> torch.Tensor:
-        """The sum of each row (rows,) of a table (rows, length) that is laid as the batch."""
-        if self.positions is None:
-            return table.sum(dim=1)
-        return torch.stack([part.sum() for part in table[0].split(self.lengths)])
+        return Batch(self.ids.to(where), self.labels.to(where), self.tokens, predicting, positions)
 
 
 def collate(examples: Sequence[Example], layout: Layout, where: torch.device) -> Batch:
@@ -102,7 +94,6 @@ def collate(examples: Sequence[Example], layout: Layout, where: torch.device) ->
         tokens,
         None if predicting is None else torch.from_numpy(predicting),
         None if positions is None else torch.from_numpy(positions),
-        tuple(lengths) if joined else (),
     ).to(where)
 
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -20,6 +18,7 @@ from lorabench.engine.checkpoint import Checkpoints, TrainingProgress
 from lorabench.engine.domain import is_kept
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import Ahead, outlook
+from lorabench.engine.paces import paces
 from lorabench.engine.pack import packed_training
 from lorabench.engine.saved import START, save_adapter, save_model
 from lorabench.engine.sharded import ShardedTraining, sharded_training
@@ -73,19 +72,6 @@ def train_cell(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     yield from paces(done.curve)
     yield from _learning(done, steps)
     yield from cuda_peaks("train", meter, loaded)
-
-
-def paces(curve: Sequence[StepRecord]) -> Iterator[Reading]:
-    """Tokens a second, and the median and interquartile range of a step's seconds, over the steps after the first,
-    which warms up; of a single step its own pace."""
-    pairs = list(itertools.pairwise(curve)) or [(StepRecord(0, 0.0, 0.0, 0.0, 0.0), curve[0])]
-    pairs = [(before, after) for before, after in pairs if after.tokens]  # steps of a checkpoint that kept none
-    seconds = [after.seconds - before.seconds for before, after in pairs]
-    yield from reading("tokens_per_second", sum(after.tokens for _, after in pairs) / sum(seconds))
-    yield from reading("step_seconds", statistics.median(seconds))
-    if len(seconds) > 1:
-        first, _, third = statistics.quantiles(seconds, n=4, method="inclusive")
-        yield from reading("step_spread_seconds", third - first)
 
 
 def _learning(done: TrainingProgress, steps: int) -> Iterator[Reading]:

@@ -23,6 +23,7 @@ from lorabench.engine.cell_load import load_untrained
 from lorabench.engine.events import Event
 from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import device
+from lorabench.engine.paces import tokens_per_second
 from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
 from lorabench.engine.packed_adapters import AdapterStart, attached
@@ -149,7 +150,6 @@ def _alone(context: CellContext, loaded: LoadedCell) -> tuple[float | None, Phas
             for _ in range(2):
                 micro = [collate(rows, loaded.padded, where) for _ in range(spec.gradient_accumulation)]
                 take_step(model, micro, parameters, optimizer, spec.max_grad_norm, context.autocast, loaded.loss)
-    seen: list[int] = []
     torch.manual_seed(cell.seed)
     try:
         done = train(
@@ -160,11 +160,9 @@ def _alone(context: CellContext, loaded: LoadedCell) -> tuple[float | None, Phas
             layout=loaded.layout,
             where=where,
             autocast=context.autocast,
-            on_step=lambda step, tokens: seen.append(tokens),
+            on_step=lambda step, tokens: None,
             loss_of=loaded.loss,
         )
     except Diverged:
         return None, meter
-    if len(seen) == 1:
-        return seen[0] / done.seconds, meter
-    return (seen[-1] - seen[0]) / (done.curve[-1].seconds - done.curve[0].seconds), meter
+    return tokens_per_second(done.curve), meter

@@ -251,9 +251,7 @@ def _record(
             done.tokens += tokens
             done.positions += sum(p.rows * p.lengths[place] for p in micro)
             lr = learning_rate(member.spec, step)
-            done.curve.append(
-                StepRecord(step, losses[place], lr, norms[place], seconds, sum(p.tokens[place] for p in micro))
-            )
+            done.curve.append(StepRecord(step, losses[place], lr, norms[place], seconds, tokens))
 
 
 def _optimizer(members: Sequence[Member]) -> torch.optim.Optimizer:

@@ -28,6 +28,7 @@ from lorabench.config.study import Cell
 from lorabench.engine.cell_context import LoadedCell, PhaseRun, Report, reading
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.events import Event, read_event
+from lorabench.engine.paces import paces
 from lorabench.engine.train import Diverged
 
 WEIGHTS = "sharded.safetensors"
@@ -82,7 +83,7 @@ def sharded_training(loaded: LoadedCell, done: ShardedTraining) -> PhaseRun[None
             own[name].copy_(weight)
     done.weights.unlink()
     yield from reading("train_seconds", done.progress.seconds)
-    yield from reading("tokens_per_second", done.progress.tokens / done.progress.seconds)
+    yield from paces(done.progress.curve)
     yield from reading("train_cards", done.cards)
     for metric, peak in done.peaks.items():
         yield from reading(metric, peak)

@@ -136,9 +136,10 @@ def _train(
         loss, norm = _take_step(model, optimizer, micro, spec.max_grad_norm, layout, accelerator, autocast, loss_of)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
-        progress.tokens += sum(len(e.ids) for part in micro for e in part)
+        tokens = sum(len(e.ids) for part in micro for e in part)
+        progress.tokens += tokens
         progress.positions += sum(len(part) * max(len(e.ids) for e in part) for part in micro)
-        progress.curve.append(StepRecord(step, loss, rate, norm, clock.seconds()))
+        progress.curve.append(StepRecord(step, loss, rate, norm, clock.seconds(), tokens))
         if accelerator.is_main_process:
             speed = progress.tokens / progress.seconds
             tell({"event": dataclasses.asdict(Event(cell.id, "train", step, spec.steps, loss, speed))})

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from lorabench import errors
 from lorabench.runner.lost_cell import end_words, failed, phase_words, signal_name
+from lorabench.runner.messages import with_calibrations
 from lorabench.runner.oom_kills import counters, kills
 from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
 
@@ -41,12 +42,6 @@ def open_worker(
     """A worker of its own process with so many CPU threads; `engine` names the package that checks and runs cells,
     `predictor` the module that predicts them, `silent` the seconds without a sign of life after which it is killed."""
     return LocalWorker(threads, engine, predictor, silent)
-
-
-def _with(command: Command, calibrations: Path | None) -> Command:
-    if calibrations is not None:
-        command["calibrations"] = str(calibrations.resolve())
-    return command
 
 
 class LocalWorker:
@@ -81,7 +76,7 @@ class LocalWorker:
         command["cells"] = [c.model_dump(mode="json") for c in cells]
         patience = Patience(silent=self._silent)
         try:
-            self._send(_with(command, calibrations))
+            self._send(with_calibrations(command, calibrations))
             for reply in self._replies(patience):
                 if "problems" in reply or "needs" in reply:
                     self.disk = reply.get("disk", self.disk)
@@ -113,7 +108,7 @@ class LocalWorker:
 
         cards: GPUs that train it together. available: bytes of its card that are its own, where others share it.
         """
-        command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
+        command = with_calibrations({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
         if cards > 1:

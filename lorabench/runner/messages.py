@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ class ErrorMessage(TypedDict):
 
     kind: str
     message: str
+
+
+def with_calibrations(command: Command, folder: Path | None) -> Command:
+    """The command with the folder that its predictions are corrected by, where there is one."""
+    if folder is not None:
+        command["calibrations"] = str(folder.resolve())
+    return command
+
+
+def calibrations_of(command: Command) -> Path | None:
+    """That folder; None where predictions are not corrected."""
+    return Path(command["calibrations"]) if "calibrations" in command else None
 
 
 class Reply(TypedDict, total=False):

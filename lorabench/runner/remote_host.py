@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, TypedDict
 from lorabench import __version__
 from lorabench.errors import LorabenchError
 from lorabench.executors.local import ENGINE, PREDICTOR, open_worker
+from lorabench.runner.messages import calibrations_of
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -69,10 +70,10 @@ class RemoteHost:
         """A command's replies; the last of them answers it. shared: whether the command's folder is here, too."""
         try:
             if command["do"] == "check":
-                problems = self._worker.check(_cells(command["cells"]), _calibrations(command))
+                problems = self._worker.check(_cells(command["cells"]), calibrations_of(command))
                 yield {"problems": [dataclasses.asdict(p) for p in problems]}
             elif command["do"] == "needs":
-                needs = self._worker.needs(_cells(command["cells"]), _calibrations(command))
+                needs = self._worker.needs(_cells(command["cells"]), calibrations_of(command))
                 yield {"needs": {name: dataclasses.asdict(need) for name, need in needs.items()}}
             elif shared:
                 yield from self._run(command, Path(command["folder"]))
@@ -135,7 +136,7 @@ class RemoteHost:
             folder,
             report,
             command["skip_infeasible"],
-            _calibrations(command),
+            calibrations_of(command),
             _cells(command.get("pack", ())),
             command.get("gaining", False),
             cards=command.get("cards", 1),
@@ -169,7 +170,3 @@ def _cells(plain: Iterable[object]) -> tuple[Cell, ...]:
     from lorabench.config.study import Cell
 
     return tuple(Cell.model_validate(c) for c in plain)
-
-
-def _calibrations(command: Command) -> Path | None:
-    return Path(command["calibrations"]) if "calibrations" in command else None

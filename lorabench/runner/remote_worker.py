@@ -26,6 +26,7 @@ from lorabench import errors
 from lorabench.record.card_need import CardNeed
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.cluster import Cluster, MachineFull, MachineLost, Place, Room
+from lorabench.runner.messages import with_calibrations
 from lorabench.runner.remote_host import packed, unpack
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class RemoteWorker:
         gaining: bool = False,
     ) -> CellResult:
         """Runs a cell on some machine; whatever happens to machines, there is a result."""
-        command = _with({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
+        command = with_calibrations({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
         if self._room is not None and cell.id in self._pack:
@@ -153,7 +154,7 @@ class RemoteWorker:
         self, command: Command, key: str, room: Room, cells: tuple[Cell, ...], calibrations: Path | None
     ) -> dict[str, dict[str, int]]:
         """What the cluster says of cells before the first one runs."""
-        command = _with({**command, "cells": [c.model_dump(mode="json") for c in cells]}, calibrations)
+        command = with_calibrations({**command, "cells": [c.model_dump(mode="json") for c in cells]}, calibrations)
         lost = ""
         for _ in range(TRIES):
             try:
@@ -221,12 +222,6 @@ class RemoteWorker:
                         unpack(archive, there)
                     return CellResult.model_validate(reply["result"])
         raise MachineLost(f"{self._machine} gave no result")
-
-
-def _with(command: Command, calibrations: Path | None) -> Command:
-    if calibrations is not None:
-        command["calibrations"] = str(calibrations.resolve())
-    return command
 
 
 def _raise_fault(reply: object) -> None:

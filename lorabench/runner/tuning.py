@@ -16,10 +16,8 @@ def wanted(study: Study, cells: Iterable[Cell], results: Mapping[str, CellResult
     if study.tuning_seeds is None:
         return tuple(cells)
     cells, choosing = tuple(cells), study.seeds[: study.tuning_seeds]
-    rates = {}
-    for condition, members in _by_condition(c for c in cells if c.tuned_over and c.seed in choosing).items():
-        if all(c.id in results for c in members):
-            rates[condition] = _chosen(members, results)
+    groups = _choosing(study, cells).items()
+    rates = {i: _chosen(members, results) for i, members in groups if all(c.id in results for c in members)}
     return tuple(
         c
         for c in cells
@@ -31,15 +29,16 @@ def waiting(study: Study, cells: Iterable[Cell], results: Mapping[str, CellResul
     """Conditions whose other seeds wait for their learning rate."""
     if study.tuning_seeds is None or study.tuning_seeds >= len(study.seeds):
         return 0
-    choosing = study.seeds[: study.tuning_seeds]
-    groups = _by_condition(c for c in cells if c.tuned_over and c.seed in choosing)
-    return sum(any(c.id not in results for c in members) for members in groups.values())
+    groups = _choosing(study, cells).values()
+    return sum(any(c.id not in results for c in members) for members in groups)
 
 
-def _by_condition(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+def _choosing(study: Study, cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """By condition the cells that choose its learning rate."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.condition_id, []).append(cell)
+        if cell.tuned_over and cell.seed in study.seeds[: study.tuning_seeds]:
+            groups.setdefault(cell.condition_id, []).append(cell)
     return groups
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorabench import startup
 from lorabench.formatting import error_line
+from lorabench.runner.messages import calibrations_of
 from lorabench.runner.packs import KEPT, TrainedPacks
 from lorabench.runner.patience import BEAT_SECONDS
 
@@ -202,7 +203,8 @@ def _prediction(engine: Engine, cell: Cell, command: Command) -> MemoryPredictio
 
 
 def _calibrations(command: Command) -> tuple[Path, ...]:
-    return (Path(command["calibrations"]),) if "calibrations" in command else ()
+    folder = calibrations_of(command)
+    return () if folder is None else (folder,)
 
 
 def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, 
 from lorabench.config import TrainingSpec
 from lorabench.engine.batches import Layout, batches, collate
 from lorabench.engine.cell import run_cell
-from lorabench.engine.cell_train import paces
 from lorabench.engine.checkpoint import StepRecord
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.loss import token_loss
 from lorabench.engine.model import load_tokenizer
+from lorabench.engine.paces import paces
 from lorabench.engine.train import learning_rate, make_optimizer, take_step, train
 from tests.engine.conftest import MODEL, cell_of, small_model
 
