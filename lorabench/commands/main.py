@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a cell did not finish, or the report could not be written;
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -17,6 +18,8 @@ from lorabench.commands.output import say
 from lorabench.commands.parser import make_parser
 from lorabench.commands.run import Terminated
 from lorabench.errors import LorabenchError
+
+MENDABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 def entry() -> NoReturn:
@@ -38,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lorabench status DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 141  # what a shell shows for SIGPIPE
+    except OSError as e:
+        if e.errno not in MENDABLE or e.filename is None:
+            raise
+        name = str(e.filename)
+        return say(f"{name if len(name) < 300 else name[:100] + '...'}: the system answers '{e.strerror}'", 2)
     except KeyboardInterrupt as e:
         code = e.code if isinstance(e, Terminated) else 130
         again = (

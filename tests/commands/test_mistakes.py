@@ -33,6 +33,7 @@ def ran(tmp_path_factory):
         (["run", str(STUDY), "--wrokers", "2"], "did you mean --workers?"),
         (["rnu"], "did you mean run?"),
         ([], "required"),
+        *[([command, "a" * 5000], "File name too long") for command in ("status", "table", "report", "run")],
         (["status", "nowhere"], "nowhere is not a results directory"),
         (["table", "nowhere", "--format", "md"], "nowhere is not a results directory"),
         (["report", "nowhere"], "nowhere is not a results directory"),

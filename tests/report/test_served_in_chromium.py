@@ -35,7 +35,7 @@ def test_a_cell_that_ends_is_seen_without_a_click(
     with open_server(store, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.get(f"http://127.0.0.1:{server.server_address[1]}/")
-        inside = "return document.getElementById('report').contentDocument.body.innerText"
+        inside = "return document.getElementById('report').contentDocument.body?.innerText ?? ''"
         scrolled = "return document.getElementById('report').contentWindow.scrollY"
         until(lambda: f"3 of {total} cells have finished" in browser.execute_script(inside))
         until(lambda: f"3 of {total} cells have ended" in browser.find_element("id", "state").text)
