@@ -2,8 +2,8 @@
 
 torch's flash kernel for CPUs keeps query, key, value, output and logsumexp in their own dtype. Its backward pass in
 bfloat16 multiplies small blocks without the machine's matrix library and takes up to five times as long as the one in
-float32, conversions included (`python -m benchmarks.solo` reaches the rows this short: 25 to 128 tokens). What is saved
-between the passes stays as it is; gradients are rounded once, to the dtype of what they belong to.
+float32, conversions included, on rows as short as those of classification and instruction data. What is saved between
+the passes stays as it is; gradients are rounded once, to the dtype of what they belong to.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def float32_attention_backward(where: torch.device) -> Iterator[None]:
     if where.type != "cpu":
         yield
         return
-    library = torch.library.Library("aten", "IMPL", "AutogradCPU")  # noqa: TOR901 (ends below)
+    library = torch.library.Library("aten", "IMPL", "AutogradCPU")
     library.impl(FORWARD, _attention)
     try:
         yield
@@ -49,7 +49,8 @@ def _attention(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, dropout_p: float, causal: bool, mask: Any, scale: Any) -> Any:
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        query, key, value, dropout_p, causal, mask, scale = inputs
         with torch._C._AutoDispatchBelowAutograd():  # the kernel itself, as torch.library's own functions call it
             output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 query, key, value, dropout_p, causal, attn_mask=mask, scale=scale
