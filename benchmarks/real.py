@@ -45,7 +45,7 @@ TRUNCATION = "truncation-against-training"
 STUDIES = ("sst2", "e2e", TRUNCATION, "wikitext2", "gsm8k")  # in order of value for the time
 FOLDER = ["real"]  # of runs/ and reports/
 RANK_USE = "rank_use.csv"
-WRITTEN = ("cells.csv", "table.md", "study.yaml")
+WRITTEN = ("cells.csv", "table.md", "study.yaml", RANK_USE)
 SMALL = {"model": "lorabench/tiny-1m", "steps": 4, "lora": [3e-3, 1e-2, 3e-2], "full": [1e-3, 3e-3, 1e-2]}
 """what stands in for the model and its learning rates, with so many times the steps: such a model is trained at rates
 three to thirty times as high and has more to learn"""
@@ -130,9 +130,8 @@ def collect(study: str) -> int:
     opened = Store.open(store)
     write_csv(analyse(opened).cells, store / "cells.csv")  # a run that was stopped hard wrote none
     uses = [(use.condition, use.label, use.energy_rank.mean) for use in compute_rank_use(analyse(opened))]
-    write_csv(
-        pd.DataFrame(uses, columns=["condition", "label", "k(0.9)"]), target / RANK_USE
-    )  # archives hold no spectra
+    # archives hold no spectra
+    write_csv(pd.DataFrame(uses, columns=["condition", "label", "k(0.9)"]), store / RANK_USE)
     packed = archive.pack(opened, target)
     packed.write_bytes(gzip.compress(_moved(gzip.decompress(packed.read_bytes())), mtime=0))
     if study == TRUNCATION:
