@@ -13,7 +13,8 @@ import lorabench as lb
 from lorabench.commands.main import main
 from lorabench.config.packs import pack_key
 from lorabench.record.memory_prediction import MemoryPrediction
-from lorabench.runner.packs import AUTO, fitting, mates
+from lorabench.runner.packs import AUTO, fitting
+from lorabench.runner.waiting_cells import WaitingCells
 from tests.engine.conftest import cells_of
 
 STUDY = """
@@ -87,8 +88,6 @@ def test_files_are_the_same(runs):
 
 
 def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
-    from collections import deque
-
     first, *others = (
         cells_of(*s)[0]
         for s in (
@@ -107,12 +106,12 @@ def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
             ("model=lorabench/tiny-1m",),
         )
     )
-    queue = deque(others)
-    assert [others.index(c) for c in mates(first, queue, AUTO, 1)] == [0, 1, 2, 3, 4, 5]
-    assert len(queue) == 6
-    assert len(mates(first, deque(others), 3, 1)) == 2
-    assert len(mates(first, deque(others), AUTO, 2)) == 3  # seven cells for two workers: four and three
-    assert mates(first, deque(others), 1, 1) == []
+    waiting = WaitingCells(others)
+    assert [others.index(c) for c in waiting.take_mates(first, AUTO, 1)] == [0, 1, 2, 3, 4, 5]
+    assert len(waiting) == 6
+    assert len(WaitingCells(others).take_mates(first, 3, 1)) == 2
+    assert len(WaitingCells(others).take_mates(first, AUTO, 2)) == 3  # seven cells for two workers: four and three
+    assert WaitingCells(others).take_mates(first, 1, 1) == []
     assert pack_key(others[10]) is None
     assert pack_key(cells_of("method.name=pissa", "model.dtype=bfloat16")[0]) is None, "PEFT rounds its base"
 
