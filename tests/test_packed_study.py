@@ -2,7 +2,9 @@
 included."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,8 @@ import lorabench as lb
 from lorabench.commands.main import main
 from lorabench.config.packs import pack_key
 from lorabench.record.memory_prediction import MemoryPrediction
+from lorabench.record.merged import merged_of
+from lorabench.record.result_file import read_result
 from lorabench.runner.packs import AUTO, fitting
 from lorabench.runner.waiting_cells import WaitingCells
 from tests.engine.conftest import cells_of
@@ -85,6 +89,52 @@ def test_files_are_the_same(runs):
             assert a.keys() == b.keys()
             assert all(abs(a[n] - b[n]).max() <= 1e-2 * abs(b[n]).max() for n in a)
             assert json.loads((twin / "adapter" / "adapter_config.json").read_text()).keys()
+
+
+@pytest.mark.slow
+def test_a_directory_of_packs_and_one_of_cells_alone_become_one_with_every_checksum_looked_at(runs, tmp_path):
+    """Two machines that had a study each by half, and some cells of it both."""
+    alone, packed = (Path(r.store.folder) for r in runs)
+    ids = sorted(cells(runs[0]))
+    for source, kept in ((alone, ids[:8]), (packed, ids[4:])):
+        shutil.copytree(source, tmp_path / source.name)
+        for cell in set(ids) - set(kept):
+            shutil.rmtree(tmp_path / source.name / "cells" / cell)
+    told = []
+    joined = lb.merge([tmp_path / alone.name, tmp_path / packed.name], tmp_path / "joined", told=told.append)
+    taken, twice = cells(joined), merged_of(tmp_path / "joined").twice
+    for cell in ids:
+        whose = cells(runs[0 if cell in ids[:8] else 1])[cell]
+        assert taken[cell] == whose
+        folder = tmp_path / "joined" / "cells" / cell
+        assert read_result(folder / "result.json", contents=True, weights=True) == whose
+        assert (folder / "adapter").exists() == (whose.cell.method.name != "full" and whose.outcome == "finished")
+    both = [c for c in ids[4:8] if cells(runs[0])[c].outcome == "finished"]
+    assert sorted(t.cell for t in twice) == both and len(both) >= 2
+    for t in twice:
+        values = [cells(r)[t.cell].value(t.metric) for r in runs]
+        assert [t.kept, t.other] == values and t.difference == abs(values[0] - values[1])
+    most = max(t.difference for t in twice)
+    assert any(f"{len(both)} cells finished in two directories" in sentence for sentence in told)
+    assert most == 0 or any(f"up to {most:.2g} between them" in sentence for sentence in told)
+
+
+@pytest.mark.slow
+def test_damaged_weights_of_a_pack_are_named_and_the_lone_record_is_taken(runs, tmp_path):
+    alone, packed = (Path(r.store.folder) for r in runs)
+    shutil.copytree(packed, tmp_path / "packed")
+    victim = next(c for c, r in sorted(cells(runs[1]).items()) if r.value("pack_cells"))
+    weights = tmp_path / "packed" / "cells" / victim / "adapter" / "adapter_model.safetensors"
+    written, state = bytearray(weights.read_bytes()), weights.stat()
+    written[-1] ^= 1
+    weights.write_bytes(written)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    told = []
+    joined = lb.merge([tmp_path / "packed", alone], tmp_path / "joined", told=told.append)
+    (left_out,) = [sentence for sentence in told if sentence.startswith("left out: ")]
+    assert str(weights) in left_out and "its contents are not those that were written" in left_out
+    assert cells(joined)[victim] == cells(runs[0])[victim]
+    assert all(cells(joined)[c] == r for c, r in cells(runs[1]).items() if c != victim and r.outcome == "finished")
 
 
 def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
