@@ -7,6 +7,7 @@ again, until it has a result or its claim is free.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -141,8 +142,8 @@ class CellQueue:
     def _is_new(self, cell: Cell) -> bool:
         """Whether no training of a cell is there, whole or under way."""
         result = self.plan.results.get(cell.id)
-        under_way = self.plan.store.partial(cell.id) / CHECKPOINT
-        return (result is None or not result.is_trained) and not under_way.exists()
+        under_way = f"{self.plan.store.partial(cell.id)}/{CHECKPOINT}"
+        return (result is None or not result.is_trained) and not os.path.exists(under_way)
 
     def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""
@@ -228,6 +229,6 @@ class CellQueue:
 
     def _mark(self, cell: Cell) -> int | None:
         try:
-            return (self.plan.store.cells_folder / cell.id / "result.json").stat().st_mtime_ns
+            return os.stat(f"{self.plan.store.cells_folder}/{cell.id}/result.json").st_mtime_ns
         except FileNotFoundError:
             return None
