@@ -101,11 +101,11 @@ def _held_out(
         chosen = [(examples, n) for examples, n in zip(sets, taken, strict=True) if n]
         context.clock.enter("evaluate", cells * sum(len(examples) for examples, _ in chosen))
         clock, most = Clock(context.device), max(n * max(len(e.ids) for e in examples) for examples, n in chosen)
-        with evaluated(model, cell), evaluating(model, starts, done, most, loaded.padding) as pack:
-            with context.clock.rows(model):
-                answered = pack.answers(test, taken[0]) if taken[0] else nothing
-                validated = pack.losses(validation, taken[1], loaded.loss) if taken[1] else nothing
-                on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
+        on_base = evaluating(model, starts, done, most, loaded.padding)
+        with evaluated(model, cell), on_base as pack, context.clock.rows(model):
+            answered = pack.answers(test, taken[0]) if taken[0] else nothing
+            validated = pack.losses(validation, taken[1], loaded.loss) if taken[1] else nothing
+            on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
         parts = zip(done, answered, validated, on_domain, strict=True)
         seconds = clock.seconds()
         return [None if t.diverged else HeldOut(seconds, *of_each) for t, *of_each in parts]
