@@ -7,13 +7,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import lorabench as lb
 from lorabench.commands.main import main
 from lorabench.config.packs import pack_key
+from lorabench.engine.data import Example
 from lorabench.record.memory_prediction import MemoryPrediction
 from lorabench.record.merged import merged_of
 from lorabench.record.result_file import read_result
@@ -177,13 +180,36 @@ def test_a_pack_holds_the_base_once_and_each_cell_beside_it():
 def test_on_a_cpu_no_pack_is_larger_than_what_gains():
     from lorabench.engine.pack import useful_cells
 
-    def sizes(*settings):
-        shared = ("training.sequence_length=128", "training.steps=100", *settings)
+    def sizes(model, *settings):
+        shared = (f"model=lorabench/{model}", "training.sequence_length=128", "training.steps=100", *settings)
         return [useful_cells(cells_of(f"training.batch_size={n}", *shared)[0]) for n in (1, 2, 4, 16)]
 
-    assert sizes() == [8, 4, 1, 1]
-    assert sizes("quantization=nf4") == [32, 16, 8, 1]
-    assert sizes("training.steps=20") == [1, 1, 1, 1], "six steps that each takes alone are more than a pack saves"
+    assert sizes("tiny-4m") == [8, 1, 1, 1]
+    assert sizes("tiny-1m") == [8, 4, 1, 1], "the smaller its layers, the more of a pass are its operators"
+    assert sizes("tiny-4m", "quantization=nf4") == [32, 16, 1, 1], "dequantized once for all"
+    assert sizes("tiny-4m", "training.steps=20") == [1, 1, 1, 1], "each takes six steps alone, which saves nothing"
+
+
+def test_rows_are_counted_as_they_are_not_as_they_may_be():
+    from lorabench.engine.pack import useful_cells
+
+    long, short = (cells_of(f"training.sequence_length={n}", "training.steps=100")[0] for n in (512, 32))
+    assert useful_cells(short) > 1 == useful_cells(long)
+
+
+def test_rows_are_evaluated_together_where_a_pass_is_short_and_memory_allows_it():
+    from lorabench.engine.pack_gain import rows_together
+
+    def rows(length, *settings, most=16, count=256):
+        examples = [Example(np.zeros(length, np.int32), np.ones(length, bool), 0)] * count
+        cell = cells_of("model=lorabench/tiny-4m", *settings)[0]
+        return rows_together(cell, torch.device("cpu"), examples, most, 8)
+
+    nf4 = ("quantization=nf4", "evaluation.batch_size=4")
+    assert rows(128, "evaluation.batch_size=16") == 0, "products alone take the time"
+    assert rows(16, *nf4) == 16 and rows(16, *nf4, most=6) == 6 and rows(16, *nf4, most=0) == 0
+    assert rows(16, *nf4, count=4) == 0, "one pass alone is what each takes to time itself"
+    assert rows(16, "quantization=int8", "evaluation.batch_size=4") == 0, "its outliers are those of all rows"
 
 
 @pytest.mark.parametrize("word", ["none", "0", "2.5"])
