@@ -69,6 +69,16 @@ def coverage(found: Sequence[LeftOut], level: float) -> tuple[float, float]:
     return sum(rows) / len(rows), sum(sum(of) / len(of) for of in by_source.values()) / len(by_source)
 
 
+def share_interval(share: float, sources: int) -> tuple[float, float]:
+    """Of a share that so many sources showed, 95 %: Jeffreys' interval, as if gaps of one source were one draw, which
+    errors that they have in common make them at the worst (Brown, Cai and DasGupta 2001)."""
+    from scipy.special import betaincinv
+
+    inside = share * sources
+    low, high = (float(betaincinv(inside + 0.5, sources - inside + 0.5, p)) for p in (0.025, 0.975))
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
+
+
 @dataclass(frozen=True)
 class RateLeftOut:
     """A published best rate and what was said of it without its source, and by the rules that circulate."""
