@@ -40,8 +40,8 @@ from lorabench.evidence.leave_one_out import (
 )
 from lorabench.evidence.meta_analysis import CONTRASTS, KINDS
 from lorabench.evidence.rank_height import LOGARITHM
+from lorabench.evidence.rank_trial import LEFT_OUT, RankTrial
 from lorabench.evidence.schema import LEARNING_RATES, RESULTS, Column
-from lorabench.evidence.tested import LEFT_OUT, Tested
 
 WITH_RANKS: tuple[Contrast, ...] = ("full", "rank")
 Regrets = dict[Contrast, list[Regret]]
@@ -61,7 +61,7 @@ def main() -> None:
         report(*of_others(options.held_out, options.held_out_rates))
     else:
         found = of_the_library()
-        LEFT_OUT.write_text(json.dumps({"ranks": ranks_tested(*found[:2])}, indent=1) + "\n", encoding="utf-8")
+        LEFT_OUT.write_text(json.dumps({"ranks": rank_trials(*found[:2])}, indent=1) + "\n", encoding="utf-8")
         told = report(*found) | {"logarithm_of_the_rank": by_logarithm()}
         REPORT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -128,17 +128,27 @@ def _rows(path: Path, columns: Sequence[Column]) -> list[dict[str, str]]:
     return rows
 
 
-def ranks_tested(found: Sequence[LeftOut], regret: Regrets) -> list[dict[str, object]]:
+def rank_trials(found: Sequence[LeftOut], regret: Regrets) -> list[dict[str, object]]:
     """What data/left_out.json holds: of each kind of task the choice of a rank beside the best fixed rule."""
     means, told = mean_regrets(regret["rank"]), []
     for kind, rules in means.items():
         best = min(FIXED, key=lambda rule: rules[rule])
         of = next(a for a in against_fixed(regret["rank"]) if (a.kind, a.rule) == (kind, best))
         held = coverage([f for f in found if f.gap.contrast == "rank" and f.gap.kind == kind], 0.8)[1]
-        tested = Tested(
-            kind, of.sources, of.columns, rules[CHOSEN], best, rules[best], of.points, of.low, of.high, of.differing, held
+        trial = RankTrial(
+            kind,
+            of.sources,
+            of.columns,
+            rules[CHOSEN],
+            best,
+            rules[best],
+            of.points,
+            of.low,
+            of.high,
+            of.differing,
+            held,
         )
-        told.append(asdict(tested))
+        told.append({k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(trial).items()})
     return told
 
 
@@ -148,7 +158,9 @@ def report(found: Sequence[LeftOut], regret: Regrets, rates: Sequence[RateLeftOu
     for c in WITH_RANKS:
         parts |= {f"{c}, {k}": [f for f in parts[c] if f.gap.kind == k] for k in KINDS}
     covered = {name: _covered(of) for name, of in parts.items() if of}
-    print("coverage of prediction intervals: of gaps, and with each source counted once; [what as many sources can tell]")
+    print(
+        "coverage of prediction intervals: of gaps, and with each source counted once; [what as many sources can tell]"
+    )
     for name, of in covered.items():
         counts = f"{of['gaps']:6.0f} gaps{of['sources']:4.0f} sources"
         print(f"  {name:28}{counts}", *(f"{of[f'{100 * p:g} %']!s:>18}" for p in LEVELS), of["80 % over sources"])

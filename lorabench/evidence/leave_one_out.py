@@ -11,10 +11,9 @@ from statistics import median
 from lorabench.evidence.calibration import calibrated
 from lorabench.evidence.gaps import Contrast, Gap
 from lorabench.evidence.learning_rate_model import (
+    RULES,
     PublishedRate,
     RatePrediction,
-    by_hidden_size,
-    flat,
     rate_model,
 )
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, quantile, setting_of
@@ -89,11 +88,11 @@ class RateLeftOut:
     def errors(self) -> dict[str, float]:
         """|log| of the factor between the best rate and each rule's."""
         setting = self.published.setting
-        said = {MODEL: self.prediction.rate, "2e-4": flat(setting), "by hidden size": by_hidden_size(setting)}
+        said = {MODEL: self.prediction.rate} | {name: rule(setting) for name, rule in RULES.items()}
         return {rule: abs(math.log(rate / self.published.rate)) for rule, rate in said.items()}
 
 
-MODEL = "model"
+MODEL = "model with rules"
 
 
 def rates_left_out(rates: Sequence[PublishedRate]) -> list[RateLeftOut]:

@@ -22,8 +22,8 @@ from lorabench.advice.notes import (
 )
 from lorabench.advice.priors import rules
 from lorabench.advice.published_evidence import asked_of, informed, limits
+from lorabench.advice.rank_trial import trial_sentence
 from lorabench.advice.ranking import rank_candidates, variant
-from lorabench.advice.tested_rule import tested_sentence
 from lorabench.advice.text import title
 from lorabench.advice.types import Candidate, Priority, Recommendation, Workload
 from lorabench.config import hub
@@ -139,7 +139,7 @@ def recommend(
             *ranking.notes,
             *notes_on_the_studies(chosen, groups, folders, tolerated_loss, asked.kind is not None),
             *limits(asked),
-            *([said] if (said := tested_sentence(asked.kind)) else ()),
+            *([said] if (said := trial_sentence(asked.kind)) else ()),
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
     return Recommendation(

@@ -13,7 +13,7 @@ LEFT_OUT = DATA / "left_out.json"
 
 
 @dataclass(frozen=True)
-class Tested:
+class RankTrial:
     """Of ranks in one kind of task. A source counts once."""
 
     kind: str
@@ -43,11 +43,11 @@ class Tested:
 
 
 @cache
-def _all() -> dict[str, Tested]:
+def _all() -> dict[str, RankTrial]:
     stored = json.loads(LEFT_OUT.read_text(encoding="utf-8"))
-    return {t["kind"]: Tested(**t) for t in stored["ranks"]}
+    return {t["kind"]: RankTrial(**t) for t in stored["ranks"]}
 
 
-def tested(kind: str) -> Tested | None:
+def rank_trial(kind: str) -> RankTrial | None:
     """None where no source prints several ranks."""
     return _all().get(kind)

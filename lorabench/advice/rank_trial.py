@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lorabench.evidence.tested import Tested, tested
+from lorabench.evidence.rank_trial import RankTrial, rank_trial
 from lorabench.formatting import plural
 
 RULES = {"always 8": "rank 8 for all", "always 16": "rank 16 for all", "largest that fits": "the largest that fits"}
 
 
-def tested_sentence(kind: str | None) -> str | None:
+def trial_sentence(kind: str | None) -> str | None:
     """Of the sources of a kind of task, each left out in turn; None where none prints several ranks."""
-    found = None if kind is None else tested(kind)
+    found = None if kind is None else rank_trial(kind)
     if found is None:
         return None
     return (
@@ -20,11 +20,13 @@ def tested_sentence(kind: str | None) -> str | None:
     )
 
 
-def _beside(found: Tested) -> str:
+def _beside(found: RankTrial) -> str:
     rule = RULES[found.best_rule]
     if not found.differing:
         return f"as {rule} did" if found.best_rule == "largest that fits" else f"as did {rule}"
-    differ = f"{found.differing} of {plural(found.columns, 'setting')} {'differs' if found.differing == 1 else 'differ'}"
+    differ = (
+        f"{found.differing} of {plural(found.columns, 'setting')} {'differs' if found.differing == 1 else 'differ'}"
+    )
     apart = "do" if found.told_apart else "do not" if found.sources > 1 else "does not"
     counted = plural(found.sources, "source")
     return f"{rule} {found.best_regret:.1f} ({differ}; {counted} {apart} tell the two apart)"
