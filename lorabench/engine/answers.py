@@ -27,9 +27,9 @@ from transformers import GenerationConfig
 from lorabench.config.settings import EvaluationSpec
 from lorabench.engine.batches import Layout, collate
 from lorabench.engine.data import Example, Generation, TaskData
-from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, losses
+from lorabench.engine.evaluate import Losses, held_out_items, held_out_readings, packed_losses
 from lorabench.engine.extraction import extracted
-from lorabench.engine.loss import labelled_logits
+from lorabench.engine.loss import labelled_logits, single
 from lorabench.engine.positions import positions
 from lorabench.engine.train import CausalModel
 from lorabench.record.items import Items
@@ -44,6 +44,15 @@ Progress = Callable[[int, int], None]
 """called with the answers that are generated, and all"""
 
 
+class Answers(NamedTuple):
+    """What a model holds of the test rows, before it is judged."""
+
+    losses: Losses
+    """of the right answers"""
+    nats: np.ndarray | None
+    """-log p of every choice (rows, choices), where the rows have choices"""
+
+
 def task_readings(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -51,38 +60,68 @@ def task_readings(
     spec: EvaluationSpec,
     where: torch.device,
     progress: Progress = lambda done, total: None,
+    known: Answers | None = None,
 ) -> Scores:
     """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean
-    of."""
+    of.
+
+    known: its answers, where they are known already.
+    """
     rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
-    if all(row.choices for row in rows):
-        test_losses, nats = choice_losses(model, rows, spec.batch_size, padding, where)
-        readings, items = accuracy(nats, np.array([row.answer for row in rows]))
-    else:
-        test_losses = losses(model, rows, spec.batch_size, padding, where)
-        readings, items = [], {}
-    if data.generation is not None and math.isfinite(test_losses.mean):
+    (said,) = answers(model, rows, spec.batch_size, padding, where) if known is None else (known,)
+    readings, items = ([], {}) if said.nats is None else accuracy(said.nats, np.array([row.answer for row in rows]))
+    if data.generation is not None and math.isfinite(said.losses.mean):
         texts = generate(model, tokenizer, rows, data.generation.max_new_tokens, spec.batch_size, where, progress)
         readings, items = exact_match(texts, rows, data.generation)
-    return held_out_readings(test_losses, data) + readings, held_out_items(test_losses) | items
+    return held_out_readings(said.losses, data) + readings, held_out_items(said.losses) | items
+
+
+def passed(rows: Sequence[Example]) -> list[Example]:
+    """The sequences that go through a model for test rows."""
+    if not all(row.choices for row in rows):
+        return list(rows)
+    if all(_ends_in_one_token(row.choices) for row in rows):
+        return [row.choices[0] for row in rows]
+    return [choice for row in rows for choice in row.choices]
+
+
+def answers(
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    batch_size: int,
+    padding: int,
+    where: torch.device,
+    adapters: int = 1,
+) -> list[Answers]:
+    """Of each of so many adapters, which see the rows beside each other (engine.packed_layers)."""
+    if not all(row.choices for row in rows):
+        each = packed_losses(model, rows, batch_size, padding, where, adapters=adapters)
+        return [Answers(own, None) for own in each]
+    return choice_losses(model, rows, batch_size, padding, where, adapters)
 
 
 def choice_losses(
-    model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
-) -> tuple[Losses, np.ndarray]:
-    """(the losses of the right choices, -log p of every choice (rows, choices) in nats); all rows have equally many
-    choices. Where the choices of every row are one token each after the same prompt, a row is one pass.
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    batch_size: int,
+    padding: int,
+    where: torch.device,
+    adapters: int = 1,
+) -> list[Answers]:
+    """Of rows with equally many choices. Where the choices of every row are one token each after the same prompt, a row
+    is one pass.
     """
-    if all(_ends_in_one_token(row.choices) for row in rows):
-        nats = _last_token_nats(model, rows, batch_size, padding, where)
-        chosen = [row.choices[row.answer] for row in rows]
-        right_nats = nats[np.arange(len(rows)), [row.answer for row in rows]]
-        return Losses(right_nats, np.ones(len(rows), dtype=int), np.array([c.n_bytes for c in chosen])), nats
-    every = losses(model, [choice for row in rows for choice in row.choices], batch_size, padding, where)
-    shape = (len(rows), len(rows[0].choices))
     right = np.arange(len(rows)), [row.answer for row in rows]
-    nats = every.nats.reshape(shape)
-    return Losses(nats[right], every.tokens.reshape(shape)[right], every.n_bytes.reshape(shape)[right]), nats
+    if all(_ends_in_one_token(row.choices) for row in rows):
+        n_bytes = np.array([row.choices[row.answer].n_bytes for row in rows])
+        one_each = np.ones(len(rows), dtype=int)
+        tables = _last_token_nats(model, rows, batch_size, padding, where, adapters)
+        return [Answers(Losses(nats[right], one_each, n_bytes), nats) for nats in tables]
+    found, shape = [], (len(rows), len(rows[0].choices))
+    for every in packed_losses(model, passed(rows), batch_size, padding, where, adapters=adapters):
+        nats, tokens, n_bytes = (values.reshape(shape) for values in (every.nats, every.tokens, every.n_bytes))
+        found.append(Answers(Losses(nats[right], tokens[right], n_bytes[right]), nats))
+    return found
 
 
 def _ends_in_one_token(choices: Sequence[Example]) -> bool:
@@ -94,19 +133,21 @@ def _ends_in_one_token(choices: Sequence[Example]) -> bool:
 
 @torch.no_grad()
 def _last_token_nats(
-    model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device
+    model: PreTrainedModel, rows: Sequence[Example], batch_size: int, padding: int, where: torch.device, adapters: int
 ) -> np.ndarray:
-    """-log p of the last token of every choice (rows, choices), from one pass of each row's prompt; longest first."""
+    """-log p of the last token of every choice (adapters, rows, choices), from one pass of each row's prompt; longest
+    first."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].choices[0].ids))
-    nats = np.zeros((len(rows), len(rows[0].choices)))
+    nats = np.zeros((adapters, len(rows), len(rows[0].choices)))
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        batch = collate([rows[i].choices[0] for i in picked], Layout(padding), where)
-        lengths = torch.tensor([len(rows[i].choices[0].ids) for i in picked], device=where)
-        before_last = torch.arange(len(picked), device=where) * batch.ids.shape[1] + lengths - 2
-        table = torch.log_softmax(labelled_logits(model, batch, before_last).float(), dim=-1)
-        last = torch.tensor([[int(c.ids[-1]) for c in rows[i].choices] for i in picked], device=where)
-        nats[picked] = -table.gather(1, last).double().cpu().numpy()
+        beside = picked * adapters
+        batch = collate([rows[i].choices[0] for i in beside], Layout(padding), where)
+        lengths = torch.tensor([len(rows[i].choices[0].ids) for i in beside], device=where)
+        before_last = torch.arange(len(beside), device=where) * batch.ids.shape[1] + lengths - 2
+        table = torch.log_softmax(single(labelled_logits(model, batch, before_last)), dim=-1)
+        last = torch.tensor([[int(c.ids[-1]) for c in rows[i].choices] for i in beside], device=where)
+        nats[:, picked] = -table.gather(1, last).double().view(adapters, len(picked), -1).cpu().numpy()
     return nats
 
 

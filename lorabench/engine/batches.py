@@ -103,6 +103,19 @@ def largest_batch(examples: Sequence[Example], size: int) -> list[Example]:
     return [longest[i % len(longest)] for i in range(size)]
 
 
+def drawn_length(examples: Sequence[Example], size: int) -> float:
+    """Positions of a row of a random batch, padding included: the mean of the longest of so many."""
+    lengths = sorted(len(e.ids) for e in examples)
+    n = len(lengths)
+    return sum(length * ((i / n) ** size - ((i - 1) / n) ** size) for i, length in enumerate(lengths, 1))
+
+
+def read_positions(examples: Sequence[Example], size: int) -> int:
+    """Positions of the batches in which examples are evaluated, longest first."""
+    lengths = sorted((len(e.ids) for e in examples), reverse=True)
+    return sum(lengths[i] * len(lengths[i : i + size]) for i in range(0, len(lengths), size))
+
+
 def _joined_costs_less(lengths: Sequence[int], hidden: int) -> bool:
     tokens, padded, longest = sum(lengths), len(lengths) * max(lengths), max(lengths)
     return tokens < padded and tokens * (6 * hidden + tokens) < padded * (6 * hidden + longest)

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.answers import task_readings
+from lorabench.engine.answers import Answers, task_readings
 from lorabench.engine.batches import Layout, collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of
@@ -21,6 +21,9 @@ from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
 from lorabench.engine.outlook import rows_evaluated
+from lorabench.engine.pack import evaluation_alone
+from lorabench.engine.packed import PackedTraining
+from lorabench.engine.packed_evaluation import HeldOut
 from lorabench.engine.precision import evaluated
 from lorabench.engine.train import Diverged, peak_of_two_steps
 from lorabench.engine.weight_deltas import (
@@ -49,12 +52,13 @@ class Scorer:
         scratch = self.context.folder.parent.parent / "lm-eval"
         return LmEvalRunner(self.loaded.data.choice_sets, self.context.cell.evaluation, scratch)
 
-    def score(self) -> tuple[list[Reading], dict[str, Items]]:
-        """The readings, and by metric the items that they are means of."""
+    def score(self, known: Answers | None = None) -> tuple[list[Reading], dict[str, Items]]:
+        """The readings, and by metric the items that they are means of; `known`: its answers to the test rows, where
+        they are known already."""
         context, loaded, spec = self.context, self.loaded, self.context.cell.evaluation
         model, tokenizer, data = loaded.model, loaded.tokenizer, loaded.data
         with evaluated(model, context.cell):
-            own, own_items = task_readings(model, tokenizer, data, spec, context.device)
+            own, own_items = task_readings(model, tokenizer, data, spec, context.device, known=known)
             readings, items = self.lm_eval.score(model, tokenizer)
             if loaded.teacher is not None:
                 test = data.test[: spec.max_sequences]
@@ -77,22 +81,31 @@ def evaluate_cell(
     context.clock.enter("prepare")
     assert scorer.lm_eval is not None  # made here, before the clock of the evaluation runs
     context.clock.enter("evaluate", rows_evaluated(cell, data, len(domain[0]) if domain is not None else 0))
+    held = context.packed.held_out if isinstance(context.packed, PackedTraining) else None
+    known = held or HeldOut(0.0)
+    probed = alone = 0.0
     with PhaseMeter(context.device) as meter, context.clock.rows(model):
-        scores, items = scorer.score()
+        scores, items = scorer.score(known.answers)
         if steps and not any(r.metric == "eval_loss" for r in scores):
             raise Diverged(steps, "held-out loss")  # left out, it would leave the mean to the other seeds
         yield from scores
         yield from per_parameter([*earlier, *scores])
         if cell.tuned_over:
-            validation = _losses(context, loaded, data.validation[: cell.evaluation.max_sequences], loaded.loss)
+            rows = data.validation[: cell.evaluation.max_sequences]
+            validation = known.validation or _losses(context, loaded, rows, loaded.loss)
             if not math.isfinite(validation.mean):
                 raise Diverged(steps or 0, "validation loss")
             yield validation_reading(validation)
         if domain is not None:
-            forgetting, items["forgetting"] = forgetting_reading(domain[1], _losses(context, loaded, domain[0]))
+            after = known.domain or _losses(context, loaded, domain[0])
+            forgetting, items["forgetting"] = forgetting_reading(domain[1], after)
             yield forgetting
+        if held is not None:
+            probed, alone = evaluation_alone(context, loaded, held, domain[0] if domain is not None else ())
     save_items(context.folder / FILE, items)
-    yield from reading("eval_seconds", meter.seconds)
+    yield from reading("eval_seconds", meter.seconds - probed + alone)
+    if held is not None:
+        yield from reading("pack_eval_seconds", held.seconds)
     yield from cuda_peaks("eval", meter, loaded)
 
 

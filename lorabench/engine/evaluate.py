@@ -58,7 +58,6 @@ class Losses:
         return float(self.nats.sum() / math.log(2) / self.n_bytes.sum())
 
 
-@torch.no_grad()
 def losses(
     model: PreTrainedModel,
     examples: Sequence[Example],
@@ -68,14 +67,30 @@ def losses(
     loss_of: Loss = token_loss,
 ) -> Losses:
     """The loss of each sequence; longest first, so that a batch that does not fit is met at once."""
+    (only,) = packed_losses(model, examples, batch_size, padding, where, loss_of)
+    return only
+
+
+@torch.no_grad()
+def packed_losses(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    batch_size: int,
+    padding: int,
+    where: torch.device,
+    loss_of: Loss = token_loss,
+    adapters: int = 1,
+) -> list[Losses]:
+    """Those of each of so many adapters, which see every batch beside each other (engine.packed_layers)."""
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
-    nats = np.zeros(len(examples))
+    nats = np.zeros((adapters, len(examples)))
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
-        table = loss_of(model, collate([examples[i] for i in picked], Layout(padding), where), "none")
-        nats[picked] = table.double().sum(dim=1).cpu().numpy()
+        batch = collate([examples[i] for i in picked] * adapters, Layout(padding), where)
+        table = loss_of(model, batch, "none").double().sum(dim=1).view(adapters, -1)
+        nats[:, picked] = table.cpu().numpy()
     tokens = np.array([int(e.predicted[1:].sum()) for e in examples])
-    return Losses(nats, tokens, np.array([e.n_bytes for e in examples]))
+    return [Losses(own, tokens, np.array([e.n_bytes for e in examples])) for own in nats]
 
 
 def ratio_stderr(numerators: np.ndarray, denominators: np.ndarray) -> float | None:

@@ -33,7 +33,7 @@ Loss = Callable[..., torch.Tensor]
 
 
 def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> torch.Tensor:
-    """-log p of the labels, in nats, in float32: their sum, or with reduction "none" the (rows, length) table.
+    """-log p of the labels, in nats, in float32 at least: their sum, or with reduction "none" the (rows, length) table.
 
     Labels are shifted, not logits: a slice of the logits would have to be copied (rows x length x vocabulary).
     """
@@ -42,8 +42,13 @@ def token_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -> 
         logits = model(**batch.inputs).logits.flatten(0, 1)
     else:
         logits, targets = labelled_logits(model, batch, batch.predicting), targets[batch.predicting]
-    loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction=reduction)
+    loss = F.cross_entropy(single(logits), targets, ignore_index=IGNORED, reduction=reduction)
     return loss if reduction == "sum" else _table(loss, batch)
+
+
+def single(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, where they are not wider."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def labelled_logits(model: PreTrainedModel, batch: Batch, predicting: torch.Tensor) -> torch.Tensor:
@@ -66,7 +71,7 @@ def chunked_loss(model: PreTrainedModel, batch: Batch, reduction: str = "sum") -
     head = _head(model)
 
     def losses(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(head(hidden).flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="none")
+        return F.cross_entropy(single(head(hidden).flatten(0, 1)), labels, ignore_index=IGNORED, reduction="none")
 
     parts = zip(seen.hidden.split(CHUNK, dim=1), targets[predicting].split(CHUNK), strict=True)
     each = torch.cat([checkpoint(losses, hidden, labels, use_reentrant=False) for hidden, labels in parts])

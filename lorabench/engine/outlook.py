@@ -16,7 +16,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.data import Example, MultipleChoice, TaskData
+from lorabench.engine.batches import drawn_length, read_positions
+from lorabench.engine.data import MultipleChoice, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
 from lorabench.engine.weight_deltas import adapted_layers, adapted_stacks
 from lorabench.spectra.alignment import INTRUDERS_UP_TO
@@ -63,7 +64,7 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
         return {}
     passes = (3 if not hasattr(model, "peft_config") else 2) + training.gradient_checkpointing
     step = passes * max(
-        1.0, _positions(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation
+        1.0, drawn_length(data.train, training.batch_size) * training.batch_size * training.gradient_accumulation
     )
     domain = SAMPLES * min(SAMPLE_TOKENS, training.sequence_length) if spec.forgetting != "none" else 0
     lm_eval = _lm_eval_positions(data, cell)
@@ -73,10 +74,10 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
     if lm_eval is None or lm_eval:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
     if lm_eval is not None:
-        held_out = _read(
+        held_out = read_positions(
             [one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size
         ) + _generated(data, cell)
-        validated = _read(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
+        validated = read_positions(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
         ahead["evaluate"] = (0.0, (held_out + lm_eval + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
         if cuts:
@@ -90,7 +91,7 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
             * training.gradient_accumulation
             * passes
         )
-        ahead["measure"] = (0.0, (2 * longest + _read(data.test[: spec.batch_size], spec.batch_size)) / step)
+        ahead["measure"] = (0.0, (2 * longest + read_positions(data.test[: spec.batch_size], spec.batch_size)) / step)
     return ahead
 
 
@@ -174,19 +175,6 @@ def _timed(where: torch.device | str) -> tuple[float, float]:
             seconds.append((time.perf_counter() - began) / SIDE**3)
         took.append(min(seconds))
     return took[0], max(took[1] - took[0], 0.0)
-
-
-def _positions(examples: Sequence[Example], batch: int) -> float:
-    """Positions of a row of a random batch, padding included: the mean of the longest of so many."""
-    lengths = sorted(len(e.ids) for e in examples)
-    n = len(lengths)
-    return sum(length * ((i / n) ** batch - ((i - 1) / n) ** batch) for i, length in enumerate(lengths, 1))
-
-
-def _read(examples: Sequence[Example], batch: int) -> float:
-    """Positions that evaluating examples takes, longest first."""
-    lengths = sorted((len(e.ids) for e in examples), reverse=True)
-    return float(sum(lengths[i] * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch)))
 
 
 def _lm_eval_positions(data: TaskData, cell: Cell) -> float | None:

@@ -3,40 +3,40 @@
 Readings of time and memory cannot be told apart within a pack. They come from PROBE_STEPS steps that each cell takes
 alone before its trained weights are put in: tokens a second from the steps after the first, which warms up; training
 seconds from these and the cell's tokens; on a GPU the peak of two steps over its longest rows. What the pack itself
-took is pack_seconds, of all its cells.
+took is pack_seconds, of all its cells. Held-out rows go through the adapters at once, too, where that pays
+(packed_evaluation); what that took is pack_eval_seconds, and eval_seconds comes from a batch that the cell evaluates
+alone.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import sys
+import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lorabench.config.study import Cell
-from lorabench.engine.batches import collate, largest_batch
+from lorabench.engine.answers import passed
+from lorabench.engine.batches import collate, largest_batch, read_positions
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
-from lorabench.engine.cell_load import load_untrained
+from lorabench.engine.cell_load import domain_of, load_untrained
+from lorabench.engine.data import Example
+from lorabench.engine.evaluate import losses
 from lorabench.engine.events import Event
-from lorabench.engine.measure import PhaseMeter
+from lorabench.engine.measure import Clock, PhaseMeter
 from lorabench.engine.model import device
 from lorabench.engine.paces import tokens_per_second
 from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
+from lorabench.engine.pack_gain import PROBE_STEPS, rows_together
+from lorabench.engine.pack_gain import useful_cells as useful_cells  # served to a worker, as the functions here
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
 from lorabench.engine.packed_adapters import AdapterStart, attached
+from lorabench.engine.packed_evaluation import HeldOut, PassLimits, evaluating
+from lorabench.engine.precision import evaluated
 from lorabench.engine.train import Diverged, make_optimizer, take_step, train
-
-CPU_TOKENS = {"none": (256, 1024), "int8": (512, 4096), "fp4": (512, 4096), "nf4": (512, 4096)}
-"""by storage, of a cell's pass and of a pack's on a CPU at most. There a product's time grows with its rows, so that
-only what is paid once for all of them is saved: operators' starts, and a layer's dequantization. benchmarks/pack.py,
-8 adapters on tiny-4m, packed against one after the other: over float32 1.3 with 128 tokens each, 1.0 with 512; over
-nf4 2.2, 1.5, and 0.86 with 2,048"""
-PROBE_STEPS = 6  # alone: one to warm up and five to be timed
-LEAST_RATIO = 1.3  # of what is packed by itself: the least of the above
-LEAST_STEPS = math.ceil(PROBE_STEPS / (1 - 1 / LEAST_RATIO))  # with fewer a pack saves less than the probes take
 
 
 def train_pack(
@@ -73,7 +73,66 @@ def train_pack(
         loss_of=loaded.loss,
         checkpoint=None if kept is None else _checkpoint(cells, kept),
     )
-    return {cell.id: training.on_host() for cell, training in zip(cells, done, strict=True)}
+    held = _held_out(context, loaded, starts, done)
+    return {c.id: replace(t.on_host(), held_out=h) for c, t, h in zip(cells, done, held, strict=True)}
+
+
+def _held_out(
+    context: CellContext, loaded: LoadedCell, starts: Sequence[AdapterStart], done: Sequence[PackedTraining]
+) -> list[HeldOut | None]:
+    """What each adapter is measured at beside the others, as far as that pays; None of those that diverged, and of all
+    where a fault leaves it to each cell."""
+    cell, data, model = context.cell, loaded.data, loaded.model
+    spec, cells, nothing = cell.evaluation, len(done), [None] * len(done)
+    if loaded.teacher is not None or all(t.diverged for t in done):  # a teacher would read the rows for each, too
+        return list(nothing)
+    limits, test = PassLimits.of(data.train, cell.training, cells), data.test[: spec.max_sequences]
+    validation = data.validation[: spec.max_sequences] if cell.tuned_over else ()
+
+    def rows(examples: Sequence[Example]) -> int:
+        return rows_together(cell, context.device, examples, limits.rows(examples, spec.batch_size), cells)
+
+    try:
+        domain = domain_of(context, model, loaded.tokenizer)  # the cells' own, and kept for them
+        sets = [passed(test), validation, () if domain is None else domain[0]]
+        taken = [rows(examples) if examples else 0 for examples in sets]
+        if not any(taken):
+            return list(nothing)
+        chosen = [(examples, n) for examples, n in zip(sets, taken, strict=True) if n]
+        context.clock.enter("evaluate", cells * sum(len(examples) for examples, _ in chosen))
+        clock, most = Clock(context.device), max(n * max(len(e.ids) for e in examples) for examples, n in chosen)
+        on_base = evaluating(model, starts, done, most, loaded.padding)
+        with evaluated(model, cell), on_base as pack, context.clock.rows(model):
+            answered = pack.answers(test, taken[0]) if taken[0] else nothing
+            validated = pack.losses(validation, taken[1], loaded.loss) if taken[1] else nothing
+            on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
+        parts = zip(done, answered, validated, on_domain, strict=True)
+        seconds = clock.seconds()
+        return [None if t.diverged else HeldOut(seconds, *of_each) for t, *of_each in parts]
+    except Exception:  # whatever it is, the cells can be evaluated alone
+        traceback.print_exc()
+        return list(nothing)
+
+
+def evaluation_alone(
+    context: CellContext, loaded: LoadedCell, held: HeldOut, domain: Sequence[Example]
+) -> tuple[float, float]:
+    """(seconds of a batch that the cell evaluates alone, seconds that all would take which it was evaluated at beside
+    others); the largest batch, whose memory is that of all."""
+    data, spec = loaded.data, context.cell.evaluation
+    parts = (
+        (held.answers, passed(data.test[: spec.max_sequences])),
+        (held.validation, data.validation[: spec.max_sequences]),
+        (held.domain, domain),
+    )
+    sets = [examples for known, examples in parts if known is not None]
+    batches = [largest_batch(examples, min(spec.batch_size, len(examples))) for examples in sets]
+    largest = max(batches, key=lambda rows: read_positions(rows, spec.batch_size))
+    clock = Clock(context.device)
+    losses(loaded.model, largest, spec.batch_size, loaded.padding, context.device)
+    seconds = clock.seconds()
+    positions = sum(read_positions(examples, spec.batch_size) for examples in sets)
+    return seconds, seconds * positions / read_positions(largest, spec.batch_size)
 
 
 def _checkpoint(cells: Sequence[Cell], kept: Path) -> PackCheckpoint:
@@ -84,19 +143,6 @@ def learned_before(cell: Cell, kept: Path) -> dict[str, PackedTraining]:
     """By id what the cells of a pack learned in a run that was killed before all had their results; empty where this
     one's was not."""
     return trained_before(kept, cell.id, device())
-
-
-def useful_cells(cell: Cell) -> int:
-    """How many cells like this one gain by training at once on this machine; 1 where none do. By their settings alone,
-    so that a study runs the same way each time."""
-    training = cell.training
-    if training.epochs is None and training.steps < LEAST_STEPS:
-        return 1
-    if device().type == "cuda":
-        return sys.maxsize
-    own, whole = CPU_TOKENS[cell.quantization.name]
-    tokens = training.batch_size * training.sequence_length
-    return whole // tokens if tokens <= own else 1
 
 
 class _Pace:

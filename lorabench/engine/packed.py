@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,9 +30,12 @@ from lorabench.engine.data import Example
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
 from lorabench.engine.pack_checkpoint import PackCheckpoint
-from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, arranged
+from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, bucketed
 from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
+
+if TYPE_CHECKING:
+    from lorabench.engine.packed_evaluation import HeldOut
 
 
 @dataclass
@@ -45,10 +49,12 @@ class PackedTraining:
     diverged: Diverged | None
     cells: int
     """adapters of the pack"""
+    held_out: HeldOut | None = None
+    """what it was measured at beside the others, where that paid"""
 
     def on_host(self) -> PackedTraining:
         """The same with its parameters off the device."""
-        return PackedTraining(self.learned.on_host(), self.progress, self.diverged, self.cells)
+        return replace(self, learned=self.learned.on_host())
 
 
 @dataclass
@@ -117,9 +123,7 @@ def train_packed(
     checkpoint: what a killed pack goes on from, and what is left of this one.
     """
     spec = specs[0]
-    groups = arranged(adapters, spec.batch_size * max(len(e.ids) for e in examples))
-    order = [index for members, _ in groups for index in members]
-    buckets = list(_filled(groups, adapters))
+    order, buckets = bucketed(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     members = [
         Member(
             adapters[i],
@@ -157,13 +161,6 @@ def train_packed(
     if checkpoint is not None:
         checkpoint.done(results)
     return results
-
-
-def _filled(groups: Sequence[tuple[list[int], int]], adapters: Sequence[AdapterStart]) -> Iterator[Bucket]:
-    first = 0
-    for members, rank in groups:
-        yield Bucket(first, [adapters[m] for m in members], rank)
-        first += len(members)
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,16 @@ class Bucket:
         part.grad = self.grads[:, span].view(-1, *shape)  # backward adds to it in place
         return part
 
+    @torch.no_grad()
+    def put(self, row: int, learned: Learned) -> None:
+        """Writes an adapter's parameters over those that it began with."""
+        rank = self.adapters[row].rank
+        for name, (a, b) in self.factors.items():
+            own_a, own_b = learned.factors[name]
+            a[row, :, :rank], b[row, :rank] = own_a.T, own_b.T
+        for name, magnitude in self.magnitudes.items():
+            magnitude[row, 0] = learned.magnitudes[name]
+
     def learned(self, row: int) -> Learned:
         """Copies of an adapter's parameters as they are now, without padding."""
         rank = self.adapters[row].rank
@@ -227,3 +237,12 @@ def arranged(adapters: Sequence[AdapterStart], tokens: int) -> list[tuple[list[i
             joined += ranks[rank]
         groups.append((joined, padded))
     return groups
+
+
+def bucketed(adapters: Sequence[AdapterStart], tokens: int) -> tuple[list[int], list[Bucket]]:
+    """The buckets that are arranged, and which adapter stands at each place of the pack."""
+    order, buckets = list[int](), list[Bucket]()
+    for members, rank in arranged(adapters, tokens):
+        buckets.append(Bucket(len(order), [adapters[m] for m in members], rank))
+        order += members
+    return order, buckets

@@ -23,6 +23,7 @@ _TABLE = (
     Metric("step_spread_seconds", "step's spread", "seconds", "none", "interquartile range of those steps"),
     Metric("pack_seconds", "pack's training time", "seconds", "lower", "steps of all cells that trained as one pack"),
     Metric("pack_cells", "cells of the pack", "count", "none", "that trained at once, this one included"),
+    Metric("pack_eval_seconds", "pack's evaluation time", "seconds", "lower", "held-out rows of all its cells at once"),
     Metric("train_cards", "cards of the training", "count", "none", "GPUs that trained the cell together"),
     Metric("eval_seconds", "evaluation time", "seconds", "lower", "held-out loss, lm-eval and forgetting"),
     Metric(

@@ -207,6 +207,27 @@ def based(quantization="none", dtype=torch.float64):
     return base
 
 
+def named(tensors):
+    """PEFT's tensors by module and kind."""
+    return {
+        n.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".default"): t
+        for n, t in tensors.items()
+    }
+
+
+def own(training):
+    """A pack's of an adapter, by the same names."""
+    factors = training.learned.factors.items()
+    mine = {f"{n}.lora_{k}": t for n, pair in factors for k, t in zip("AB", pair, strict=True)}
+    return mine | {f"{n}.lora_magnitude_vector": t for n, t in training.learned.magnitudes.items()}
+
+
+def distance(tensors, exact):
+    """Of all of an adapter's tensors, relative to their size."""
+    apart = sum(float((tensors[n].double() - t).square().sum()) for n, t in exact.items())
+    return math.sqrt(apart / sum(float(t.square().sum()) for t in exact.values()))
+
+
 def assert_equal(base, adapters, tolerance, steps=50, accumulation=1, checkpointing=False):
     examples = rows()
     packed = pack_training(base, adapters, examples, steps, accumulation, checkpointing)
@@ -214,12 +235,8 @@ def assert_equal(base, adapters, tolerance, steps=50, accumulation=1, checkpoint
         losses, tensors = peft_training(base, method, setting, examples, steps, accumulation, checkpointing)
         assert ours.diverged is None
         assert [s.loss for s in ours.progress.curve] == pytest.approx(losses, rel=tolerance), method
-        mine = {f"{n}.lora_{k}": t for n, pair in ours.learned.factors.items() for k, t in zip("AB", pair, strict=True)}
-        mine |= {f"{n}.lora_magnitude_vector": t for n, t in ours.learned.magnitudes.items()}
-        theirs = {
-            n.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".default"): t
-            for n, t in tensors.items()
-        }
+        mine = own(ours)
+        theirs = named(tensors)
         assert mine.keys() == theirs.keys()
         for name, tensor in theirs.items():
             assert (mine[name] - tensor).norm() <= tolerance * tensor.norm(), (method, name)
@@ -246,7 +263,6 @@ def test_fifty_steps_of_a_method_are_those_of_eight_peft_loops(method):
 
 
 EXACT, SINGLE = (torch.float64, 1e-9), (torch.float32, 1e-4)
-ROUNDED = (torch.float32, 5e-4)  # over quantized bases, whose products round more: 1.6e-4 was seen of dora's weights
 
 
 @pytest.mark.slow
@@ -257,9 +273,7 @@ ROUNDED = (torch.float32, 5e-4)  # over quantized bases, whose products round mo
         ("none", EXACT, 1, True),
         ("none", SINGLE, 1, False),
         ("nf4", EXACT, 1, False),
-        ("nf4", ROUNDED, 2, True),
         ("int8", EXACT, 1, False),
-        ("int8", ROUNDED, 1, False),
     ],
 )
 def test_fifty_steps_of_all_methods_are_those_of_eight_peft_loops(quantization, precision, accumulation, checkpointing):
@@ -267,6 +281,26 @@ def test_fifty_steps_of_all_methods_are_those_of_eight_peft_loops(quantization, 
     methods = ("lora", "dora", "rslora", *(["pissa"] if quantization == "none" else []))
     adapters = eight(*methods) if quantization == "none" else eight(*methods, "dora")
     assert_equal(based(quantization, dtype), adapters, tolerance, 50, accumulation, checkpointing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantization", "accumulation", "checkpointing"), [("nf4", 2, True), ("int8", 1, False)])
+def test_over_a_quantized_base_float32_takes_a_pack_no_farther_from_float64_than_peft(
+    quantization, accumulation, checkpointing
+):
+    """PEFT's own float32 weights leave float64's by up to 5e-5 (a tensor by 6e-4) in fifty steps over nf4, so that
+    nothing can be nearer to them than that and be right. Of the adapters the farthest are compared: how far one of them
+    goes turns on a single rounding, which AdamW divides by a gradient near zero."""
+    adapters, examples = eight("lora", "dora", "rslora", "dora"), rows()
+    how, ours, pefts = (examples, 50, accumulation, checkpointing), [], []
+    packed = pack_training(based(quantization, torch.float32), adapters, *how)
+    for (method, setting), training in zip(adapters, packed, strict=True):
+        _, tensors = peft_training(based(quantization, torch.float32), method, setting, *how)
+        exact_losses, exact = peft_training(based(quantization), method, setting, *how)
+        assert [s.loss for s in training.progress.curve] == pytest.approx(exact_losses, rel=1e-5), (method, setting)
+        ours.append(distance(own(training), named(exact)))
+        pefts.append(distance(named(tensors), named(exact)))
+    assert max(ours) <= 2 * max(pefts), (ours, pefts)
 
 
 @pytest.mark.slow
