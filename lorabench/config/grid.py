@@ -50,10 +50,13 @@ def expand(study: Study) -> tuple[Cell, ...]:
         condition = declared.model_copy(update={"model": pinned(declared.model)})
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
-        for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
-            for training, learning_rates in _tuned(condition.training):
-                fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
-                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=learning_rates)
+        shared = {n: getattr(condition, n) for n in SETTINGS} | {"seed": study.seeds[0], "fingerprints": marks}
+        firsts = [Cell(**{**shared, "training": t, "tuned_over": rates}) for t, rates in _tuned(condition.training)]
+        for first in firsts:
+            cells.setdefault(first.id, first)
+        for seed in study.seeds[1:] if trains else ():  # an untrained base has no seed to vary
+            for first in firsts:
+                cell = first.model_copy(update={"seed": seed})
                 cells.setdefault(cell.id, cell)
     return tuple(cells.values())
 
