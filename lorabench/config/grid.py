@@ -52,11 +52,8 @@ def expand(study: Study) -> tuple[Cell, ...]:
         trains = condition.training.steps > 0
         shared = {n: getattr(condition, n) for n in SETTINGS} | {"seed": study.seeds[0], "fingerprints": marks}
         firsts = [Cell(**{**shared, "training": t, "tuned_over": rates}) for t, rates in _tuned(condition.training)]
-        for first in firsts:
-            cells.setdefault(first.id, first)
-        for seed in study.seeds[1:] if trains else ():  # an untrained base has no seed to vary
-            for first in firsts:
-                cell = first.model_copy(update={"seed": seed})
+        for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
+            for cell in (c.model_copy(update={"seed": seed}) if seed != c.seed else c for c in firsts):
                 cells.setdefault(cell.id, cell)
     return tuple(cells.values())
 

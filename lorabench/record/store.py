@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
 from lorabench.config.paths import IMPORTED
 from lorabench.config.study import Cell, Study
 from lorabench.errors import DamagedRecordError, StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.checksums import damaged, sealed
-from lorabench.record.planned_cells import plan_text, read_cells
+from lorabench.record.plan_file import EARLIER, Earlier, plan_text, read_cells
 from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.record.result_file import first_line, plain_cell, read_result
 from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
@@ -38,20 +37,6 @@ from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomicall
 CHECKPOINT = "checkpoint.pt"
 _OF_IMPORTED = ("schema", "name", "question", "seeds", "reference", "comparison", "imported")  # it has no base setting
 Block = TypeVar("Block")
-
-
-class Earlier(Frozen):
-    """A change between two runs in one results directory, which left finished cells behind."""
-
-    at: str
-    """ISO 8601, UTC"""
-    words: str
-    """what changed, a sentence"""
-    cells: tuple[str, ...]
-    """ids of the finished cells of before, which the study no longer asks for"""
-
-
-_EARLIER = TypeAdapter(tuple[Earlier, ...])
 
 
 class Store:
@@ -63,7 +48,7 @@ class Store:
         self.claims_folder = self.folder / "claims"
         self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
         self._blocks: dict[str, object] = {}  # what else plan.json has, as it was then
-        self._read_stamps: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
+        self._whole: dict[str, tuple[tuple[int, int], CellResult]] = {}  # read with all beside them, as they were then
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -110,7 +95,7 @@ class Store:
 
     def earlier(self) -> tuple[Earlier, ...]:
         """What changed between runs, oldest first."""
-        return self._block("earlier", _EARLIER.validate_python, ())
+        return self._block("earlier", EARLIER.validate_python, ())
 
     def _block(self, name: str, read: Callable[[object], Block], absent: Block) -> Block:
         """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but
@@ -174,20 +159,28 @@ class Store:
         """The results of the wanted cells that have one which can be read, in the study's order."""
         results = []
         for cell in self.plan():
-            read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
-            result = self.readable(cell.id, cell, contents=True)
-            if result is not None and read_at is not None:
-                results.append(result)
-                self._read_stamps[cell.id] = read_at
+            if (result := self.whole(cell)) is not None:
+                results.append(result if result.cell == cell else result.model_copy(update={"cell": cell}))
         return tuple(results)
+
+    def whole(self, cell: Cell) -> CellResult | None:
+        """The result of a cell with its own copy of it, all files beside it looked at; None where there is none which
+        can be read. One that was read before and is the same file is not read again."""
+        read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
+        if (known := self._whole.get(cell.id)) is not None and known[0] == read_at:
+            return known[1]
+        result = self.readable(cell.id, contents=True, expected=cell)
+        if result is not None and read_at is not None:
+            self._whole[cell.id] = read_at, result
+        return result
 
     def unreadable(self) -> tuple[str, ...]:
         """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
         sentences = []
         for cell in self.plan():
             try:
-                read_at = self._read_stamps.get(cell.id)
-                if read_at is None or read_at != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
+                known = self._whole.get(cell.id)
+                if known is None or known[0] != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
                     self.get(cell.id, cell, contents=True)
             except StoreError as e:
                 sentences.append(str(e))

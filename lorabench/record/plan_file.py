@@ -1,5 +1,8 @@
-"""The cells in plan.json, written and read; seeds of one condition are checked once, so that a large plan is read in a
-fraction of the time that its cells would take one by one."""
+"""What plan.json holds beside the study: its cells, and what changed between runs.
+
+Seeds of one condition are checked once, so that a large plan is read in a fraction of the time that its cells would
+take one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,25 @@ from collections.abc import Iterable
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from lorabench.config.frozen import Frozen
 from lorabench.config.study import Cell
 from lorabench.record.result_file import plain_cell
 
 _CELLS = TypeAdapter(tuple[Cell, ...])
+
+
+class Earlier(Frozen):
+    """A change between two runs in one results directory, which left finished cells behind."""
+
+    at: str
+    """ISO 8601, UTC"""
+    words: str
+    """what changed, a sentence"""
+    cells: tuple[str, ...]
+    """ids of the finished cells of before, which the study no longer asks for"""
+
+
+EARLIER = TypeAdapter(tuple[Earlier, ...])
 
 
 def plan_text(plan: dict[str, object], cells: Iterable[Cell]) -> str:
