@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config.settings import MethodSpec, TrainingSpec
 from lorabench.engine import kept_base
 from lorabench.engine.cell import run_cell
 from lorabench.engine.checkpoint import TrainingProgress
@@ -23,8 +24,6 @@ from lorabench.engine.packed_evaluation import PassLimits, evaluating
 from tests.engine import conftest
 from tests.engine.conftest import cells_of
 from tests.engine.test_packed_against_peft import based, eight, pack_training, rows
-
-from lorabench.config.settings import MethodSpec, TrainingSpec  # isort: skip
 
 
 def learned(base, *methods):
