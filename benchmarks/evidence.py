@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorabench.evidence.calibration import FITTED, calibrated, published_meta_analyses, stored_form
-from lorabench.evidence.choices import mean_regrets, regrets
+from lorabench.evidence.choices import CHOSEN, FIXED, Against, Regret, against_fixed, mean_regrets, regrets
 from lorabench.evidence.gaps import Contrast, gaps, published_gaps
 from lorabench.evidence.learning_rate_model import FITTED as FITTED_RATES
 from lorabench.evidence.learning_rate_model import published_rate_model, published_rates, rate_model, rates_of
@@ -137,7 +137,7 @@ def report(
             print(f"  {contrast:8}{kind:24}", ", ".join(f"{rule} {points:.2f}" for rule, points in rules.items()))
     errors = rate_errors(rates) if rates else {}
     if errors:
-        print("learning rates, factors: median of rates, mean of the sources' medians, each source")
+        print("learning rates, factors: median of rates, mean of the sources' medians, their median, each source")
     for rule, of in errors.items():
         print(f"  {rule:16}", ", ".join(f"{name} {factor:.2f}" for name, factor in of.items()))
     return {"coverage": covered, "regret": regret, "learning_rates": errors}

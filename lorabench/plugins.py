@@ -50,6 +50,7 @@ def describe(kind: str, name: str) -> str:
     return doc.partition("\n")[0]
 
 
+@cache  # a large study asks for its methods a million times
 def load(kind: str, name: str) -> ModuleType:
     """The module of a plug-in; LorabenchError where there is none of that name."""
     if name not in names(kind):

@@ -2,7 +2,9 @@
 included."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ from lorabench.commands.main import main
 from lorabench.config.packs import pack_key
 from lorabench.engine.data import Example
 from lorabench.record.memory_prediction import MemoryPrediction
-from lorabench.runner.packs import AUTO, fitting, mates
+from lorabench.record.merged import merged_of
+from lorabench.record.result_file import read_result
+from lorabench.runner.packs import AUTO, fitting
+from lorabench.runner.waiting_cells import WaitingCells
 from tests.engine.conftest import cells_of
 
 STUDY = """
@@ -89,9 +94,53 @@ def test_files_are_the_same(runs):
             assert json.loads((twin / "adapter" / "adapter_config.json").read_text()).keys()
 
 
-def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
-    from collections import deque
+@pytest.mark.slow
+def test_a_directory_of_packs_and_one_of_cells_alone_become_one_with_every_checksum_looked_at(runs, tmp_path):
+    """Two machines that had a study each by half, and some cells of it both."""
+    alone, packed = (Path(r.store.folder) for r in runs)
+    ids = sorted(cells(runs[0]))
+    for source, kept in ((alone, ids[:8]), (packed, ids[4:])):
+        shutil.copytree(source, tmp_path / source.name)
+        for cell in set(ids) - set(kept):
+            shutil.rmtree(tmp_path / source.name / "cells" / cell)
+    told = []
+    joined = lb.merge([tmp_path / alone.name, tmp_path / packed.name], tmp_path / "joined", told=told.append)
+    taken, twice = cells(joined), merged_of(tmp_path / "joined").twice
+    for cell in ids:
+        whose = cells(runs[0 if cell in ids[:8] else 1])[cell]
+        assert taken[cell] == whose
+        folder = tmp_path / "joined" / "cells" / cell
+        assert read_result(folder / "result.json", contents=True, weights=True) == whose
+        assert (folder / "adapter").exists() == (whose.cell.method.name != "full" and whose.outcome == "finished")
+    both = [c for c in ids[4:8] if cells(runs[0])[c].outcome == "finished"]
+    assert sorted(t.cell for t in twice) == both and len(both) >= 2
+    for t in twice:
+        values = [cells(r)[t.cell].value(t.metric) for r in runs]
+        assert [t.kept, t.other] == values and t.difference == abs(values[0] - values[1])
+    most = max(t.difference for t in twice)
+    assert any(f"{len(both)} cells finished in two directories" in sentence for sentence in told)
+    assert most == 0 or any(f"up to {most:.2g} between them" in sentence for sentence in told)
 
+
+@pytest.mark.slow
+def test_damaged_weights_of_a_pack_are_named_and_the_lone_record_is_taken(runs, tmp_path):
+    alone, packed = (Path(r.store.folder) for r in runs)
+    shutil.copytree(packed, tmp_path / "packed")
+    victim = next(c for c, r in sorted(cells(runs[1]).items()) if r.value("pack_cells"))
+    weights = tmp_path / "packed" / "cells" / victim / "adapter" / "adapter_model.safetensors"
+    written, state = bytearray(weights.read_bytes()), weights.stat()
+    written[-1] ^= 1
+    weights.write_bytes(written)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    told = []
+    joined = lb.merge([tmp_path / "packed", alone], tmp_path / "joined", told=told.append)
+    (left_out,) = [sentence for sentence in told if sentence.startswith("left out: ")]
+    assert str(weights) in left_out and "its contents are not those that were written" in left_out
+    assert cells(joined)[victim] == cells(runs[0])[victim]
+    assert all(cells(joined)[c] == r for c, r in cells(runs[1]).items() if c != victim and r.outcome == "finished")
+
+
+def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
     first, *others = (
         cells_of(*s)[0]
         for s in (
@@ -110,12 +159,12 @@ def test_cells_are_mates_where_they_differ_in_adapter_rate_or_seed_alone():
             ("model=lorabench/tiny-1m",),
         )
     )
-    queue = deque(others)
-    assert [others.index(c) for c in mates(first, queue, AUTO, 1)] == [0, 1, 2, 3, 4, 5]
-    assert len(queue) == 6
-    assert len(mates(first, deque(others), 3, 1)) == 2
-    assert len(mates(first, deque(others), AUTO, 2)) == 3  # seven cells for two workers: four and three
-    assert mates(first, deque(others), 1, 1) == []
+    waiting = WaitingCells(others)
+    assert [others.index(c) for c in waiting.take_mates(first, AUTO, 1)] == [0, 1, 2, 3, 4, 5]
+    assert len(waiting) == 6
+    assert len(WaitingCells(others).take_mates(first, 3, 1)) == 2
+    assert len(WaitingCells(others).take_mates(first, AUTO, 2)) == 3  # seven cells for two workers: four and three
+    assert WaitingCells(others).take_mates(first, 1, 1) == []
     assert pack_key(others[10]) is None
     assert pack_key(cells_of("method.name=pissa", "model.dtype=bfloat16")[0]) is None, "PEFT rounds its base"
 

@@ -52,7 +52,7 @@ def status(store: Store, every: bool = False) -> str:
     words = describe_cells(cells)
     outcomes, rows = [], []
     for cell in cells:
-        word, reason = outcome_of(store, cell.id)
+        word, reason = outcome_of(store, cell)
         outcomes.append(word)
         if word != "finished" or reason:
             rows.append(f"{word.replace('_', ' '):<13}  {cell.id}  {words[cell.id]}{reason}")
@@ -84,10 +84,10 @@ def cell_rows(store: Store, cells: Iterable[Cell], words: Mapping[str, str]) -> 
     name = main_metric(store)
     rows = [("cell", "outcome", "seconds", name, "words")]
     for cell in cells:
-        word, _ = outcome_of(store, cell.id)
         result = None
         with contextlib.suppress(StoreError):
-            result = store.get(cell.id)
+            result = store.get(cell.id, cell)
+        word, _ = outcome_of(store, cell, result)
         seconds = None if result is None else result.value("train_seconds")
         value = None if result is None else result.value(name)
         rows.append(
@@ -120,22 +120,24 @@ def _left_behind(store: Store) -> list[str]:
     return lines
 
 
-def outcome_of(store: Store, cell_id: str, result: CellResult | None = None) -> tuple[str, str]:
+def outcome_of(store: Store, cell: Cell, result: CellResult | None = None) -> tuple[str, str]:
     """A cell's outcome (also running, missing, damaged, unreadable) and its reason with the path of its log, empty
     where there is none; `result` is the cell's, where it was read already."""
     try:
-        result = result or store.get(cell_id)
+        result = result or store.get(cell.id, cell)
     except StoreError as e:
         return "damaged" if isinstance(e, DamagedRecordError) else "unreadable", f": {e}"
-    if store.is_claimed(cell_id):
-        return "running", ""
+    if (result is None or store.partial(cell.id).exists()) and store.is_claimed(cell.id):
+        return "running", ""  # what runs again has a .partial folder beside its former result
     if result is None:
         return "missing", ""
-    log = store.cells_folder / cell_id / "log.txt"
+    if not result.error and not result.faults:
+        return result.outcome, ""
+    log = store.cells_folder / cell.id / "log.txt"
     where = f" (log: {log})" if log.exists() else ""
     reason = f": {reason_of(result)}{where}" if result.error else ""
     if result.outcome in ("failed", "out_of_memory") and result.is_trained:
-        reason += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell_id}"
+        reason += f"; trained: repeat its evaluation alone with lorabench evaluate {store.folder} {cell.id}"
     return result.outcome, reason + _later_failures(result, where)
 
 
@@ -161,7 +163,7 @@ def unfinished(plan: Plan, results: Mapping[str, CellResult]) -> list[tuple[bool
     asked for, or diverged at a learning rate that was one of several to try."""
     rows = []
     for cell in plan.cells:
-        word, reason = outcome_of(plan.store, cell.id, results.get(cell.id))
+        word, reason = outcome_of(plan.store, cell, results.get(cell.id))
         if word != "finished":
             rows.append(
                 (

@@ -35,27 +35,28 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def digest(cell: Cell, *, with_seed: bool) -> str:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON; of its condition's without the seed, a tuned learning
-    rate then stands for the whole grid."""
+def digests(cell: Cell) -> tuple[str, str]:
+    """12 hex digits of the SHA-256 of a cell's canonical JSON, and of its condition's without the seed, where a tuned
+    learning rate stands for the whole grid."""
     if cell.imported is not None:
-        seed = {"seed": cell.seed} if with_seed else {}
-        content = canonical_json({**declared(cell), **seed, "identity_version": IDENTITY_VERSION})
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        shared = {**declared(cell), "identity_version": IDENTITY_VERSION}
+        return _digest({**shared, "seed": cell.seed}), _digest(shared)
     parts = counted(cell)
     parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
-    if cell.tuned_over and not with_seed:
-        parts["training"]["learning_rate"] = {"tune": cell.tuned_over}
     if not cell.analysis.truncation:
         del parts["analysis"]  # the ids of cells that ask for none are as they were before there was any
     plain: dict[str, object] = {**parts, "data": cell.fingerprints.data, "identity_version": IDENTITY_VERSION}
-    if cell.tuned_over and with_seed:
-        plain["validated"] = True  # a cell that is chosen by its validation loss has one more reading
     if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
         plain["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
-    if with_seed:
-        plain["seed"] = cell.seed
-    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:12]
+    own, condition = {**plain, "seed": cell.seed}, plain
+    if cell.tuned_over:
+        own["validated"] = True  # a cell that is chosen by its validation loss has one more reading
+        condition = {**plain, "training": {**parts["training"], "learning_rate": {"tune": cell.tuned_over}}}
+    return _digest(own), _digest(condition)
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
 
 def counted(cell: Cell) -> dict[str, dict[str, object]]:
@@ -65,8 +66,10 @@ def counted(cell: Cell) -> dict[str, dict[str, object]]:
         mode="json", exclude={"fingerprints", "seed", "tuned_over", "save", "imported"}
     )
     for part in ("method", "training", "evaluation", "analysis", "task"):
-        plain[part] = {k: v for k, v in plain[part].items() if k not in uncounted(getattr(cell, part))}
-    plain["task"] = {k: v for k, v in plain["task"].items() if k not in path_fields(cell.task)}
+        for name in uncounted(getattr(cell, part)):
+            plain[part].pop(name, None)
+    for name in path_fields(cell.task):
+        plain["task"].pop(name, None)
     del plain["evaluation"]["include_path"]
     if plain["evaluation"]["forgetting"] not in ("self", "none"):
         plain["evaluation"]["forgetting"] = "file"
@@ -81,7 +84,13 @@ def path_fields(options: TaskSpec) -> frozenset[str]:
 def uncounted(part: Frozen) -> frozenset[str]:
     """A part's fields that do not count in an id: no outcome depends on them, or they came later and stand at their
     default."""
-    return part.ASIDE | {name for name in part.LATER if getattr(part, name) == type(part).model_fields[name].default}
+    return part.ASIDE | {name for name, default in _later(type(part)) if getattr(part, name) == default}
+
+
+@lru_cache(maxsize=256)
+def _later(kind: type[Frozen]) -> tuple[tuple[str, object], ...]:
+    """The fields of a kind that came later, with their defaults."""
+    return tuple((name, kind.model_fields[name].default) for name in kind.LATER)
 
 
 def fingerprints(condition: Condition) -> Fingerprints:

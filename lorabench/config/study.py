@@ -142,26 +142,27 @@ class Cell(Condition):
             update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})}
         )
 
-    # hashing takes ~100 microseconds, and a report asks for an id again and again
-    @cached_property
+    @property
     def id(self) -> str:
         """12 hex digits over all that affects the outcome; see config.fingerprint."""
-        from lorabench.config.fingerprint import digest
+        return self.ids[0]
 
-        return digest(self, with_seed=True)
-
-    @cached_property
+    @property
     def condition_id(self) -> str:
         """The same without the seed."""
-        from lorabench.config.fingerprint import digest
+        return self.ids[1]
 
-        return digest(self, with_seed=False)
+    @cached_property  # hashing takes ~100 microseconds, and a report asks for an id again and again
+    def ids(self) -> tuple[str, str]:
+        """Its own and its condition's."""
+        from lorabench.config.fingerprint import digests
+
+        return digests(self)
 
     def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """A copy, which is another cell and has ids of its own."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("id", "condition_id"):
-            copied.__dict__.pop(name, None)
+        copied.__dict__.pop("ids", None)
         return copied
 
 

@@ -65,7 +65,8 @@ def train_sharded(cell: Cell, folder: Path, cards: int, report: Report = lambda 
     if (reason := unshardable(cell)) is not None:
         report(Event(cell.id, "load", note=f"trains on one GPU: {reason}"))
         return None
-    report(Event(cell.id, "load", note=f"trains in {cards} processes"))
+    started = f"trains in {cards} processes; no checkpoint is written, so that a stopped run begins this cell again"
+    report(Event(cell.id, "load", note=started))
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         file.write(cell.model_dump_json())
         file.flush()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorabench.config.settings import TrainingSpec
+from lorabench.engine.attention_backward import float32_attention_backward
 from lorabench.engine.batches import Batch, Layout, batches, collate, skip_batches
 from lorabench.engine.checkpoint import Checkpoints, StepRecord, TrainingProgress
 from lorabench.engine.data import Example
@@ -78,7 +79,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         micro = [collate(next(rows), layout, where) for _ in range(spec.gradient_accumulation)]
-        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
+        with float32_attention_backward(where):
+            loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
             raise Diverged(step, "loss")
         if not math.isfinite(norm):

@@ -19,6 +19,7 @@ import numpy as np
 from lorabench.evidence.gaps import Contrast, Gap, published_gaps
 from lorabench.evidence.library import DATA
 from lorabench.evidence.meta_analysis import CONTRASTS, Calibration, MetaAnalysis, meta_analysis, setting_of
+from lorabench.evidence.moderators import CONTINUED, KNEES, Form
 from lorabench.evidence.random_effects import Array, Variances
 from lorabench.evidence.rank_height import POWERS
 
@@ -36,7 +37,7 @@ def published_meta_analyses() -> dict[Contrast, MetaAnalysis]:
 def _restored(contrast: Contrast, gaps: Sequence[Gap], stored: dict[str, dict[str, object]]) -> MetaAnalysis:
     v = dict(stored["variances"])
     variances = Variances(**{**v, "scales": tuple(v["scales"])})  # type: ignore[arg-type]
-    known = meta_analysis(contrast, gaps, stored["power"], variances)  # type: ignore[arg-type]
+    known = meta_analysis(contrast, gaps, Form(**stored["form"]), variances)  # type: ignore[arg-type]
     return replace(known, calibration=Calibration(**stored["calibration"]))  # type: ignore[arg-type]
 
 
@@ -44,7 +45,7 @@ def stored_form(fits: Iterable[MetaAnalysis]) -> dict[str, object]:
     """What `published_meta_analyses` reads."""
     return {
         m.contrast: {
-            "power": m.power,
+            "form": asdict(m.form),
             "variances": asdict(m.fit.variances),
             "calibration": asdict(m.calibration),
         }
@@ -55,14 +56,25 @@ def stored_form(fits: Iterable[MetaAnalysis]) -> dict[str, object]:
 def calibrated(
     contrast: Contrast, gaps: Iterable[Gap], start: Variances | None = None, powers: Sequence[float] = POWERS
 ) -> MetaAnalysis:
-    """Fitted to the gaps of a contrast that are in points, by the most probable power of the rank and with the width
-    that its own sources show."""
+    """Fitted to the gaps of a contrast that are in points, by the most probable power of the rank and knee of the tokens,
+    one after the other, and with the width that its own sources show."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
-    tried = powers if contrast in ("full", "rank") else powers[:1]
-    known = max(
-        (meta_analysis(contrast, mine, p, start=start) for p in tried), key=lambda m: m.fit.log_posterior or -math.inf
-    )
+    curved = contrast in ("full", "rank")
+    known = _most_probable(contrast, mine, [Form(p) for p in (powers if curved else powers[:1])], start)
+    if curved and any(g.kind == CONTINUED and g.tokens for g in mine):
+        others = [Form(known.form.power, k) for k in KNEES[1:]]
+        known = max(known, _most_probable(contrast, mine, others, known.fit.variances), key=_probability)
     return replace(known, calibration=calibration(distances(mine, known)))
+
+
+def _most_probable(
+    contrast: Contrast, mine: Sequence[Gap], forms: Sequence[Form], start: Variances | None
+) -> MetaAnalysis:
+    return max((meta_analysis(contrast, mine, f, start=start) for f in forms), key=_probability)
+
+
+def _probability(known: MetaAnalysis) -> float:
+    return known.fit.log_posterior or -math.inf
 
 
 def distances(mine: Sequence[Gap], known: MetaAnalysis) -> list[Array]:
@@ -73,7 +85,7 @@ def distances(mine: Sequence[Gap], known: MetaAnalysis) -> list[Array]:
         if not rest:
             continue
         left = [g for g in mine if g.source == source]
-        without = meta_analysis(known.contrast, rest, known.power, known.fit.variances)
+        without = meta_analysis(known.contrast, rest, known.form, known.fit.variances)
         said = without.predict_all([setting_of(g) for g in left])
         found.append(np.array([(g.value - p.mean) / p.sd for g, p in zip(left, said, strict=True)]))
     return found

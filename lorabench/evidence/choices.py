@@ -30,9 +30,33 @@ class Regret:
     """What a rule would have cost in one column of a table."""
 
     source: str
+    column: int
+    """of those of the source"""
     kind: str
     rule: str
     points: float
+
+
+@dataclass(frozen=True)
+class Against:
+    """How much more the choices in a kind of task cost than a fixed rule's."""
+
+    kind: str
+    rule: str
+    points: float
+    """mean over sources; above 0 the fixed rule is better"""
+    low: float | None
+    """of Student's 95 % interval over sources; absent with one, and where nothing differs"""
+    high: float | None
+    sources: int
+    columns: int
+    differing: int
+    """columns in which the two chose differently"""
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def cost_of_rank(analysis: MetaAnalysis, setting: Setting, rank: float, highest: float) -> Prediction:
@@ -63,8 +87,8 @@ def regrets(known: Mapping[str, MetaAnalysis], gaps: Sequence[Gap]) -> list[Regr
     found: list[Regret] = []
     for source, analysis in known.items():
         mine = [g for g in gaps if g.source == source and g.contrast == analysis.contrast and g.unit == "points"]
-        for column in _columns(analysis.contrast, mine):
-            found += _of_column(analysis, column)
+        for i, column in enumerate(_columns(analysis.contrast, mine)):
+            found += _of_column(analysis, column, i)
     return found
 
 
@@ -77,7 +101,7 @@ def _columns(contrast: Contrast, gaps: Iterable[Gap]) -> list[list[Gap]]:
     return list(found.values())
 
 
-def _of_column(analysis: MetaAnalysis, column: Sequence[Gap]) -> list[Regret]:
+def _of_column(analysis: MetaAnalysis, column: Sequence[Gap], i: int) -> list[Regret]:
     first = column[0]
     scores: dict[object, float]
     rules: dict[str, object]
@@ -98,7 +122,7 @@ def _of_column(analysis: MetaAnalysis, column: Sequence[Gap]) -> list[Regret]:
         if "nf4" in names:
             rules["nf4 always"] = "nf4"
     best = max(scores.values())
-    return [Regret(first.source, first.kind, name, best - scores[took]) for name, took in rules.items()]
+    return [Regret(first.source, i, first.kind, name, best - scores[took]) for name, took in rules.items()]
 
 
 def _mean(gap: Prediction) -> float:
@@ -118,3 +142,25 @@ def mean_regrets(found: Sequence[Regret]) -> dict[str, dict[str, float]]:
     for (kind, rule), sources in sorted(of.items()):
         means[kind][rule] = sum(sum(p) / len(p) for p in sources.values()) / len(sources)
     return dict(means)
+
+
+def against_fixed(found: Sequence[Regret]) -> list[Against]:
+    """By kind of task and fixed rule: columns are averaged within their source, since they share its training."""
+    chosen = {(r.source, r.column): r.points for r in found if r.rule == CHOSEN}
+    more: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in found:
+        if r.rule != CHOSEN:
+            more[r.kind, r.rule][r.source].append(chosen[r.source, r.column] - r.points)
+    return [_against(kind, rule, list(of.values())) for (kind, rule), of in sorted(more.items())]
+
+
+def _against(kind: str, rule: str, more: Sequence[Sequence[float]]) -> Against:
+    columns = [d for of in more for d in of]
+    means = [sum(of) / len(of) for of in more]
+    mean, differing = sum(means) / len(means), sum(abs(d) > 1e-9 for d in columns)
+    low = high = None
+    if len(means) > 1 and differing:
+        spread = math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1) / len(means))
+        half = spread * quantile(len(means) - 1, 0.975)
+        low, high = mean - half, mean + half
+    return Against(kind, rule, mean, low, high, len(means), len(columns), differing)

@@ -11,6 +11,10 @@ middle of them for its mean and a quarter of their distance for its standard dev
     rank     0 (Schulman et al. 2025: alpha fixed, the rate carries over) to 1/2 (Kalajdzievski 2023, arXiv:2312.03732)
     batch    0 to 1/2 (Malladi et al. 2022, arXiv:2205.10287, the square-root rule of Adam)
 
+What is told is the mean, in logarithms, of three forecasts: the model's and those of the two rules that circulate (2e-4
+for all; by the hidden size). Forecasts that err differently are better together than each alone, and with few cases
+equal weights are better than fitted ones (Bates and Granger 1969; Clemen 1989). The interval is as wide as the model's.
+
 Lion wants 1/3 to 1/10 of Adam's rate (Chen et al. 2023, arXiv:2302.06675). Where a width is not known, it is that of a
 Llama of the size: parameters grow with its cube, 4096 at 7e9. Rates that were merely used are no optima and are left
 out. A rate at the end of the grid that was tried may lie beyond it: it has a grid step's variance more.
@@ -68,7 +72,7 @@ class PublishedRate:
 
 @dataclass(frozen=True)
 class RatePrediction:
-    """A rate with the interval that a new source's best rate lies in."""
+    """A rate with the interval that a new source's best rate lies in; of three forecasts (see above)."""
 
     rate: float
     low: float
@@ -77,7 +81,7 @@ class RatePrediction:
     grid: tuple[float, float, float]
     """three to try: the rate, and those a third of the probability away on each side"""
     weights: tuple[tuple[str, float], ...]
-    """of sources, largest first"""
+    """of sources in the model, largest first"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class RateModel:
         """Of one setting in a new source."""
         x = design(setting)
         mean, sd, degrees = self.fit.predict(x[None], np.zeros(1, dtype=np.int64), np.ones(1), np.zeros(1), np.zeros(1))
-        m, s, d = float(mean[0]), float(sd[0]), float(degrees[0])
+        forecasts = float(mean[0]), math.log(flat(setting)), math.log(by_hidden_size(setting))
+        m, s, d = sum(forecasts) / len(forecasts), float(sd[0]), float(degrees[0])
         half, step = s * quantile(d, 0.9), s * quantile(d, 5 / 6)
         shares = {k: v for k, v in self.fit.shares(x).items() if k}
         total = sum(shares.values()) or 1.0

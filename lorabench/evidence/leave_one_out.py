@@ -97,7 +97,7 @@ def rates_left_out(rates: Sequence[PublishedRate]) -> list[RateLeftOut]:
 
 
 def rate_errors(found: Sequence[RateLeftOut]) -> dict[str, dict[str, float]]:
-    """By rule, factors: the median over rates, and the mean (of logarithms) of the sources' medians."""
+    """By rule, factors: the median over rates, the mean (of logarithms) of the sources' medians, and their median."""
     by_source: dict[str, list[dict[str, float]]] = {}
     for f in found:
         by_source.setdefault(f.published.source, []).append(f.errors())
@@ -107,5 +107,6 @@ def rate_errors(found: Sequence[RateLeftOut]) -> dict[str, dict[str, float]]:
         medians = [median(e[rule] for e in of) for of in by_source.values()]
         rows = median(e[rule] for of in by_source.values() for e in of)
         out[rule] = {"rates": math.exp(rows), "sources": math.exp(sum(medians) / len(medians))}
+        out[rule]["median of sources"] = math.exp(median(medians))
         out[rule] |= {s: math.exp(m) for s, m in zip(by_source, medians, strict=True)}
     return out

@@ -13,12 +13,20 @@ from lorabench.record.checksums import AGAIN, check_files, files_of
 from lorabench.record.result import CellResult
 
 
-def read_result(path: Path, cell: Cell | None = None, *, contents: bool = False, weights: bool = False) -> CellResult:
+def read_result(
+    path: Path,
+    cell: Cell | None = None,
+    *,
+    contents: bool = False,
+    weights: bool = False,
+    expected: Cell | None = None,
+) -> CellResult:
     """The result in a cell's result.json; FileNotFoundError where there is none, StoreError where it cannot be read,
     DamagedRecordError where it or a file beside it is not what was written.
 
-    `cell` is whose it is, where that is known: then the file's own copy need not be checked again. `contents`: those of
-    the files beside it are about to be read; `weights`: those of its weights.
+    `cell` is whose it is, where that is known: then the file's own copy need not be checked again. `expected`: whose it
+    is, but its copy may have other settings that do not count in an id; one that is the same need not be checked.
+    `contents`: those of the files beside it are about to be read; `weights`: those of its weights.
     """
     try:
         with path.open("rb") as stream:
@@ -34,7 +42,11 @@ def read_result(path: Path, cell: Cell | None = None, *, contents: bool = False,
         except DamagedRecordError:
             if os.stat(path).st_ino == state.st_ino:
                 raise
-            return read_result(path, cell, contents=contents, weights=weights)  # it was replaced in the meantime
+            return read_result(  # it was replaced in the meantime
+                path, cell, contents=contents, weights=weights, expected=expected
+            )
+        if expected is not None and plain.get("cell") == plain_cell(expected):
+            cell = expected
         if cell is not None and "cell" in plain:
             return CellResult.model_validate({**plain, "cell": cell})
         return CellResult.model_validate(plain, context=IMPORTED if plain.get("cell", {}).get("imported") else None)

@@ -78,8 +78,6 @@ class Store:
         """Whether a study has been run here."""
         return (self.folder / "plan.json").is_file()
 
-    # what the study wants
-
     def save_plan(
         self, study: Study, cells: Iterable[Cell], inputs: Inputs | None = None, earlier: Iterable[Earlier] = ()
     ) -> None:
@@ -162,8 +160,6 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to rewrite it") from None
 
-    # results
-
     def results(self) -> tuple[CellResult, ...]:
         """The results of the wanted cells that have one which can be read, in the study's order."""
         results = []
@@ -187,23 +183,27 @@ class Store:
                 sentences.append(str(e))
         return tuple(sentences)
 
-    def get(self, cell_id: str, cell: Cell | None = None, *, contents: bool = False) -> CellResult | None:
+    def get(
+        self, cell_id: str, cell: Cell | None = None, *, contents: bool = False, expected: Cell | None = None
+    ) -> CellResult | None:
         """The result of a cell, None where it has none yet; StoreError where it cannot be read or is damaged.
 
-        contents: those of the files beside it are looked at, too (record.checksums).
+        contents: those of the files beside it are looked at, too (record.checksums). expected: see read_result.
         """
         path = self.cells_folder / cell_id / "result.json"
         try:
-            return read_result(path, cell, contents=contents)
+            return read_result(path, cell, contents=contents, expected=expected)
         except FileNotFoundError:
             if path.parent.is_dir():
                 raise DamagedRecordError(damaged(path, "it is gone")) from None
             return None
 
-    def readable(self, cell_id: str, cell: Cell | None = None, *, contents: bool = False) -> CellResult | None:
+    def readable(
+        self, cell_id: str, cell: Cell | None = None, *, contents: bool = False, expected: Cell | None = None
+    ) -> CellResult | None:
         """The same, None also where it cannot be read: of a cell that is as good as not run."""
         try:
-            return self.get(cell_id, cell, contents=contents)
+            return self.get(cell_id, cell, contents=contents, expected=expected)
         except StoreError:
             return None
 
@@ -216,18 +216,20 @@ class Store:
         cell_id = result.cell.id
         partial, final = self.partial(cell_id), self.cells_folder / cell_id
         partial.mkdir(parents=True, exist_ok=True)
-        plain = {**result.model_dump(mode="json", by_alias=True, exclude_none=True), "cell": plain_cell(result.cell)}
+        plain = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"cell"})
+        plain = {"schema": plain.pop("schema"), "cell": plain_cell(result.cell), **plain}
         if result.outcome not in RETRIED:
             (partial / CHECKPOINT).unlink(missing_ok=True)
-        write_atomically(partial / "result.json", sealed(plain, partial))
+        (partial / "result.json").write_bytes(sealed(plain, partial))  # whole once the folder has its name
         make_readable(partial)
         sync_tree(partial)
         retired = self.cells_folder / f"{cell_id}.old"
-        shutil.rmtree(retired, ignore_errors=True)
-        if final.exists():
+        if replaces := final.exists():
+            shutil.rmtree(retired, ignore_errors=True)
             final.rename(retired)
         partial.rename(final)
-        shutil.rmtree(retired, ignore_errors=True)
+        if replaces:
+            shutil.rmtree(retired, ignore_errors=True)
         if (final / CHECKPOINT).exists():
             partial.mkdir()
             (final / CHECKPOINT).rename(partial / CHECKPOINT)
@@ -254,8 +256,7 @@ class Store:
 
     def settled(self, cell_id: str) -> bool:
         """Whether a cell has a result that another run would only repeat; a failed or unreadable one has not."""
-        result = self.readable(cell_id)
-        return result is not None and result.outcome in SETTLED
+        return (result := self.readable(cell_id)) is not None and result.outcome in SETTLED
 
     def find(self, prefix: str) -> CellResult:
         """The result whose cell id starts with a prefix; StoreError where none or several do."""
@@ -267,8 +268,6 @@ class Store:
         if result is None:
             raise StoreError(f"cell {near[0]} has no result yet; run the study again to complete it")
         return result
-
-    # claims
 
     @contextmanager
     def claim(self, cell_id: str) -> Iterator[bool]:

@@ -7,6 +7,7 @@ again, until it has a result or its claim is free.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -17,7 +18,8 @@ from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.disk import disk_fault
-from lorabench.runner.packs import AUTO, Size, mates, remove_packs
+from lorabench.runner.packs import AUTO, Size, remove_packs
+from lorabench.runner.waiting_cells import WaitingCells
 from lorabench.runner.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class CellQueue:
         self.calibrations, self.pack = calibrations, pack
         self.skip_infeasible, self.repeat = skip_infeasible, repeat
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
-        self.queue = deque(plan.pending)
+        self.queue = WaitingCells(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
         self.packed: set[str] = set()
         """cells of packs that have begun"""
@@ -95,20 +97,20 @@ class CellQueue:
             waiting = 0
             others: deque[Cell] = deque()
             while not self.stop.is_set():
-                try:
-                    cell = others.popleft() if others else self._next(others, worker)
-                except IndexError:
+                cell = others.popleft() if others else self._next(others, worker)
+                if cell is None:
                     self.pool.rest(index)
                     return
                 taken = self._attempt(cell, worker, tuple(others))
                 if others and others[0].id not in self.packed:  # they train alone, by whichever worker is free
                     with self.taking:
-                        self.queue.extendleft(reversed(others))
+                        self.queue.put_first(others)
                     others.clear()
                 if taken:
                     waiting = 0
                     continue
-                self.queue.append(cell)
+                with self.taking:
+                    self.queue.add(cell)
                 waiting += 1
                 if waiting >= len(self.queue):  # all that is left is with other runners
                     if self.progress:
@@ -127,19 +129,21 @@ class CellQueue:
             self.stop.set()
             self.pool.close()
 
-    def _next(self, others: deque[Cell], worker: Worker) -> Cell:
-        """The next cell; those that may train with it go into `others`, and come after it on the same worker."""
+    def _next(self, others: deque[Cell], worker: Worker) -> Cell | None:
+        """The next cell, None where none waits; those that may train with it go into `others`, and come after it on the
+        same worker."""
         most = (AUTO if self.pack is None else self.pack) if getattr(worker, "packs", False) else 1
         with self.taking:
-            cell = self.queue.popleft()
-            others.extend(mates(cell, self.queue, most, self.pool.workers, self._is_new))
+            cell = self.queue.take()
+            if cell is not None:
+                others.extend(self.queue.take_mates(cell, most, self.pool.workers, self._is_new))
             return cell
 
     def _is_new(self, cell: Cell) -> bool:
         """Whether no training of a cell is there, whole or under way."""
         result = self.plan.results.get(cell.id)
-        under_way = self.plan.store.partial(cell.id) / CHECKPOINT
-        return (result is None or not result.is_trained) and not under_way.exists()
+        under_way = f"{self.plan.store.partial(cell.id)}/{CHECKPOINT}"
+        return (result is None or not result.is_trained) and not os.path.exists(under_way)
 
     def _attempt(self, cell: Cell, worker: Worker, others: tuple[Cell, ...] = ()) -> bool:
         """Runs a cell if nobody has it; False where another runner does."""
@@ -225,6 +229,6 @@ class CellQueue:
 
     def _mark(self, cell: Cell) -> int | None:
         try:
-            return (self.plan.store.cells_folder / cell.id / "result.json").stat().st_mtime_ns
+            return os.stat(f"{self.plan.store.cells_folder}/{cell.id}/result.json").st_mtime_ns
         except FileNotFoundError:
             return None

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from lorabench.formatting import plural
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two plain lines of a cell at least, or ...
 LINE_SHARE = 0.1  # ... this share of its steps
+LOOK_SECONDS = 0.25  # between looks at phases that last
 
 
 def open_progress(stream: TextIO | None = None) -> Progress:
@@ -40,7 +42,9 @@ class Lines:
         self.stream, self.lock = stream, threading.Lock()
         self.tally: Tally | None = None
         self.last_lines: dict[str, tuple[float, int]] = {}
-        self.timers: dict[str, threading.Timer] = {}
+        self.begun: dict[str, Running] = {}
+        """cells whose phase nothing was told of yet"""
+        self.closed = threading.Event()
         self.waiting = False
 
     def begin(self, plan: Plan, workers: int = 1) -> None:
@@ -48,6 +52,8 @@ class Lines:
         self._print(headline(plan))
         for notice in plan.notices:
             self._print(f"note: {notice}")
+        self.closed = threading.Event()
+        threading.Thread(target=self._announce, args=(self.closed,), daemon=True, name="phases").start()
 
     def start(self, cell: Cell) -> None:
         with self.lock:
@@ -66,7 +72,7 @@ class Lines:
             if event.note:
                 self._print(f"{self._number(now)} {now.words}: {event.note}")
             if begins:
-                self._announce_later(now)
+                self.begun[event.cell] = now
             elif event.step and event.steps:
                 self._step(now, event.step, event.steps)
             elif event.done and time.monotonic() - self.last_lines[event.cell][0] >= LINE_SECONDS:
@@ -79,32 +85,24 @@ class Lines:
             return  # tenths of a cell that trains in a second would be noise
         self._print_state(now, step)
 
-    def _announce_later(self, now: Running) -> None:
-        """Tells a phase as soon as it has lasted a second: each phase of a tiny cell would be noise."""
-        self._cancel_timer(now.cell)
-        timer = threading.Timer(LONG, self.lasts, (now, now.phase))
-        timer.daemon = True
-        self.timers[now.cell.id] = timer
-        timer.start()
-
-    def lasts(self, now: Running, phase: str) -> None:
-        """A phase goes on."""
-        with self.lock:
-            if self._tally.running.get(now.cell.id) is now and now.phase == phase and not (now.last and now.last.step):
-                self._print_state(now)
+    def _announce(self, closed: threading.Event) -> None:
+        """Tells each phase as soon as it has lasted a second: each phase of a tiny cell would be noise."""
+        while not closed.wait(LOOK_SECONDS):
+            with self.lock, suppress(OSError):  # whoever reads is gone: the runner will notice
+                for name, now in list(self.begun.items()):
+                    if time.monotonic() - now.phase_from >= LONG:
+                        del self.begun[name]
+                        if not (now.last and now.last.step):
+                            self._print_state(now)
 
     def _print_state(self, now: Running, step: int = 0) -> None:
         self.last_lines[now.cell.id] = (time.monotonic(), step)
         self._print(f"{self._number(now)} {now.words}: {state(now)}{self._time_left()}")
         now.former = None
 
-    def _cancel_timer(self, cell: Cell) -> None:
-        if (timer := self.timers.pop(cell.id, None)) is not None:
-            timer.cancel()
-
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         with self.lock:
-            self._cancel_timer(cell)
+            self.begun.pop(cell.id, None)
             now = self._tally.end(cell, seconds, result.outcome == "finished")
             self._print(f"{self._number(now)} {now.words}: {verdict(result, seconds)}{self._time_left()}")
 
@@ -120,6 +118,7 @@ class Lines:
             self.waiting = True
 
     def close(self) -> None:
+        self.closed.set()
         self.stream.flush()
 
     @property

@@ -14,6 +14,7 @@ the repetition needs.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def remove_unneeded_weights(store: Store, cells: Sequence[Cell], cell: Cell, dec
     if not policies:
         return
     condition_cells = [c for c in cells if c.condition_id == cell.condition_id]
-    if not any((store.cells_folder / c.id / name).exists() for c in condition_cells for name in policies):
+    if not any(os.path.exists(f"{store.cells_folder}/{c.id}/{name}") for c in condition_cells for name in policies):
         return  # and no result of other seeds has to be read
     with FileLock(store.claims_folder / f"keep-{cell.condition_id}.lock"):
         results = {c.id: r for c in condition_cells if (r := store.readable(c.id, c)) is not None}

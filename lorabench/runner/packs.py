@@ -1,4 +1,4 @@
-"""Packs of a run: which cells a worker takes together, and what of them its process has trained already.
+"""Packs of a run: how many cells a worker trains together, and what of them its process has trained already.
 
 A pack only saves time. Where it does not fit into memory, or anything else goes wrong in it, its cells train one by
 one, and each cell's result is its own either way.
@@ -9,13 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-from lorabench.config.packs import pack_key
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -29,25 +26,6 @@ is left to gain"""
 KEPT = "packs"  # folder of a results directory, of packs that are under way
 Size = int | None
 """cells of a pack at most, 1 for none; None: as many as gain by it, AUTO at most"""
-
-
-def mates(
-    first: Cell, queue: deque[Cell], most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
-) -> list[Cell]:
-    """Takes from a queue the cells that may train with its first one: at most so many with it, and of what is left no
-    more than a worker's share.
-
-    is_new: whether nothing of a cell's training is there, which a pack would do again.
-    """
-    key = pack_key(first)
-    if most < 2 or key is None or not is_new(first):
-        return []
-    alike = [cell for cell in tuple(queue) if pack_key(cell) == key and is_new(cell)]
-    share = -(-(len(alike) + 1) // workers)
-    taken = alike[: min(most, share) - 1]
-    for cell in taken:
-        queue.remove(cell)
-    return taken
 
 
 def fitting(prediction: MemoryPrediction | None, cells: int) -> int:

@@ -70,6 +70,7 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
     """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be
     decomposed, and its text to be sampled."""
     seconds = {}
+    alike = [(m, likeness(cell, m.cell)) for m in measured]
     for phase in PHASES:
         work = _work(cell, phase)
         if not work:
@@ -80,14 +81,14 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
             or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in measured))
         ):
             continue
-        some = [m for m in measured if phase in m.seconds and _work(m.cell, phase)]
+        some = [(m, like) for m, like in alike if phase in m.seconds and _work(m.cell, phase)]
         if not some:
             continue
-        best = max(likeness(cell, m.cell) for m in some)
+        best = max(like for _, like in some)
         each = [
             m.seconds[phase] / _work(m.cell, phase) * _base_factor(phase, m.new_base, base_is_new)
-            for m in some
-            if likeness(cell, m.cell) == best
+            for m, like in some
+            if like == best
         ][-LATEST:]
         seconds[phase] = work * sum(each) / len(each)
     return seconds

@@ -3,7 +3,7 @@
 A cell that several of them hold is taken once: a record that stays (finished, then diverged or out of memory) before
 one that is to be run again (failed, skipped); of equal ones that of the directory named first. Where both finished,
 what they measured is kept side by side in merged.json, and differences become a finding. A damaged record is named and
-left out. Every copy is read again before it counts.
+left out, one whose weights alone are damaged too. Every copy is read again, weights included, before it counts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lorabench.formatting import plural
 from lorabench.record.archive import opened
 from lorabench.record.merged import Merged, MergedSource, TwiceRun, write_merged
 from lorabench.record.result import CellResult, Outcome
+from lorabench.record.result_file import read_result
 from lorabench.record.store import Store
 from lorabench.record.whole_files import sync, sync_tree
 from lorabench.workflows.merged_study import joined_cells, joined_study
@@ -99,7 +100,7 @@ def _joined(
     for number, store in enumerate(stores):
         for cell in cells:
             try:
-                result = store.get(cell.id, contents=True)
+                result = _whole(store, cell.id)
             except StoreError as e:
                 left_out.append(str(e))
                 continue
@@ -146,7 +147,16 @@ def _copy(source: Path, target: Store, cell_id: str) -> None:
     sync_tree(partial)
     partial.rename(final)
     sync(target.cells_folder)
-    target.get(cell_id, contents=True)
+    _whole(target, cell_id)
+
+
+def _whole(store: Store, cell_id: str) -> CellResult | None:
+    """A cell's record where every file of it is what was written, None where there is none; StoreError where one is
+    not."""
+    result = store.get(cell_id, contents=True)
+    if result is not None:
+        read_result(store.cells_folder / cell_id / "result.json", result.cell, weights=True)
+    return result
 
 
 def _source(path: Path, results: list[CellResult]) -> MergedSource:

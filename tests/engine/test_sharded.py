@@ -49,6 +49,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, rows):
         assert both.value(metric) == pytest.approx(one.value(metric), rel=1e-5), metric
     assert (one.value("train_cards"), both.value("train_cards")) == (None, 2)
     assert [e.step for e in events if e.step] == [1, 2, 3, 4, 5]
+    assert events[0].note.startswith("trains in 2 processes; no checkpoint is written")
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (alone, two))
     assert before.keys() == after.keys()
     for name, weight in before.items():  # Adam's first steps are about the rate's size, whatever the gradient's

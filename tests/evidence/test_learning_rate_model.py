@@ -12,6 +12,7 @@ from lorabench.evidence.learning_rate_model import (
     FITTED,
     RateSetting,
     by_hidden_size,
+    design,
     flat,
     optima_of,
     published_rate_model,
@@ -67,6 +68,14 @@ def test_an_answer_has_an_interval_and_three_to_try_in_order():
     assert sum(w for _, w in p.weights) == pytest.approx(1)
 
 
+def test_a_rate_is_the_geometric_mean_of_the_model_and_two_rules():
+    model = published_rate_model()
+    s = RateSetting("lora", 8e9, 4096, "llama", 16, 16, 16)
+    one = np.zeros(1)
+    alone = math.exp(model.fit.predict(design(s)[None], one.astype(int), one + 1, one, one)[0][0])
+    assert model.predict(s).rate == pytest.approx((alone * 2e-4 * 2.86e-4) ** (1 / 3), rel=2e-3)
+
+
 def test_the_rules_are_those_that_circulate():
     """Tinker's cookbook prints 2.86e-4 for a Llama and 4.73e-4 for a Qwen of hidden size 4096."""
     assert by_hidden_size(RateSetting("lora", hidden_size=4096, family="llama")) == pytest.approx(2.86e-4, rel=0.01)
@@ -87,7 +96,7 @@ def test_without_each_source_it_errs_by_less_than_1_8_and_no_more_than_a_rule():
     found = rates_left_out(published_rates())
     errors = rate_errors(found)
     assert errors[MODEL]["rates"] <= 1.8
-    for count in ("rates", "sources"):
+    for count in ("rates", "sources", "median of sources"):
         assert errors[MODEL][count] <= min(of[count] for of in errors.values()) + 1e-9
     inside = np.mean([f.prediction.low <= f.published.rate <= f.prediction.high for f in found])
     assert 0.72 <= inside <= 0.95

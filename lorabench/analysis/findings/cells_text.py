@@ -108,9 +108,9 @@ def merged_differ(number: int, twice: int, metric: str, most: float, margin: flo
     held = "more" if most > margin else "less"
     return (
         f"{cells_of(number, twice)} that finished in two of the merged directories {'has' if number == 1 else 'have'}"
-        f" another {metric} there, by up to {most:.2g}, {held} than the study's margin of {margin:g}: what a machine"
-        " and its libraries change in a cell of the same seed. The record of the directory named first is shown;"
-        " merged.json keeps both values."
+        f" another {metric} there, by up to {most:.2g}, {held} than the study's margin of {margin:g}: what a machine,"
+        " its libraries and training in a pack change in a cell of the same seed. The record of the directory named"
+        " first is shown; merged.json keeps both values."
     )
 
 

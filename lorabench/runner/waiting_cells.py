@@ -1,0 +1,78 @@
+"""The cells of a run that wait for a worker, in their order, and beside each those that may train with it.
+
+Both are found without looking through the others, so that a run of n cells takes n times as long as one of one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import islice
+
+from lorabench.config.packs import pack_key
+from lorabench.config.study import Cell
+
+
+class WaitingCells:
+    """A queue with two ends; not guarded against threads."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._waiting: OrderedDict[str, Cell] = OrderedDict()
+        self._alike: dict[Hashable, OrderedDict[str, Cell]] = {}
+        """by pack_key, those that may train together, in the same order"""
+        self._keys: dict[str, Hashable | None] = {}
+        """by condition, whose seeds have one"""
+        for cell in cells:
+            self.add(cell)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, cell: Cell) -> None:
+        """Puts a cell behind the others."""
+        self._waiting[cell.id] = cell
+        if (key := self._key(cell)) is not None:
+            self._alike.setdefault(key, OrderedDict())[cell.id] = cell
+
+    def put_first(self, cells: Sequence[Cell]) -> None:
+        """Puts cells before the others, in their order."""
+        for cell in reversed(cells):
+            self.add(cell)
+            self._waiting.move_to_end(cell.id, last=False)
+            if (key := self._key(cell)) is not None:
+                self._alike[key].move_to_end(cell.id, last=False)
+
+    def take(self) -> Cell | None:
+        """The first of them; None where there is none."""
+        if not self._waiting:
+            return None
+        first = next(iter(self._waiting.values()))
+        self._remove(first)
+        return first
+
+    def take_mates(
+        self, first: Cell, most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
+    ) -> list[Cell]:
+        """Takes the cells that may train with one that was taken: at most so many with it, and of what is left no more
+        than a worker's share.
+
+        is_new: whether nothing of a cell's training is there, which a pack would do again.
+        """
+        if most < 2 or (key := self._key(first)) is None or not is_new(first):
+            return []
+        alike = self._alike.get(key, OrderedDict())
+        share = -(-(len(alike) + 1) // workers)
+        taken = list(islice(filter(is_new, alike.values()), min(most, share) - 1))
+        for cell in taken:
+            self._remove(cell)
+        return taken
+
+    def _remove(self, cell: Cell) -> None:
+        del self._waiting[cell.id]
+        if (key := self._key(cell)) is not None:
+            del self._alike[key][cell.id]
+
+    def _key(self, cell: Cell) -> Hashable | None:
+        if cell.condition_id not in self._keys:
+            self._keys[cell.condition_id] = pack_key(cell)
+        return self._keys[cell.condition_id]
