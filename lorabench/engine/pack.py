@@ -110,7 +110,7 @@ def _held_out(
             on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
         parts = zip(done, answered, validated, on_domain, strict=True)
         seconds = clock.seconds()
-        return [None if t.diverged else HeldOut(seconds, *of_each) for t, *of_each in parts]
+        return [None if t.diverged else HeldOut(seconds, a, v, d) for t, a, v, d in parts]
     except Exception:  # whatever it is, the cells can be evaluated alone
         traceback.print_exc()
         return list(nothing)
