@@ -1,6 +1,6 @@
 """Where the time of a cell goes, and how far its steps are from what this machine's products allow.
 
-    python -m benchmarks.profile --json FILE [--model smollm2 tiny-1m] [--method lora lora-nf4 full] [--limit 240]
+    python -m benchmarks.profile --json FILE [--model smollm2 tiny-1m] [--method lora lora-nf4 full] [--limit 190]
 
 smollm2 is SmolLM2-135M-Instruct on SST-2 (studies/real, rank 16, benchmarks.real fetches it), tiny-1m the quickstart's
 model, task and rank 16. For each, in one process that is set up as a worker's is, the base kept between its cells:
@@ -93,7 +93,7 @@ def cell_of(model: str, method: str) -> Cell:
         plain["method"] = {"name": "lora", "rank": 16, "alpha": 16, "target_modules": "all-linear"}
         plain["training"]["steps"] = STEPS[model]
     plain = {k: v for k, v in (plain | METHODS[method]).items() if v is not None and v != {}}
-    plain["grid"] = {}
+    plain.pop("grid", None)
     (cell,) = expand(read_study(parse_source(yaml.safe_dump(plain), "profile.yaml", ROOT)))
     return cell
 
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--model", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--method", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--limit", type=float, default=240, help="seconds after which no further cell begins")
+    parser.add_argument("--limit", type=float, default=190, help="seconds after which no further cell begins")
     options = parser.parse_args()
     if "smollm2" in options.model:
         fetch()

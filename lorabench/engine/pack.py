@@ -93,11 +93,13 @@ def _held_out(
         return rows_together(cell, context.device, examples, limits.rows(examples, spec.batch_size), cells)
 
     try:
-        domain = domain_of(context, model, loaded.tokenizer)  # the cells' own, and kept for them
-        sets = [passed(test), validation, () if domain is None else domain[0]]
+        sets: list[Sequence[Example]] = [passed(test), validation]
         taken = [rows(examples) if examples else 0 for examples in sets]
         if not any(taken):
             return list(nothing)
+        domain = domain_of(context, model, loaded.tokenizer)  # the cells' own, and kept for them
+        sets.append(() if domain is None else domain[0])
+        taken.append(rows(sets[2]) if sets[2] else 0)
         chosen = [(examples, n) for examples, n in zip(sets, taken, strict=True) if n]
         context.clock.enter("evaluate", cells * sum(len(examples) for examples, _ in chosen))
         clock, most = Clock(context.device), max(n * max(len(e.ids) for e in examples) for examples, n in chosen)
@@ -108,7 +110,7 @@ def _held_out(
             on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
         parts = zip(done, answered, validated, on_domain, strict=True)
         seconds = clock.seconds()
-        return [None if t.diverged else HeldOut(seconds, *of_each) for t, *of_each in parts]
+        return [None if t.diverged else HeldOut(seconds, a, v, d) for t, a, v, d in parts]
     except Exception:  # whatever it is, the cells can be evaluated alone
         traceback.print_exc()
         return list(nothing)

@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from lorabench.config.settings import MethodSpec, TrainingSpec
+from lorabench.engine import kept_base
 from lorabench.engine.cell import run_cell
 from lorabench.engine.checkpoint import TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import CHUNK
 from lorabench.engine.measure import LiveBytes, held_tensors
+from lorabench.engine.model import load_base
 from lorabench.engine.pack import train_pack
 from lorabench.engine.packed import PackedTraining
 from lorabench.engine.packed_adapters import AdapterStart, Learned, attached
 from lorabench.engine.packed_evaluation import PassLimits, evaluating
+from tests.engine import conftest
 from tests.engine.conftest import cells_of
 from tests.engine.test_packed_against_peft import based, eight, pack_training, rows
-
-from lorabench.config.settings import MethodSpec, TrainingSpec  # isort: skip
 
 
 def learned(base, *methods):
@@ -209,3 +211,20 @@ def test_a_packs_cells_store_what_they_store_when_each_is_evaluated_alone(tmp_pa
         assert {r.metric for r in alone.readings} <= {r.metric for r in beside.readings}
         assert beside.value("eval_seconds") > 0
     assert sum(p.held_out is None for p in trained.values()) == 1, "the diverged one's alone"
+
+
+@pytest.mark.slow
+def test_a_pack_and_lm_eval_of_each_of_its_cells_load_the_base_once(tmp_path, monkeypatch):
+    settings = ("quantization=nf4", "method.rank=2", "training.steps=2", "analysis.spectra=none")
+    text = conftest.STUDY.replace("lm_eval: []", "lm_eval: [python-docs-cloze], limit: 8")
+    cells = [cells_of(*settings, f"seeds=[{seed}]", text=text)[0] for seed in (0, 1)]
+    loaded = []
+    monkeypatch.setattr(kept_base, "_KEPT", {})
+    monkeypatch.setattr(kept_base, "load_base", lambda *of: loaded.append(of) or load_base(*of))
+    trained = train_pack(cells)
+    for cell in cells:
+        (folder := tmp_path / "cells" / cell.id).mkdir(parents=True)
+        result = run_cell(cell, folder, packed=trained[cell.id])
+        assert result.outcome == "finished" and result.value("python-docs-cloze/acc") is not None
+        assert result.value("pack_cells") == 2
+    assert len(loaded) == 1
