@@ -2,7 +2,8 @@
 
 Each source is left out, everything is fitted anew without it (variances and the width of intervals, too), and held
 against what the source printed: coverage of prediction intervals, regret of the rank, method and storage that would
-have been chosen, errors of learning rates. Writes reports/evidence.json.
+have been chosen, errors of learning rates. Writes reports/evidence.json, and what `recommend` says of it
+(evidence/data/left_out.json).
 
     --refit             fits to the whole library and writes what `recommend` reads (evidence/data/fitted*.json)
     --held-out FILE     results of other sources, as results.csv has them: predicted by the whole library
@@ -16,6 +17,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from lorabench.evidence.calibration import FITTED, calibrated, published_meta_analyses, stored_form
@@ -33,13 +35,16 @@ from lorabench.evidence.leave_one_out import (
     left_out,
     rate_errors,
     rates_left_out,
+    share_interval,
     without_each,
 )
 from lorabench.evidence.meta_analysis import CONTRASTS, KINDS
 from lorabench.evidence.rank_height import LOGARITHM
+from lorabench.evidence.rank_trial import LEFT_OUT, RankTrial
 from lorabench.evidence.schema import LEARNING_RATES, RESULTS, Column
 
 WITH_RANKS: tuple[Contrast, ...] = ("full", "rank")
+Regrets = dict[Contrast, list[Regret]]
 REPORT = Path(__file__).parents[1] / "reports" / "evidence.json"
 
 
@@ -56,6 +61,7 @@ def main() -> None:
         report(*of_others(options.held_out, options.held_out_rates))
     else:
         found = of_the_library()
+        LEFT_OUT.write_text(json.dumps({"ranks": rank_trials(*found[:2])}, indent=1) + "\n", encoding="utf-8")
         told = report(*found) | {"logarithm_of_the_rank": by_logarithm()}
         REPORT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -67,42 +73,44 @@ def refit() -> None:
     FITTED_RATES.write_text(json.dumps(stored_rates(rate_model(published_rates())), indent=1) + "\n", encoding="utf-8")
 
 
-def of_the_library() -> tuple[list[LeftOut], dict[str, dict[str, dict[str, float]]], list[RateLeftOut]]:
+def of_the_library() -> tuple[list[LeftOut], Regrets, list[RateLeftOut]]:
     """Each source left out."""
     published, known = published_gaps(), published_meta_analyses()
-    found, regret = [], {}
+    found: list[LeftOut] = []
+    regret: Regrets = {}
     for c in CONTRASTS:
         without = without_each(c, published, known[c].fit.variances)
         found += left_out(without, published)
         if c != "full":
-            regret[c] = mean_regrets(regrets(without, published))
+            regret[c] = regrets(without, published)
     return found, regret, rates_left_out(published_rates())
 
 
 def by_logarithm() -> dict[str, object]:
     """The same with a gap that is linear in the logarithm of the rank and knows no limit, as a comparison."""
-    published, regret = published_gaps(), {}
+    published = published_gaps()
     found: list[LeftOut] = []
+    regret: Regrets = {}
     for c in WITH_RANKS:
         without = without_each(c, published, powers=(LOGARITHM,))
         found += left_out(without, published)
         if c == "rank":
-            regret[c] = mean_regrets(regrets(without, published))
+            regret[c] = regrets(without, published)
     print("with a gap that is linear in the logarithm of the rank")
     return {k: v for k, v in report(found, regret, ()).items() if v}
 
 
-def of_others(
-    results: Path | None, rates: Path | None
-) -> tuple[list[LeftOut], dict[str, dict[str, dict[str, float]]], list[RateLeftOut]]:
+def of_others(results: Path | None, rates: Path | None) -> tuple[list[LeftOut], Regrets, list[RateLeftOut]]:
     """Sources that the library does not have."""
-    known, found, regret = published_meta_analyses(), [], {}
+    known = published_meta_analyses()
+    found: list[LeftOut] = []
+    regret: Regrets = {}
     if results is not None:
         new = gaps(_rows(results, RESULTS))
         for c in CONTRASTS:
             found += held_out(known[c], new)
             if c != "full":
-                regret[c] = mean_regrets(regrets(dict.fromkeys(dict.fromkeys(g.source for g in new), known[c]), new))
+                regret[c] = regrets(dict.fromkeys(dict.fromkeys(g.source for g in new), known[c]), new)
     new_rates = (
         [r for r in rates_of(_rows(rates, LEARNING_RATES)) if r.setting.method != "full"] if rates is not None else []
     )
@@ -120,32 +128,73 @@ def _rows(path: Path, columns: Sequence[Column]) -> list[dict[str, str]]:
     return rows
 
 
-def report(
-    found: Sequence[LeftOut], regret: dict[str, dict[str, dict[str, float]]], rates: Sequence[RateLeftOut]
-) -> dict[str, object]:
+def rank_trials(found: Sequence[LeftOut], regret: Regrets) -> list[dict[str, object]]:
+    """What data/left_out.json holds: of each kind of task the choice of a rank beside the best fixed rule."""
+    means, told = mean_regrets(regret["rank"]), []
+    for kind, rules in means.items():
+        best = min(FIXED, key=lambda rule: rules[rule])
+        of = next(a for a in against_fixed(regret["rank"]) if (a.kind, a.rule) == (kind, best))
+        held = coverage([f for f in found if f.gap.contrast == "rank" and f.gap.kind == kind], 0.8)[1]
+        trial = RankTrial(
+            kind,
+            of.sources,
+            of.columns,
+            rules[CHOSEN],
+            best,
+            rules[best],
+            of.points,
+            of.low,
+            of.high,
+            of.differing,
+            held,
+        )
+        told.append({k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(trial).items()})
+    return told
+
+
+def report(found: Sequence[LeftOut], regret: Regrets, rates: Sequence[RateLeftOut]) -> dict[str, object]:
     """Printed, and as plain values."""
     parts = {"all": found} | {c: [f for f in found if f.gap.contrast == c] for c in CONTRASTS}
-    parts |= {f"rank, {k}": [f for f in parts["rank"] if f.gap.kind == k] for k in KINDS}
-    parts |= {f"full, {k}": [f for f in parts["full"] if f.gap.kind == k] for k in KINDS}
+    for c in WITH_RANKS:
+        parts |= {f"{c}, {k}": [f for f in parts[c] if f.gap.kind == k] for k in KINDS}
     covered = {name: _covered(of) for name, of in parts.items() if of}
-    print("coverage of prediction intervals: of gaps, and with each source counted once")
+    print(
+        "coverage of prediction intervals: of gaps, and with each source counted once; [what as many sources can tell]"
+    )
     for name, of in covered.items():
-        print(f"  {name:28}{of['gaps']:6.0f} gaps", *(f"{of[f'{100 * p:g} %']!s:>18}" for p in LEVELS))
+        counts = f"{of['gaps']:6.0f} gaps{of['sources']:4.0f} sources"
+        print(f"  {name:28}{counts}", *(f"{of[f'{100 * p:g} %']!s:>18}" for p in LEVELS), of["80 % over sources"])
     print("regret in points, a source counted once")
-    for contrast, kinds in regret.items():
+    means = {c: mean_regrets(of) for c, of in regret.items()}
+    for contrast, kinds in means.items():
         for kind, rules in kinds.items():
             print(f"  {contrast:8}{kind:24}", ", ".join(f"{rule} {points:.2f}" for rule, points in rules.items()))
+    print("the rule's regret minus a fixed rule's, with Student's 95 % interval over sources")
+    against = {c: against_fixed(of) for c, of in regret.items()}
+    for contrast, each in against.items():
+        for a in each:
+            print(f"  {contrast:8}{a.kind:24}{a.rule:18}{_more(a)}")
     errors = rate_errors(rates) if rates else {}
     if errors:
         print("learning rates, factors: median of rates, mean of the sources' medians, their median, each source")
     for rule, of in errors.items():
         print(f"  {rule:16}", ", ".join(f"{name} {factor:.2f}" for name, factor in of.items()))
-    return {"coverage": covered, "regret": regret, "learning_rates": errors}
+    plain = {c: [asdict(a) for a in each] for c, each in against.items()}
+    return {"coverage": covered, "regret": means, "against_fixed_rules": plain, "learning_rates": errors}
+
+
+def _more(a: Against) -> str:
+    counts = f"{a.sources} sources, {a.differing} of {a.columns} columns differ"
+    if a.low is None or a.high is None:
+        return f"{a.points:+.2f} ({counts})"
+    return f"{a.points:+.2f} [{a.low:+.2f}, {a.high:+.2f}] ({counts}){'' if a.told_apart else ': not told apart'}"
 
 
 def _covered(found: Sequence[LeftOut]) -> dict[str, object]:
     shares = {f"{100 * p:g} %": [round(share, 3) for share in coverage(found, p)] for p in LEVELS}
-    return {"gaps": len(found), "sources": len({f.gap.source for f in found}), **shares}
+    sources = len({f.gap.source for f in found})
+    over = [round(end, 2) for end in share_interval(coverage(found, 0.8)[1], sources)]
+    return {"gaps": len(found), "sources": sources, **shares, "80 % over sources": over}
 
 
 if __name__ == "__main__":

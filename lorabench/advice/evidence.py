@@ -40,6 +40,8 @@ class Here:
     task: str | None = None
     tolerated: float | None = None
     """as the metric is shown: points of a share, nats of a loss; absent: each study's own margin"""
+    kind: str | None = None
+    """of the task, as tables of the literature have it: what an imported study may call its task"""
 
 
 @dataclass(frozen=True)

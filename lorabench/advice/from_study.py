@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lorabench import formatting, plugins
 from lorabench.advice.evidence import FULL, ComparisonGroup, Here, Key, MethodResult, key_of
+from lorabench.advice.published_evidence import kind_of
 from lorabench.advice.selection import Option, best_option, comparison_groups, select, trained_options, tuned
 from lorabench.advice.spectral_check import spectral_check
 from lorabench.advice.types import EvidenceItem, Quality, Shown
@@ -243,16 +244,19 @@ def _distance(group: Replicates, s: ConditionSummary, here: Here) -> tuple[float
     )
     tokens = s.mean("train_tokens")
     architectures = model_type(group.setting.model.name), here.architecture
-    size = math.log10(there / here.parameters) if there > 0 else -math.inf
+    model, task = group.setting.model.name, group.setting.task.name
+    same_model = len({name.rsplit("/", 1)[-1].lower() for name in (model, here.model)}) == 1
+    unknown = 0.0 if same_model else -math.inf  # of imported results, which need not tell the size
+    size = math.log10(there / here.parameters) if there > 0 else unknown
+    same_task = here.task in (None, task) or (here.kind is not None and kind_of(task) == here.kind)
     data = 0.5 * math.log10(tokens / here.tokens) if tokens and here.tokens else 0.0
     parts = {
-        f"{formatting.count(there)} parameters, here {formatting.count(here.parameters)}": abs(size),
+        f"{formatting.count(there) if there > 0 else 'an unknown number of'} parameters, here"
+        f" {formatting.count(here.parameters)}": abs(size),
         f"architecture {architectures[0]}, here {architectures[1]}": (
             0.5 if None not in architectures and architectures[0] != architectures[1] else 0.0
         ),
-        f"task {group.setting.task.name}, here {here.task}": (
-            0.5 if here.task is not None and here.task != group.setting.task.name else 0.0
-        ),
+        f"task {task}, here {here.task}": 0.0 if same_task else 0.5,
         f"{formatting.count(round(tokens or 0))} training tokens, here {formatting.count(here.tokens or 0)}": abs(data),
     }
     most = max(parts, key=lambda name: parts[name])

@@ -193,7 +193,7 @@ def _with_rate(spec: CandidateSpec, asked: Asked) -> CandidateSpec:
     tried = ", ".join(f"{r:g}" for r in found.grid)
     text = (
         f"learning rate {found.grid[1]:g}, 80 % of new sources {found.low:.1e} to {found.high:.1e}; try {tried};"
-        f" {_most(found.weights)}, with two common rules"
+        f" {_most(found.weights)}"
     )
     kept = tuple(e for e in spec.evidence if not e.text.startswith("learning rate"))
     item = EvidenceItem("published", text, SOURCE)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorabench.advice.rank_trial import trial_sentence
 from lorabench.commands.output import columns
 from lorabench.evidence.listing import flags_of, source_dict
 from lorabench.evidence.schema import FLAGS
@@ -41,6 +42,8 @@ def rows(answer: PublishedEvidence, as_json: bool, as_csv: bool, rates: bool, el
     table = [RATE_HEAD, *map(_rate, records)] if rates else [HEAD, *map(_result, records)]
     lines = columns(table, left=(0, 1, 2, 3, 10) if rates else (0, 1, 2, 4, 6, 7, 11))
     summary = [f"{plural(len(records), 'row')} of {plural(len(answer.sources), 'source')}", _left_out(answer)]
+    if not rates and len(kinds := {record["task_kind"] for record in records}) == 1:
+        summary += [trial_sentence(*kinds) or ""]
     if not rates:
         summary += _explained({flag for record in records for flag in flags_of(record)})
     return "\n".join([*lines, "", *filter(None, summary)])

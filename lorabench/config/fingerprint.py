@@ -35,27 +35,27 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def digests(cell: Cell) -> tuple[str, str]:
-    """12 hex digits of the SHA-256 of a cell's canonical JSON, and of its condition's without the seed, where a tuned
-    learning rate stands for the whole grid."""
+def identity(cell: Cell) -> tuple[dict[str, object], str]:
+    """What a cell's id is made of but its seed, and its condition's id, in which a tuned learning rate stands for the
+    whole grid."""
     if cell.imported is not None:
-        shared = {**declared(cell), "identity_version": IDENTITY_VERSION}
-        return _digest({**shared, "seed": cell.seed}), _digest(shared)
+        own: dict[str, object] = {**declared(cell), "identity_version": IDENTITY_VERSION}
+        return own, digest(own)
     parts = counted(cell)
     parts["model"] = {"fingerprint": cell.fingerprints.model, "dtype": cell.model.dtype}
     if not cell.analysis.truncation:
         del parts["analysis"]  # the ids of cells that ask for none are as they were before there was any
-    plain: dict[str, object] = {**parts, "data": cell.fingerprints.data, "identity_version": IDENTITY_VERSION}
+    own = {**parts, "data": cell.fingerprints.data, "identity_version": IDENTITY_VERSION}
     if cell.fingerprints.large and cell.model.dtype == "auto" and plugins.load("methods", cell.method.name).TRAINS_BASE:
-        plain["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
-    own, condition = {**plain, "seed": cell.seed}, plain
-    if cell.tuned_over:
-        own["validated"] = True  # a cell that is chosen by its validation loss has one more reading
-        condition = {**plain, "training": {**parts["training"], "learning_rate": {"tune": cell.tuned_over}}}
-    return _digest(own), _digest(condition)
+        own["evaluated"] = "in the base's precision"  # it was in float32, beside adapters in bfloat16
+    if not cell.tuned_over:
+        return own, digest(own)
+    condition = {**own, "training": {**parts["training"], "learning_rate": {"tune": cell.tuned_over}}}
+    return {**own, "validated": True}, digest(condition)  # chosen by its validation loss: it has one more reading
 
 
-def _digest(content: Mapping[str, object]) -> str:
+def digest(content: Mapping[str, object]) -> str:
+    """12 hex digits of the SHA-256 of canonical JSON."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
 

@@ -50,10 +50,10 @@ def expand(study: Study) -> tuple[Cell, ...]:
         condition = declared.model_copy(update={"model": pinned(declared.model)})
         marks = fingerprints(condition)
         trains = condition.training.steps > 0
+        shared = {n: getattr(condition, n) for n in SETTINGS} | {"seed": study.seeds[0], "fingerprints": marks}
+        firsts = [Cell(**{**shared, "training": t, "tuned_over": rates}) for t, rates in _tuned(condition.training)]
         for seed in study.seeds if trains else study.seeds[:1]:  # an untrained base has no seed to vary
-            for training, learning_rates in _tuned(condition.training):
-                fields = {n: getattr(condition, n) for n in SETTINGS} | {"training": training}
-                cell = Cell(**fields, seed=seed, fingerprints=marks, tuned_over=learning_rates)
+            for cell in (c.model_copy(update={"seed": seed}) if seed != c.seed else c for c in firsts):
                 cells.setdefault(cell.id, cell)
     return tuple(cells.values())
 

@@ -142,27 +142,33 @@ class Cell(Condition):
             update={"training": self.training.model_copy(update={"learning_rate": Tune(tune=self.tuned_over)})}
         )
 
-    @property
+    # hashing takes ~100 microseconds, and a report asks for an id again and again
+    @cached_property
     def id(self) -> str:
         """12 hex digits over all that affects the outcome; see config.fingerprint."""
-        return self.ids[0]
+        from lorabench.config.fingerprint import digest
+
+        return digest({**self.identity[0], "seed": self.seed})
 
     @property
     def condition_id(self) -> str:
         """The same without the seed."""
-        return self.ids[1]
+        return self.identity[1]
 
-    @cached_property  # hashing takes ~100 microseconds, and a report asks for an id again and again
-    def ids(self) -> tuple[str, str]:
-        """Its own and its condition's."""
-        from lorabench.config.fingerprint import digests
+    @cached_property
+    def identity(self) -> tuple[dict[str, object], str]:
+        """What its id is made of but the seed, and its condition's id; one value of all seeds that were made by
+        model_copy."""
+        from lorabench.config.fingerprint import identity
 
-        return digests(self)
+        return identity(self)
 
     def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """A copy, which is another cell and has ids of its own."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("ids", None)
+        copied.__dict__.pop("id", None)
+        if set(update or ()) - {"seed"}:
+            copied.__dict__.pop("identity", None)
         return copied
 
 

@@ -56,8 +56,8 @@ def stored_form(fits: Iterable[MetaAnalysis]) -> dict[str, object]:
 def calibrated(
     contrast: Contrast, gaps: Iterable[Gap], start: Variances | None = None, powers: Sequence[float] = POWERS
 ) -> MetaAnalysis:
-    """Fitted to the gaps of a contrast that are in points, by the most probable power of the rank and knee of the tokens,
-    one after the other, and with the width that its own sources show."""
+    """Fitted to the gaps of a contrast that are in points, by the most probable power of the rank and then knee of the
+    tokens, and with the width that its own sources show."""
     mine = [g for g in gaps if g.contrast == contrast and g.unit == "points"]
     curved = contrast in ("full", "rank")
     known = _most_probable(contrast, mine, [Form(p) for p in (powers if curved else powers[:1])], start)

@@ -26,7 +26,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -81,7 +81,7 @@ class RatePrediction:
     grid: tuple[float, float, float]
     """three to try: the rate, and those a third of the probability away on each side"""
     weights: tuple[tuple[str, float], ...]
-    """of sources in the model, largest first"""
+    """of the rules, and of the model's sources, largest first"""
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ class RateModel:
         """Of one setting in a new source."""
         x = design(setting)
         mean, sd, degrees = self.fit.predict(x[None], np.zeros(1, dtype=np.int64), np.ones(1), np.zeros(1), np.zeros(1))
-        forecasts = float(mean[0]), math.log(flat(setting)), math.log(by_hidden_size(setting))
-        m, s, d = sum(forecasts) / len(forecasts), float(sd[0]), float(degrees[0])
+        ruled = [math.log(rule(setting)) for rule in RULES.values()]
+        part = 1 / (1 + len(ruled))
+        m, s, d = part * (float(mean[0]) + sum(ruled)), float(sd[0]), float(degrees[0])
         half, step = s * quantile(d, 0.9), s * quantile(d, 5 / 6)
         shares = {k: v for k, v in self.fit.shares(x).items() if k}
         total = sum(shares.values()) or 1.0
-        named = tuple((k, v / total) for k, v in sorted(shares.items(), key=lambda item: -item[1]))
+        of_model = ((k, part * v / total) for k, v in sorted(shares.items(), key=lambda item: -item[1]))
+        named = (*((rule, part) for rule in RULES), *of_model)
         low, middle, high = (_rounded(math.exp(m + by)) for by in (-step, 0.0, step))
         return RatePrediction(math.exp(m), math.exp(m - half), math.exp(m + half), (low, middle, high), named)
 
@@ -255,3 +257,7 @@ def by_hidden_size(setting: RateSetting) -> float:
     width = 4096 * 2 ** design(setting)[1]
     power = 0.0775 if setting.family == "qwen" else 0.781
     return float(5e-5 * (1 if setting.method == "full" else 10) * (2000 / width) ** power)
+
+
+RULES: Mapping[str, Callable[[RateSetting], float]] = {"2e-4 for all": flat, "by hidden size": by_hidden_size}
+"""that circulate"""

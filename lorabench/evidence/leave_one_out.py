@@ -11,10 +11,9 @@ from statistics import median
 from lorabench.evidence.calibration import calibrated
 from lorabench.evidence.gaps import Contrast, Gap
 from lorabench.evidence.learning_rate_model import (
+    RULES,
     PublishedRate,
     RatePrediction,
-    by_hidden_size,
-    flat,
     rate_model,
 )
 from lorabench.evidence.meta_analysis import MetaAnalysis, Prediction, quantile, setting_of
@@ -69,6 +68,16 @@ def coverage(found: Sequence[LeftOut], level: float) -> tuple[float, float]:
     return sum(rows) / len(rows), sum(sum(of) / len(of) for of in by_source.values()) / len(by_source)
 
 
+def share_interval(share: float, sources: int) -> tuple[float, float]:
+    """Of a share that so many sources showed, 95 %: Jeffreys' interval, as if gaps of one source were one draw, which
+    errors that they have in common make them at the worst (Brown, Cai and DasGupta 2001)."""
+    from scipy.special import betaincinv
+
+    inside = share * sources
+    low, high = (float(betaincinv(inside + 0.5, sources - inside + 0.5, p)) for p in (0.025, 0.975))
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
+
+
 @dataclass(frozen=True)
 class RateLeftOut:
     """A published best rate and what was said of it without its source, and by the rules that circulate."""
@@ -79,11 +88,11 @@ class RateLeftOut:
     def errors(self) -> dict[str, float]:
         """|log| of the factor between the best rate and each rule's."""
         setting = self.published.setting
-        said = {MODEL: self.prediction.rate, "2e-4": flat(setting), "by hidden size": by_hidden_size(setting)}
+        said = {MODEL: self.prediction.rate} | {name: rule(setting) for name, rule in RULES.items()}
         return {rule: abs(math.log(rate / self.published.rate)) for rule, rate in said.items()}
 
 
-MODEL = "model"
+MODEL = "model with rules"
 
 
 def rates_left_out(rates: Sequence[PublishedRate]) -> list[RateLeftOut]:

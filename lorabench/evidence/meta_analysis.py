@@ -3,10 +3,11 @@
     interval = mean +- width x sd x t(degrees)
 
 Four models, one a contrast (`gaps.Contrast`), each a mixed model over sources (random_effects) with the moderators that
-its rows carry (moderators.py). Kinds of task are drawn around a common mean, so that a kind with one source is pulled to
-the others; an effect of a source is one of a source in one kind, since a source in which ranks matter for code need not
-be one in which they matter for chat. The priors are weakly informative: a step in any moderator is not expected to move
-a score by more than a few points. That of the rank lies above zero, since what rank r can learn, rank 2r can learn, too.
+its rows carry (moderators.py). Kinds of task are drawn around a common mean, so that a kind with one source is pulled
+to the others; an effect of a source is one of a source in one kind, since a source in which ranks matter for code need
+not be one in which they matter for chat. The priors are weakly informative: a step in any moderator is not expected to
+move a score by more than a few points. That of the rank lies above zero, since what rank r can learn, rank 2r can
+learn, too.
 
 The height of a rank is 0 in the limit of high ranks (rank_height.py), so that the constant of `full` is that limit: an
 adapter that is full fine-tuning written otherwise, which is expected to be no better and no worse. What a source's own

@@ -13,6 +13,7 @@ A cell is written to its .partial folder, synced, and renamed. A killed runner's
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,37 +21,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from lorabench.config.frozen import Frozen
 from lorabench.config.inputs import Inputs
 from lorabench.config.paths import IMPORTED
 from lorabench.config.study import Cell, Study
 from lorabench.errors import DamagedRecordError, StoreError
 from lorabench.record.cell_files import make_readable
 from lorabench.record.checksums import damaged, sealed
+from lorabench.record.plan_file import EARLIER, Earlier, plan_text, read_cells
 from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.record.result_file import first_line, plain_cell, read_result
 from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
-_CELLS = TypeAdapter(tuple[Cell, ...])
 _OF_IMPORTED = ("schema", "name", "question", "seeds", "reference", "comparison", "imported")  # it has no base setting
 Block = TypeVar("Block")
-
-
-class Earlier(Frozen):
-    """A change between two runs in one results directory, which left finished cells behind."""
-
-    at: str
-    """ISO 8601, UTC"""
-    words: str
-    """what changed, a sentence"""
-    cells: tuple[str, ...]
-    """ids of the finished cells of before, which the study no longer asks for"""
-
-
-_EARLIER = TypeAdapter(tuple[Earlier, ...])
 
 
 class Store:
@@ -61,7 +47,8 @@ class Store:
         self.cells_folder = self.folder / "cells"
         self.claims_folder = self.folder / "claims"
         self._known: tuple[tuple[int, int, int], tuple[Study, tuple[Cell, ...]]] | None = None
-        self._read_stamps: dict[str, tuple[int, int]] = {}  # results that were read whole, by cell, as they were then
+        self._blocks: dict[str, object] = {}  # what else plan.json has, as it was then
+        self._whole: dict[str, tuple[tuple[int, int], CellResult]] = {}  # read with all beside them, as they were then
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -95,12 +82,12 @@ class Store:
         write_atomically(
             self.folder / "study.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
         )
-        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": [plain_cell(c) for c in cells]}
+        plan: dict[str, object] = {"schema": 1, "study": plain, "cells": ()}
         if inputs is not None:
             plan["inputs"] = inputs.model_dump(mode="json")
         if changes := [e.model_dump(mode="json") for e in earlier]:
             plan["earlier"] = changes
-        write_atomically(self.folder / "plan.json", _dump(plan))
+        write_atomically(self.folder / "plan.json", plan_text(plan, cells))
 
     def inputs(self) -> Inputs | None:
         """What the cells read when the study was last run; None where that was not recorded."""
@@ -108,16 +95,24 @@ class Store:
 
     def earlier(self) -> tuple[Earlier, ...]:
         """What changed between runs, oldest first."""
-        return self._block("earlier", _EARLIER.validate_python, ())
+        return self._block("earlier", EARLIER.validate_python, ())
 
     def _block(self, name: str, read: Callable[[object], Block], absent: Block) -> Block:
         """An optional part of plan.json; absent, too, where it is not what this version writes: nothing hangs on it but
         sentences."""
         try:
-            plain = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            if self._known is None or self._known[0] != self._written():
+                plain = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            else:
+                plain = self._blocks
             return read(plain[name]) if name in plain else absent
         except (OSError, ValueError, TypeError, RecursionError):
             return absent
+
+    def _written(self) -> tuple[int, int, int]:
+        """What changes when plan.json is written anew."""
+        state = os.stat(f"{self.folder}/plan.json")
+        return state.st_mtime_ns, state.st_size, state.st_ino
 
     def left_behind(self) -> tuple[str, ...]:
         """Ids of results in cells/ that the plan does not ask for, of earlier versions of the study; no table shows
@@ -144,8 +139,7 @@ class Store:
         changed."""
         path = self.folder / "plan.json"
         try:
-            state = path.stat()
-            written = (state.st_mtime_ns, state.st_size, state.st_ino)
+            written = self._written()
             if self._known is None or self._known[0] != written:
                 plan = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(plan, dict) and plan.get("schema", 1) != 1:
@@ -155,7 +149,8 @@ class Store:
                     )
                 study = Study.model_validate(plan["study"])
                 context = None if study.imported is None else IMPORTED
-                self._known = written, (study, _CELLS.validate_python(plan["cells"], context=context))
+                self._known = written, (study, read_cells(plan["cells"], context))
+                self._blocks = {k: v for k, v in plan.items() if k not in ("study", "cells")}
             return self._known[1]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
             raise StoreError(f"{path} cannot be read ({first_line(e)}); run the study again to rewrite it") from None
@@ -164,20 +159,28 @@ class Store:
         """The results of the wanted cells that have one which can be read, in the study's order."""
         results = []
         for cell in self.plan():
-            read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
-            result = self.readable(cell.id, cell, contents=True)
-            if result is not None and read_at is not None:
-                results.append(result)
-                self._read_stamps[cell.id] = read_at
+            if (result := self.whole(cell)) is not None:
+                results.append(result if result.cell == cell else result.model_copy(update={"cell": cell}))
         return tuple(results)
+
+    def whole(self, cell: Cell) -> CellResult | None:
+        """The result of a cell with its own copy of it, all files beside it looked at; None where there is none which
+        can be read. One that was read before and is the same file is not read again."""
+        read_at = stamp(f"{self.cells_folder}/{cell.id}/result.json")
+        if (known := self._whole.get(cell.id)) is not None and known[0] == read_at:
+            return known[1]
+        result = self.readable(cell.id, contents=True, expected=cell)
+        if result is not None and read_at is not None:
+            self._whole[cell.id] = read_at, result
+        return result
 
     def unreadable(self) -> tuple[str, ...]:
         """A sentence for each wanted cell whose result cannot be read; other cells are none the worse for it."""
         sentences = []
         for cell in self.plan():
             try:
-                read_at = self._read_stamps.get(cell.id)
-                if read_at is None or read_at != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
+                known = self._whole.get(cell.id)
+                if known is None or known[0] != stamp(f"{self.cells_folder}/{cell.id}/result.json"):
                     self.get(cell.id, cell, contents=True)
             except StoreError as e:
                 sentences.append(str(e))
@@ -293,7 +296,3 @@ class Store:
                 return not free
         except OSError:  # a folder that may only be read: nothing can run there
             return False
-
-
-def _dump(plain: object) -> str:
-    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -21,7 +21,8 @@ from lorabench.config.paths import model_directory, model_label
 from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
 from lorabench.formatting import plural
-from lorabench.record.store import Earlier, Store
+from lorabench.record.plan_file import Earlier
+from lorabench.record.store import Store
 from lorabench.runner.cell_pairs import pairs_of, settings_of
 
 MODEL, DATA = "fingerprints.model", "fingerprints.data"

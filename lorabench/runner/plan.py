@@ -186,7 +186,7 @@ def refuse_foreign(store: Store, study: Study, cells: tuple[Cell, ...]) -> tuple
 
 def readable_results(store: Store, cells: Iterable[Cell]) -> dict[str, CellResult]:
     """Cell id to result, of the cells that have one which can be read."""
-    return {c.id: result for c in cells if (result := store.readable(c.id, contents=True, expected=c)) is not None}
+    return {c.id: result for c in cells if (result := store.whole(c)) is not None}
 
 
 def damaged_records(store: Store, cells: Iterable[Cell], results: Mapping[str, CellResult]) -> tuple[str, ...]:

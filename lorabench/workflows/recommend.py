@@ -21,7 +21,8 @@ from lorabench.advice.notes import (
     notes_on_the_trainer,
 )
 from lorabench.advice.priors import rules
-from lorabench.advice.published_evidence import asked_of, informed, limits
+from lorabench.advice.published_evidence import asked_of, informed, kind_of, limits
+from lorabench.advice.rank_trial import trial_sentence
 from lorabench.advice.ranking import rank_candidates, variant
 from lorabench.advice.text import title
 from lorabench.advice.types import Candidate, Priority, Recommendation, Workload
@@ -101,7 +102,8 @@ def recommend(
     )
     trainable = {c.rank: c.trainable_parameters for c in counts}
     parameters = counts[0].base_parameters
-    here = Here(base.model.name, parameters, model_type(base.model.name), train_tokens, _task(task), tolerated_loss)
+    architecture, kind = model_type(base.model.name), kind_of(task)
+    here = Here(base.model.name, parameters, architecture, train_tokens, _task(task), tolerated_loss, kind)
     stored = stored_evidence(here, folders, [Path(folder) for folder in nearby_studies])
     groups, chosen = stored.groups, nearest(stored.groups, bool(folders))
     wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
@@ -138,6 +140,7 @@ def recommend(
             *ranking.notes,
             *notes_on_the_studies(chosen, groups, folders, tolerated_loss, asked.kind is not None),
             *limits(asked),
+            *([said] if (said := trial_sentence(asked.kind)) else ()),
             *(() if ranking.ranked else what_would_fit(ranking.excluded, memory)),
         ]
     return Recommendation(
