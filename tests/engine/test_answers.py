@@ -79,7 +79,7 @@ def test_accuracy_is_lm_evals_on_the_same_rows(tmp_path, monkeypatch):
 
 def test_the_held_out_loss_is_of_the_labels_tokens_alone(tmp_path):
     model, tokenizer, data = loaded(f"{{name: classify, train: {reviews(tmp_path)}}}")
-    seen, _ = choice_losses(model, data.test, 3, tokenizer.pad_token_id, CPU)
+    ((seen, _),) = choice_losses(model, data.test, 3, tokenizer.pad_token_id, CPU)
     for row, nats in zip(data.test, seen.nats, strict=True):
         label = (" negative", " positive")[row.answer]
         text = tokenizer.decode(row.ids, skip_special_tokens=True)

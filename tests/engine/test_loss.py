@@ -145,7 +145,7 @@ def test_choices_of_one_token_are_one_pass_and_cost_what_each_costs_alone():
         rows.append(Example(choices[1].ids, choices[1].predicted, 1, choices, answer=1))
     passes = []
     with model.register_forward_hook(lambda m, i, o: passes.append(1)):
-        right, nats = choice_losses(model, rows, 8, 0, CPU)
+        ((right, nats),) = choice_losses(model, rows, 8, 0, CPU)
     assert len(passes) == 1
     alone = losses(model, [c for one in rows for c in one.choices], 1, 0, CPU).nats.reshape(2, 3)
     np.testing.assert_allclose(nats, alone, rtol=1e-5)
@@ -157,7 +157,7 @@ def test_choices_of_several_tokens_are_passes_of_their_own():
     model = small_model("llama")
     choices = (row(5, 9, 7), row(5, 9, 11, 4, labels=2))
     one = Example(choices[0].ids, choices[0].predicted, 1, choices, answer=0)
-    _, nats = choice_losses(model, [one], 8, 0, CPU)
+    ((_, nats),) = choice_losses(model, [one], 8, 0, CPU)
     np.testing.assert_allclose(nats[0], [float(by_hand(model, [c])) for c in choices], rtol=1e-5)
 
 

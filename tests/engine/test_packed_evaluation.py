@@ -23,7 +23,7 @@ from lorabench.engine.packed_adapters import AdapterStart, Learned, attached
 from lorabench.engine.packed_evaluation import PassLimits, evaluating
 from tests.engine import conftest
 from tests.engine.conftest import cells_of
-from tests.engine.test_packed_against_peft import based, eight, pack_training, rows
+from tests.engine.peft_loops import based, eight, pack_training, rows
 
 
 def learned(base, *methods):
