@@ -248,10 +248,10 @@ class RayPlace:
 
 
 def _reason(error: Exception) -> str:
-    """The line of a message of Ray that says why."""
+    """The sentence of a message of Ray that says why; advice on what may cause it follows."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "because" in line or "unavailable" in line or "node" in line.lower()]
-    return (telling or lines or [type(error).__name__])[0].rstrip(".")
+    return (telling or lines or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
 
 
 def _last_line(error: Exception) -> str:

@@ -205,3 +205,14 @@ def test_a_cluster_s_options_are_refused_by_an_executor_that_is_none():
 
 def test_tries_are_few():
     assert remote_worker.TRIES == 3
+
+
+def test_of_ray_s_message_on_a_lost_worker_its_first_sentence_is_told():
+    from lorabench.executors.ray import _reason
+
+    said = (
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: RemoteHost\n"
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail:"
+        " Worker unexpectedly exits with a connection error code 2. End of file."
+    )
+    assert _reason(RuntimeError(said)) == "The actor is dead because its worker process has died"
