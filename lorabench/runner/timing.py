@@ -124,6 +124,7 @@ class TimeEstimator:
 
     def __init__(self, measured: Iterable[Measured] = ()) -> None:
         self.measured = list(measured)
+        self._bases = {base_of(m.cell) for m in self.measured}
         self.packs: dict[str, int] = {}
         """cells whose steps another one took with its own, and how many it was that trained at once"""
 
@@ -132,10 +133,11 @@ class TimeEstimator:
         now.close(when)
         rest = seconds - sum(now.took.values())
         self.measured.append(Measured(now.cell, {**now.took, "rest": max(rest, 0.0)}, now.new_base))
+        self._bases.add(base_of(now.cell))
 
     def begin(self, cell: Cell) -> bool:
         """Whether a cell that starts is the first on its base."""
-        return not any(base_of(m.cell) == base_of(cell) for m in self.measured)
+        return base_of(cell) not in self._bases
 
     def left(
         self, running: Sequence[Running], left: Sequence[Cell], workers: int, now: float
