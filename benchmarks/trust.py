@@ -47,7 +47,9 @@ def compared(folder: Path) -> list[dict[str, object]]:
         conditions, cells = results.conditions(), results.wide()
     uses = _rank_use(folder)
     rows = []
-    for model, group in conditions[conditions["finished"] > 0].groupby("model", sort=False):
+    for model, group in conditions[(conditions["finished"] > 0) & (conditions["missing"] == 0)].groupby(
+        "model", sort=False
+    ):
         plain = group[(group["method"] == "lora") & (group["quantization"] == "none")].sort_values("rank")
         plain = plain[plain["alpha"] == plain["alpha"].mode().iloc[0]] if len(plain) else plain
         seeds = int(group["finished"].max())
