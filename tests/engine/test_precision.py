@@ -61,7 +61,7 @@ def test_every_evaluation_is_in_that_precision(large, folder, monkeypatch):
         return wrapper
 
     monkeypatch.setattr(engine, "losses", watched(engine.losses))
-    monkeypatch.setattr(answers, "losses", watched(answers.losses))
+    monkeypatch.setattr(answers, "packed_losses", watched(answers.packed_losses))
     monkeypatch.setattr(domain, "losses", watched(domain.losses))
     monkeypatch.setattr(domain, "base_text", watched(domain.base_text))
     score = engine.LmEvalRunner.score
