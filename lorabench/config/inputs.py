@@ -48,6 +48,11 @@ class Inputs(Frozen):
         """The date of reading: YYYY-MM-DD."""
         return self.read_at[:10]
 
+    def or_before(self, before: Inputs | None) -> Inputs:
+        """An earlier record where it says the same, else this one."""
+        same = before is not None and before.model_copy(update={"read_at": self.read_at}) == self
+        return before if before is not None and same else self
+
 
 def inputs_of(cells: Iterable[Cell]) -> Inputs:
     """The record of a plan; each model and each set of data is read once."""

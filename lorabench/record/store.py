@@ -32,7 +32,7 @@ from lorabench.record.checksums import damaged, sealed
 from lorabench.record.plan_file import EARLIER, Earlier, plan_text, read_cells
 from lorabench.record.result import RETRIED, SETTLED, CellResult
 from lorabench.record.result_file import first_line, plain_cell, read_result
-from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically
+from lorabench.record.whole_files import stamp, sync, sync_tree, write_atomically, write_where_changed
 
 CHECKPOINT = "checkpoint.pt"
 _OF_IMPORTED = ("schema", "name", "question", "seeds", "reference", "comparison", "imported")  # it has no base setting
@@ -87,7 +87,7 @@ class Store:
             plan["inputs"] = inputs.model_dump(mode="json")
         if changes := [e.model_dump(mode="json") for e in earlier]:
             plan["earlier"] = changes
-        write_atomically(self.folder / "plan.json", plan_text(plan, cells))
+        write_where_changed(self.folder / "plan.json", plan_text(plan, cells))
 
     def inputs(self) -> Inputs | None:
         """What the cells read when the study was last run; None where that was not recorded."""

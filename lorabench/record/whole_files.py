@@ -22,6 +22,16 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def write_where_changed(path: Path, text: str) -> None:
+    """The same, but that a file which holds the text already is left as it is."""
+    try:
+        if path.read_bytes() == text.encode():
+            return
+    except OSError:
+        pass
+    write_atomically(path, text)
+
+
 def stamp(path: str | Path) -> tuple[int, int] | None:
     """What changes when a file is written anew; None where there is none."""
     try:

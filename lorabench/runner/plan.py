@@ -58,7 +58,10 @@ class Plan:
         """Writes study.yaml and plan.json; StoreError where the folder cannot be written."""
         try:
             self.store.save_plan(
-                self.study, self.cells, inputs_of(self.cells), (*self.store.earlier(), *self.changes.earlier())
+                self.study,
+                self.cells,
+                inputs_of(self.cells).or_before(self.store.inputs()),
+                (*self.store.earlier(), *self.changes.earlier()),
             )
         except OSError as e:
             raise StoreError(

@@ -4,6 +4,7 @@ workers and keeps what is finished.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -85,8 +86,20 @@ def run(
             if known.issuperset(c.id for c in following.cells):
                 break  # every learning rate is chosen, and the other seeds have run at it
             plan = replace(following, notices=())
-    write_cells_csv(plan, frame)
+    if plan.pending or not _is_newest(plan.store, "cells.csv"):
+        write_cells_csv(plan, frame)
     return plan
+
+
+def _is_newest(store: Store, name: str) -> bool:
+    """Whether a file of a store was written after its plan and all of its results."""
+    try:
+        written = (store.folder / name).stat().st_mtime_ns
+        with os.scandir(store.cells_folder) as entries:
+            others = [(store.folder / "plan.json").stat().st_mtime_ns, *(e.stat().st_mtime_ns for e in entries)]
+        return all(other < written for other in others)
+    except OSError:
+        return False
 
 
 def evaluate(
