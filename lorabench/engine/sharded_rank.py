@@ -36,6 +36,7 @@ from safetensors.torch import save_file
 
 from lorabench import plugins
 from lorabench.config.study import Cell
+from lorabench.engine.attention_backward import float32_attention_backward
 from lorabench.engine.batches import Layout, batches, collate
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example, task_data
@@ -133,7 +134,8 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         micro = [next(rows) for _ in range(spec.gradient_accumulation)]
-        loss, norm = _take_step(model, optimizer, micro, spec.max_grad_norm, layout, accelerator, autocast, loss_of)
+        with float32_attention_backward(where):
+            loss, norm = _take_step(model, optimizer, micro, spec.max_grad_norm, layout, accelerator, autocast, loss_of)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(step, "loss" if not math.isfinite(loss) else "gradient")
         tokens = sum(len(e.ids) for part in micro for e in part)

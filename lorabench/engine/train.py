@@ -138,7 +138,7 @@ def peak_of_two_steps(
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with LiveBytes(held_tensors(model)) as live:
+    with LiveBytes(held_tensors(model)) as live, float32_attention_backward(micro[0].ids.device):
         optimizer = make_optimizer(parameters, spec)
         for _ in range(2):
             take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
