@@ -1,6 +1,6 @@
 """What a large study costs beside its training: planning, running, resuming, status, report, against its cells.
 
-    python -m benchmarks.load [--cells 100 1000 10000] [--steps plan run resume status report] [--keep FOLDER]
+    python -m benchmarks.load [--cells 100 1000 10000 100000] [--steps plan run resume status report] [--keep FOLDER]
                               [--json FILE]
 
 Cells are made up at once by an executor of this file (no curve, no spectra), 20 seeds a condition, so that what is
@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from lorabench.config.grid import MAX_CELLS
 
 SEEDS, SMALLEST = 20, 20
 STEPS = ("plan", "run", "resume", "status", "report")
@@ -82,7 +84,8 @@ def study_text(cells: int) -> str:
     conditions = max(1, cells // SEEDS - 1)
     ranks = list(range(1, min(conditions, 25) + 1))
     stored = ["none", "nf4"] if conditions >= 50 else ["none"]
-    lengths = list(range(8, 8 + max(1, round(conditions / len(ranks) / len(stored)))))
+    allowed = (MAX_CELLS // SEEDS - 1) // (len(ranks) * len(stored))
+    lengths = list(range(8, 8 + max(1, min(allowed, round(conditions / len(ranks) / len(stored))))))
     return STUDY.format(ranks=ranks, stored=stored, lengths=lengths, seeds=list(range(min(SEEDS, cells))))
 
 
