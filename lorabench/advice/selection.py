@@ -116,7 +116,8 @@ def enough(option: Option, options: Sequence[Option], tolerated: float) -> bool:
     """Whether an option is shown to be within the tolerated loss, and so is every rank above it of its family up to the
     family's best."""
     mates = [o for o in options if o.family == option.family and o.family >= 0 and o.rank is not None]
-    top = max((o.rank or 0 for o in mates if o.worse == min(m.worse for m in mates)), default=0)
+    best = min((o.worse for o in mates), default=0.0)
+    top = max((o.rank or 0 for o in mates if o.worse == best), default=0)
     between = [o for o in mates if (option.rank or 0) <= (o.rank or 0) <= max(top, option.rank or 0)] or [option]
     return all(o.repeated and o.bound is not None and o.bound <= tolerated for o in between)
 

@@ -37,7 +37,7 @@ from scipy import stats
 from lorabench.analysis.conditions import Replicates
 from lorabench.config.fingerprint import canonical_json, flattened
 from lorabench.config.grid import base_of
-from lorabench.config.plain_settings import agrees
+from lorabench.config.plain_settings import agrees, get
 from lorabench.config.study import Study
 
 _SETTINGS = ("method", "quantization", "training", "evaluation")
@@ -142,14 +142,21 @@ def _of_grid(
 ) -> _Whole | NoImportance:
     """A whole part of the grid, as leaving out values one by one finds it, not always the largest; the reason where
     none is left."""
+    members: dict[tuple[int, ...], Replicates] = {}
+    known: dict[tuple[str, str], list[int]] = {}  # places on an axis, by a condition's value there
+    for g in groups:
+        at = []
+        for axis, wanted in axes.items():
+            key = axis, canonical_json(get(g.declared, axis))
+            if key not in known:  # as often as there are values, not conditions
+                known[key] = [i for i, v in enumerate(wanted) if agrees(g.declared, {axis: v})]
+            at.append(known[key])
+        for point in itertools.product(*at):
+            members.setdefault(point, g)  # the grid's own comes first
     seeds_of: dict[tuple[int, ...], dict[int, float]] = {}
-    for point in itertools.product(*(range(len(v)) for v in axes.values())):
-        rule = {a: v[i] for (a, v), i in zip(axes.items(), point, strict=True)}
-        members = [g for g in groups if agrees(g.declared, rule)]
-        if members:  # the grid's own comes first
-            values = {c.seed: by_cell[i] for c, i in zip(members[0].cells, members[0].ids, strict=True) if i in by_cell}
-            if values:
-                seeds_of[point] = values
+    for point, g in members.items():
+        if values := {c.seed: by_cell[i] for c, i in zip(g.cells, g.ids, strict=True) if i in by_cell}:
+            seeds_of[point] = values
     places = _whole_part([len(v) for v in axes.values()], seeds_of.keys())
     varied = {a: k for a, k in zip(axes, places, strict=True) if len(k) > 1}
     if not varied:

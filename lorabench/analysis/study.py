@@ -81,6 +81,11 @@ class StudyAnalysis:
         return chosen_cells(self.planned, self.tunings)
 
     @cached_property
+    def bases(self) -> tuple[Replicates, ...]:
+        """The conditions that are an untrained base."""
+        return tuple(g for g in self.groups if g.setting.method.name == "base")
+
+    @cached_property
     def data(self) -> pd.DataFrame:
         """record.wide of the cells of `groups`: those at rates that were not chosen are left out."""
         return self._everything[self._everything["cell"].isin({i for g in self.groups for i in g.ids})]

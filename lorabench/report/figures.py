@@ -34,15 +34,13 @@ def safe(text: str) -> str:
 
 def draw(drawing: Drawing) -> go.Figure:
     """The figure of a drawing."""
-    figure = go.Figure()
-    for line in drawing.lines:
-        figure.add_trace(go.Scatter(**_trace(line, drawing.mode, drawing.x.names)))
+    traces = [go.Scatter(**_trace(line, drawing.mode, drawing.x.names)) for line in drawing.lines]
     if drawing.rings:
-        figure.add_trace(go.Scatter(**_marks(drawing)))
+        traces.append(go.Scatter(**_marks(drawing)))
     span = _span(drawing)
     for i, level in enumerate((*drawing.levels, *drawing.beyond)):
         shown = f"{level.y:.4g}" + (f" ± {level.error:.2g}" if level.error is not None else "")
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=list(span),
                 y=[level.y, level.y],
@@ -52,6 +50,7 @@ def draw(drawing: Drawing) -> go.Figure:
                 hovertemplate=f"{shown}<extra>%{{fullData.name}}</extra>",
             )
         )
+    figure = go.Figure(traces)  # at once: add_trace copies those before
     figure.update_layout(
         template=None,
         height=430,

@@ -25,7 +25,7 @@ def section(view: View) -> Section | None:
     blocks = [
         b
         for i, (name, members) in enumerate(tasks.items())
-        for b in _of_task(view, compute(view, members), name if len(tasks) > 1 else "", i)
+        for b in _of_task(view, compute(view, set(members)), name if len(tasks) > 1 else "", i)
     ]
     return Section(TITLE, tuple(blocks)) if blocks else None
 

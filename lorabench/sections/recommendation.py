@@ -130,8 +130,11 @@ def panel(view: View, choices: Sequence[Recommended]) -> Panel:
 
 def _group(view: View, r: Recommended, m: Metric) -> ChoiceGroup:
     """The rows in the order of advice.selection.select; those that it may choose, and of the others the best, stay."""
+    families: dict[int, list[Option]] = {}
+    for o in r.options:
+        families.setdefault(o.family, []).append(o)
     rows = {
-        o.condition: _row(view, r, o, m)
+        o.condition: _row(view, r, o, m, families[o.family] if o.family >= 0 else [o])
         for o in sorted(tuned(r.options), key=lambda o: (o.trainable_parameters, o.peak_bytes or 0, o.condition))
     }
     able = {id(option) for option in choosable(tuple(rows.values()))}
@@ -155,7 +158,7 @@ def choosable(rows: Sequence[PanelOption]) -> tuple[PanelOption, ...]:
     return tuple(options)
 
 
-def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
+def _row(view: View, r: Recommended, o: Option, m: Metric, family: Sequence[Option]) -> PanelOption:
     beside = formatting.difference(o.worse, m.unit) + (
         f" [{formatting.number(o.bound, m.unit)}]" if o.bound is not None and o is not r.best else ""
     )
@@ -166,7 +169,7 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
         o.peak_bytes,
         o.worse,
         o.bound,
-        needed(o, r.options),
+        needed(o, family),
         formatting.count(o.trainable_parameters),
         formatting.DASH if o.peak_bytes is None else formatting.size(o.peak_bytes),
         formatting.number(o.mean, m.unit),
@@ -175,9 +178,9 @@ def _row(view: View, r: Recommended, o: Option, m: Metric) -> PanelOption:
     )
 
 
-def needed(o: Option, options: Sequence[Option]) -> float | None:
-    """The least tolerated loss at which an option is good enough: a bound of its family, found by asking for each."""
-    family = [p for p in options if p.family == o.family] if o.family >= 0 else [o]
+def needed(o: Option, family: Sequence[Option]) -> float | None:
+    """The least tolerated loss at which an option is good enough: a bound of its family (the option alone where it has
+    none), found by asking for each."""
     bounds = sorted({p.bound for p in family if p.bound is not None and p.repeated})
     at = bisect_left(bounds, True, key=lambda b: enough(o, family, b))
     return bounds[at] if at < len(bounds) else None

@@ -220,7 +220,7 @@ def _over_items(d: Difference) -> float | None:
 def _base_of(e: StudyAnalysis, g: Replicates) -> Replicates | None:
     """The untrained base on the same model, task and evaluation; of the same quantization where there is one, else
     unquantized."""
-    alike = [b for b in e.groups if b.setting.method.name == "base" and _ground(b) == _ground(g)]
+    alike = [b for b in e.bases if _ground(b) == _ground(g)]
     same = [b for b in alike if b.setting.quantization == g.setting.quantization]
     return next(iter(same or [b for b in alike if b.setting.quantization.name == "none"]), None)
 
