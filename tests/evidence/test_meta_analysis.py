@@ -58,6 +58,13 @@ def test_tables_with_untuned_rates_do_not_move_the_level_of_tuned_ones():
     assert again.predict(untuned).mean - known.predict(untuned).mean > 3
 
 
+def test_ranks_at_untuned_rates_do_not_outweigh_tuned_ones():
+    """Of ranks in math Biderman et al. print tuned ones; PEFT's comparison has one rate for all of its runs."""
+    setting = Setting("math", rank=256, against_rank=64, parameters=8e9, tokens=4e7, alpha_moves=False)
+    weights = published_meta_analyses()["rank"].weights(setting)
+    assert max(weights, key=lambda source: weights[source]) == "biderman-2024"
+
+
 def test_a_rank_is_held_against_each_lower_one_that_was_printed():
     rank = published_meta_analyses()["rank"]
     setting = Setting("code", parameters=8e9, rank=256, alpha_moves=False)
