@@ -78,7 +78,7 @@ class Variances:
     row: float
     noise_share: float
     flagged: float
-    """what the scale of a flagged row is multiplied by: at least 1, since unequal things differ in more than equal ones"""
+    """what the scale of a flagged row is multiplied by: at least 1, since unequal things differ in more ways"""
     scales: tuple[float, ...]
 
 
