@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -118,8 +119,20 @@ def test_beyond_what_was_published_the_edge_is_kept():
 
 def test_two_gaps_in_a_row_add_their_variances():
     both = Prediction(-1.0, 3.0, 8.0).plus(Prediction(-0.5, 4.0, 8.0))
-    assert (both.mean, both.sd) == (-1.5, 5.0)
-    assert both.degrees == pytest.approx(25**2 / (81 / 8 + 256 / 8))  # Welch and Satterthwaite
+    assert (both.mean, both.sd, both.degrees) == (-1.5, 5.0, pytest.approx(8))
+    assert Prediction(0.0, 1.0, math.inf).plus(Prediction(0.0, 1.0, math.inf)).degrees == math.inf
+
+
+@pytest.mark.parametrize(("one", "other"), [((2.8, 3), (0.85, 3)), ((2.8, 3), (0.85, 4)), ((1.9, 4), (1.9, 4))])
+def test_the_interval_of_two_gaps_holds_their_sum_and_is_no_narrower_than_of_one(one, other):
+    """Against drawn sums of two draws of Student's t."""
+    first, second = (Prediction(0.0, sd, degrees) for sd, degrees in (one, other))
+    draw = np.random.default_rng(0)
+    sums = sum(p.sd * draw.standard_t(p.degrees, 200_000) for p in (first, second))
+    for level in (0.8, 0.95):
+        high = first.plus(second).interval(level)[1]
+        assert (abs(sums) <= high).mean() == pytest.approx(level, abs=0.025)
+        assert high > first.interval(level)[1]
 
 
 def test_an_interval_is_students():
