@@ -1,17 +1,20 @@
 """The user's own studies as further sources of the meta-analysis: their gaps in accuracy, and how far they move it.
 
 A loss has no points, and a made-up task says nothing of others, so that studies of these stay apart. One seed shows
-nothing: its gap does not enter. The variance of a gap is that of the study's own paired comparison.
+nothing: its gap does not enter. The variance of a gap is that of the study's own paired comparison. Of conditions that
+differ in what is free, such as the rate, the best one enters (selection.tuned); one rate for both sides of a gap, or
+another length, is flagged as in published tables.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lorabench import formatting, plugins
 from lorabench.advice.published_evidence import Asked, kind_of
-from lorabench.advice.selection import comparison_groups
+from lorabench.advice.selection import comparison_groups, trained_options, tuned
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.study import StudyAnalysis
 from lorabench.config.paths import short_model
@@ -50,27 +53,52 @@ def _of_group(study: StudyAnalysis, members: Sequence[Replicates]) -> Iterator[G
     kind = kind_of(task)
     if kind is None or _is_made_up(task):
         return
-    trained = [m for m in members if m.trains]
+    options = trained_options(members, study.summaries, study.verdicts, study.metric)
+    costs = Counter(o.cost for o in options)
+    searched = {o.condition: costs[o.cost] > 1 for o in tuned(options)}
+    trained = [m for m in members if m.condition in searched]
     full = [m for m in trained if m.setting.method.name == "full"]
     adapters = [m for m in trained if m.setting.method.name in ADAPTERS and m.setting.method.rank]
+
+    def gap(contrast: Contrast, m: Replicates, others: Sequence[Replicates]) -> Iterator[Gap]:
+        if others:
+            against = min(others, key=lambda o: _length(o) != _length(m))
+            one_rate = not (searched[m.condition] or searched[against.condition]) and _rate(m) == _rate(against)
+            yield from _gap(study, contrast, kind, m, against, one_rate)
+
     for m in adapters:
         own, storage = m.setting.method, m.setting.quantization.name
-        if storage == "none" and full:
-            yield from _gap(study, "full", kind, m, full[0])
-        alike = [o for o in adapters if o is not m and o.setting.method.name == own.name]
-        same_rank = [o for o in alike if o.setting.method.rank == own.rank and o.setting.quantization.name == "none"]
-        if storage in STORAGES and same_rank:
-            yield from _gap(study, "storage", kind, m, same_rank[0])
-        lower = [
-            o
-            for o in alike
-            if o.setting.quantization.name == storage and (o.setting.method.rank or 0) < (own.rank or 0)
-        ]
-        if lower:
-            yield from _gap(study, "rank", kind, m, min(lower, key=lambda o: o.setting.method.rank or 0))
+        if storage == "none":
+            yield from gap("full", m, full)
+        alike = [o for o in adapters if (o.setting.method.name, _targets(o)) == (own.name, _targets(m)) and o is not m]
+        if storage in STORAGES:
+            same_rank = [o for o in alike if o.setting.method.rank == own.rank]
+            yield from gap("storage", m, [o for o in same_rank if o.setting.quantization.name == "none"])
+        lower = [o for o in alike if o.setting.quantization.name == storage and _rank(o) < _rank(m)]
+        yield from gap("rank", m, [o for o in lower if _rank(o) == min(map(_rank, lower))])
 
 
-def _gap(study: StudyAnalysis, contrast: Contrast, kind: str, m: Replicates, against: Replicates) -> Iterator[Gap]:
+def _rank(m: Replicates) -> int:
+    return m.setting.method.rank or 0
+
+
+def _targets(m: Replicates) -> object:
+    return m.declared["method"]["target_modules"]
+
+
+def _length(m: Replicates) -> tuple[object, object]:
+    return m.declared["training"]["steps"], m.declared["training"]["epochs"]
+
+
+def _rate(m: Replicates) -> object:
+    """The one rate that it ran at; where several were tried, or none is told, equal to no other."""
+    rate = m.declared["training"]["learning_rate"]
+    return rate if isinstance(rate, float) else object()
+
+
+def _gap(
+    study: StudyAnalysis, contrast: Contrast, kind: str, m: Replicates, against: Replicates, one_rate: bool
+) -> Iterator[Gap]:
     found = study.verdicts.of(study.metric, m.condition, against.condition)
     if found is None or not found.repeated or found.low is None or found.high is None:
         return
@@ -83,7 +111,8 @@ def _gap(study: StudyAnalysis, contrast: Contrast, kind: str, m: Replicates, aga
         short_model(s.model.name), s.task.name, kind, study.metric, "points", s.method.name, other.method.name,
         rank, other.method.rank, s.quantization.name, other.quantization.name, 100 * found.difference, deviation**2,
         score, reference, _parameters(study, against), summaries[m.condition].mean("train_tokens"),
-        alpha / rank if alpha and rank else None, s.method.alpha != other.method.alpha, False, False, False,
+        alpha / rank if alpha and rank else None, s.method.alpha != other.method.alpha, one_rate, False,
+        _length(m) != _length(against),
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def _with_rank(spec: CandidateSpec, asked: Asked, ranks: Sequence[int], loss: fl
         words += f"; rank {shown} is within {_loss(MARGIN)} on average"
     if shown in costs:
         setting = _setting(asked, rank=highest, against_rank=shown)
-        words += f" ({_points(costs[shown].mean)} {_interval(costs[shown])})"
+        words += f" ({_points(costs[shown].mean)}, 80 % {_interval(costs[shown])})"
         words += f"; {_named(asked.analyses['rank'], setting)}"
     item = EvidenceItem("published", words, SOURCE)
     one_seed = tuple(e for e in spec.evidence if e.kind == "cells")

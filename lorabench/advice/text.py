@@ -90,7 +90,8 @@ def quality(q: Quality) -> str:
     if q.enough and q.bound is not None and q.high is not None and q.margin is not None and q.high > q.margin:
         margin += f" by its one-sided 95 % bound, {number(q.bound)}{' worse' if better else ''}"
     word = "better" if better else "worse"
-    return f"{number(value)}{ends} {unit} {word} than {q.against} ({q.basis}{margin})".replace("  ", " ")
+    basis = f"{q.basis}, 95 % interval" if ends else q.basis
+    return f"{number(value)}{ends} {unit} {word} than {q.against} ({basis}{margin})".replace("  ", " ")
 
 
 def out_of_room(e: Excluded) -> str:

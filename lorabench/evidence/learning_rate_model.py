@@ -118,11 +118,17 @@ def design(s: RateSetting) -> Array:
     """The row of moderators of a setting."""
     width = s.hidden_size or (4096 * (s.parameters / 7e9) ** (1 / 3) if s.parameters else 4096)
     whole = s.method == "full"
-    alpha = 0.0 if whole or not s.alpha else math.log2(s.alpha / 16)
+    alpha = 0.0 if whole or not s.alpha else math.log2(_as_of_lora(s) / 16)
     rank = 0.0 if whole or not s.rank else math.log2(s.rank / 16)
     batch = math.log2(s.batch / 32) if s.batch else 0.0
     switches = (s.lion, s.continued, whole, *(s.family == f for f in _FAMILIES))
     return np.array([1.0, math.log2(width / 4096), alpha, rank, batch, *map(float, switches)])
+
+
+def _as_of_lora(s: RateSetting) -> float:
+    """The alpha that gives LoRA this scaling: that of rsLoRA is alpha / sqrt(rank) (Kalajdzievski 2023)."""
+    assert s.alpha is not None
+    return s.alpha * math.sqrt(s.rank) if s.method == "rslora" and s.rank else s.alpha
 
 
 def prior() -> Prior:

@@ -48,13 +48,13 @@ class Prediction:
         return self.mean - half, self.mean + half
 
     def plus(self, other: Prediction) -> Prediction:
-        """Of two gaps in a row, of different sources; degrees of freedom as Welch and Satterthwaite have them."""
+        """Of two gaps in a row, of different sources. The degrees are the harmonic mean of both, weighted by variance:
+        each is itself a draw of Student's t, whose sum Welch and Satterthwaite's degrees, which are for means with
+        estimated variances, would make narrower than the wider of the two."""
         parts = (self.sd**2, self.degrees), (other.sd**2, other.degrees)
         total = sum(v for v, _ in parts)
-        below = sum(v**2 / d for v, d in parts)
-        return Prediction(
-            self.mean + other.mean, math.sqrt(total), total**2 / below if below > 0 else min(d for _, d in parts)
-        )
+        below = sum(v / d for v, d in parts)
+        return Prediction(self.mean + other.mean, math.sqrt(total), total / below if below > 0 else math.inf)
 
 
 def quantile(degrees: float, share: float) -> float:

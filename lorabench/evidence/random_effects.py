@@ -3,7 +3,7 @@ coefficients that are held back by priors, so that a kind of task with one sourc
 
     y = x'b + s z (u + w) + s e + noise        b ~ N(m, P^-1)
     u ~ N(0, between^2) of a source, w ~ N(0, within^2) of a setting in it, e ~ N(0, row^2), noise ~ N(0, share v)
-    s = exp(scale of the row's kind) [x flagged]
+    s = exp(scale of the row's kind) [x flagged, at least 1]
 
 `within` is at most `between`: the information of a source is then at most 1 / between^2, however much it prints, and
 at least half of that once it prints a few settings, so that sources weigh once. Scales of kinds are themselves drawn
@@ -78,7 +78,7 @@ class Variances:
     row: float
     noise_share: float
     flagged: float
-    """what the scale of a flagged row is multiplied by"""
+    """what the scale of a flagged row is multiplied by: at least 1, since unequal things differ in more ways"""
     scales: tuple[float, ...]
 
 
@@ -168,7 +168,7 @@ def most_probable_variances(rows: Rows, prior: Prior, start: Variances | None = 
     from scipy.optimize import minimize  # half a second to import, which an answer with known variances need not wait
 
     scale = float(np.log(np.std(rows.y) + 1e-6))
-    first = np.concatenate([[-0.7, 0.5, -0.7, 0.0, 0.4], np.full(len(rows.kinds), scale)])
+    first = np.concatenate([[-0.7, 0.5, -0.7, 0.0, -0.7], np.full(len(rows.kinds), scale)])
 
     def cost(theta: Array) -> float:
         return -_log_posterior(theta, rows, prior)
@@ -180,7 +180,8 @@ def most_probable_variances(rows: Rows, prior: Prior, start: Variances | None = 
 def _theta(v: Variances) -> Array:
     """Of `_variances` the inverse."""
     share, inside = (float(np.log(p / (1 - p))) for p in (v.noise_share, min(v.within / v.between, 1 - 1e-9)))
-    return np.array([np.log(v.between), inside, np.log(v.row), share, np.log(v.flagged), *np.log(v.scales)])
+    above = np.log(max(v.flagged - 1, 1e-9))
+    return np.array([np.log(v.between), inside, np.log(v.row), share, above, *np.log(v.scales)])
 
 
 def _variances(theta: Array) -> Variances:
@@ -190,7 +191,7 @@ def _variances(theta: Array) -> Variances:
         between / (1 + float(np.exp(-theta[1]))),
         float(np.exp(theta[2])),
         1 / (1 + float(np.exp(-theta[3]))),
-        float(np.exp(theta[4])),
+        1 + float(np.exp(theta[4])),
         tuple(float(s) for s in np.exp(theta[5:])),
     )
 
@@ -208,11 +209,11 @@ def _log_posterior(theta: Array, rows: Rows, prior: Prior) -> float:
 
 def _log_prior(theta: Array) -> float:
     """The parts of a scale are of its own size (0.5 each, within a factor of three); scales of kinds lie around their
-    mean; a flagged row spreads about 1.5 times as far."""
+    mean; a flagged row spreads about 1.5 times as far (1.2 to 2.2)."""
     scales = theta[5:]
     spread = ((scales - scales.mean()) ** 2).sum() / SCALE_SPREAD**2
     parts = (theta[0] + 0.7) ** 2 + (theta[1] / 1.5) ** 2 + (theta[2] + 0.7) ** 2 + (theta[3] / 1.5) ** 2
-    return -0.5 * float(spread + parts + ((theta[4] - 0.4) / 0.4) ** 2)
+    return -0.5 * float(spread + parts + ((theta[4] + 0.7) / 0.9) ** 2)
 
 
 def _scaled(rows: Rows, v: Variances) -> tuple[Any, ...]:

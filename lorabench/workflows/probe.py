@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -52,7 +53,7 @@ class ProbedRanks:
     @property
     def rank(self) -> int | None:
         """The uniform rank that holds the most demanding kind of module; absent where a budget is spread."""
-        return None if self.spreads else max(1, round(max(self.by_kind.values())))
+        return None if self.spreads else max(1, math.ceil(max(self.by_kind.values())))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from lorabench.advice.from_study import comparison_groups_in
 from lorabench.advice.own_gaps import own_gaps
 from lorabench.analysis.study import analyse
 from lorabench.api.imports import import_results
+from lorabench.evidence.gaps import Gap
 from lorabench.record.archive import opened
 
 HERE = Here("meta-llama/Llama-3.1-8B", 8_030_000_000, "llama", 40_000_000, "instruct", kind="math")
@@ -47,3 +48,48 @@ def test_one_seed_has_no_gap_to_pool_and_three_have(tmp_path):
         folder.mkdir()
         with opened(imported(folder, seeds)) as store:
             assert {g.contrast for g in own_gaps(analyse(store))} == contrasts
+
+
+def gaps_of(folder: Path, rows: list[str]) -> dict[tuple[str, float | None], Gap]:
+    """Of a table of two seeds, by contrast and rank; each row is method, rank, modules, rate, steps and score."""
+    lines = ["model,task,method,rank,target_modules,learning_rate,steps,accuracy,seed,items"]
+    lines += [f"llama-3.1-8b,math,{row},{seed},1319" for row in rows for seed in (0, 1)]
+    (folder / "mine.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    import_results("csv", folder / "mine.csv", folder / "out")
+    with opened(folder / "out") as store:
+        found = own_gaps(analyse(store))
+    assert len({(g.contrast, g.rank) for g in found}) == len(found)
+    return {(g.contrast, g.rank): g for g in found}
+
+
+def test_of_several_rates_the_best_enters_and_one_rate_for_all_is_untuned(tmp_path):
+    searched, shared = tmp_path / "searched", tmp_path / "shared"
+    for folder in (searched, shared):
+        folder.mkdir()
+    found = gaps_of(
+        searched,
+        ["full,,,2e-4,100,40", "full,,,2e-5,100,62", "lora,8,all-linear,2e-5,100,30", "lora,8,all-linear,2e-4,100,60"],
+    )
+    (gap,) = found.values()
+    assert (gap.score, gap.against_score, gap.untuned) == (pytest.approx(60), pytest.approx(62), False)
+    rows = ["full,,,2e-4,100,40", "lora,8,all-linear,2e-4,100,58", "lora,64,all-linear,2e-4,100,60"]
+    assert {g.untuned for g in gaps_of(shared, rows).values()} == {True}
+
+
+def test_ranks_of_other_modules_are_not_held_against_each_other_and_another_length_is_flagged(tmp_path):
+    found = gaps_of(
+        tmp_path,
+        [
+            "full,,,2e-5,200,64",
+            "lora,4,q_proj,3e-4,100,50",
+            "lora,8,all-linear,3e-4,100,58",
+            "lora,64,all-linear,2e-4,200,61",
+        ],
+    )
+    assert {key: g.unequal for key, g in found.items()} == {
+        ("full", 4): True,
+        ("full", 8): True,
+        ("full", 64): False,
+        ("rank", 64): True,
+    }
+    assert found["rank", 64].against_rank == 8

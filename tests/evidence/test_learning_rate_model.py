@@ -61,6 +61,14 @@ def test_full_fine_tuning_wants_about_a_tenth_and_wider_models_and_larger_alphas
     assert 1 <= rate(rank=256) / rate() < 2  # with a constant alpha it varies little with the rank
 
 
+def test_rslora_has_the_rate_of_lora_with_its_scaling():
+    """alpha / sqrt(rank) with alpha 16 at rank 256 is 1, as alpha / rank is with alpha 256."""
+    model = published_rate_model()
+    rs = model.predict(RateSetting("rslora", 8e9, rank=256, alpha=16))
+    assert rs.rate == pytest.approx(model.predict(RateSetting("lora", 8e9, rank=256, alpha=256)).rate)
+    assert rs.rate < model.predict(RateSetting("lora", 8e9, rank=256, alpha=16)).rate
+
+
 def test_an_answer_has_an_interval_and_three_to_try_in_order():
     p = published_rate_model().predict(RateSetting("lora", 8e9, 4096, "llama", 16, 16, 16))
     assert p.low < p.grid[0] < p.grid[1] < p.grid[2] < p.high

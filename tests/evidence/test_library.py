@@ -228,6 +228,18 @@ def test_doubles_are_there_once(results):
         assert (twins.value - row.value).abs().min() <= 0.2, (row.source, row.where, row.task)
 
 
+def test_no_column_of_ranks_lacks_one_that_its_own_source_prints_twice(results):
+    """A source prints its best rank in a first table and all of them in another: the double is the one that stands
+    alone, since a column without its best rank says that ranks matter less than they do."""
+    twice = results[results.double & results["rank"].notna()]
+    for row in twice.itertuples():
+        elsewhere = results[(results.source == row.source) & (results.table != row.table) & ~results.double]
+        alike = elsewhere[(elsewhere.model == row.model) & (elsewhere.task == row.task)]
+        if ((alike["rank"] == row.rank) & (alike.value == row.value)).any():
+            beside = results[(results.table == row.table) & (results.method == row.method) & ~results.double]
+            assert beside["rank"].dropna().empty, (row.where, row.task)
+
+
 def test_rates_of_lora_are_about_ten_times_those_of_full_fine_tuning():
     ratios = library.learning_rates().ratio_to_full.dropna()
     assert len(ratios) >= 10

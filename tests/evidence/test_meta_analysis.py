@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_tables_with_untuned_rates_do_not_move_the_level_of_tuned_ones():
     assert again.predict(untuned).mean - known.predict(untuned).mean > 3
 
 
+def test_ranks_at_untuned_rates_do_not_outweigh_tuned_ones():
+    """Of ranks in math Biderman et al. print tuned ones; PEFT's comparison has one rate for all of its runs."""
+    setting = Setting("math", rank=256, against_rank=64, parameters=8e9, tokens=4e7, alpha_moves=False)
+    weights = published_meta_analyses()["rank"].weights(setting)
+    assert max(weights, key=lambda source: weights[source]) == "biderman-2024"
+
+
 def test_a_rank_is_held_against_each_lower_one_that_was_printed():
     rank = published_meta_analyses()["rank"]
     setting = Setting("code", parameters=8e9, rank=256, alpha_moves=False)
@@ -111,8 +119,20 @@ def test_beyond_what_was_published_the_edge_is_kept():
 
 def test_two_gaps_in_a_row_add_their_variances():
     both = Prediction(-1.0, 3.0, 8.0).plus(Prediction(-0.5, 4.0, 8.0))
-    assert (both.mean, both.sd) == (-1.5, 5.0)
-    assert both.degrees == pytest.approx(25**2 / (81 / 8 + 256 / 8))  # Welch and Satterthwaite
+    assert (both.mean, both.sd, both.degrees) == (-1.5, 5.0, pytest.approx(8))
+    assert Prediction(0.0, 1.0, math.inf).plus(Prediction(0.0, 1.0, math.inf)).degrees == math.inf
+
+
+@pytest.mark.parametrize(("one", "other"), [((2.8, 3), (0.85, 3)), ((2.8, 3), (0.85, 4)), ((1.9, 4), (1.9, 4))])
+def test_the_interval_of_two_gaps_holds_their_sum_and_is_no_narrower_than_of_one(one, other):
+    """Against drawn sums of two draws of Student's t."""
+    first, second = (Prediction(0.0, sd, degrees) for sd, degrees in (one, other))
+    draw = np.random.default_rng(0)
+    sums = sum(p.sd * draw.standard_t(p.degrees, 200_000) for p in (first, second))
+    for level in (0.8, 0.95):
+        high = first.plus(second).interval(level)[1]
+        assert (abs(sums) <= high).mean() == pytest.approx(level, abs=0.025)
+        assert high > first.interval(level)[1]
 
 
 def test_an_interval_is_students():

@@ -132,3 +132,14 @@ def test_a_kind_with_one_source_is_pulled_to_the_others():
     f = fit(rows(y, source, x, kind=kind, kinds=("a", "b")), prior)
     said = f.mean[0] + f.mean[2]
     assert 1 < said < 7.5
+
+
+def test_unequal_comparisons_never_spread_less_than_equal_ones():
+    """Six sources of equal comparisons, of which one is far off, and one of unequal ones that lie close together: the
+    spread of the one is not to make unequal comparisons weigh more."""
+    draw = np.random.default_rng(3)
+    of = np.repeat(np.arange(7), 8)
+    wild = np.array([0.2, 0.2, 0.2, 0.2, 0.2, 5.0, 0.2])[of]
+    f = fit(rows(draw.normal(0, 1, 56) * wild, of, flagged=of == 6), Prior(np.zeros(1), np.array([3.0])))
+    assert f.variances.flagged >= 1
+    assert f.shares(np.ones(1))["s6"] < 1 / 7

@@ -7,6 +7,7 @@ import pytest
 import lorabench as lb
 from lorabench.commands.main import main
 from lorabench.errors import LorabenchError
+from lorabench.workflows.probe import ProbedRanks
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,14 @@ def test_a_model_and_a_file_are_enough(data, capsys):
         assert len(p["ranks"]) == len(probes["gora"]["ranks"]) and p["source"]
     assert probes["stable-rank"]["training_steps"] == 2
     assert probes["natural-gradient"]["training_steps"] == 2 * probes["gora"]["training_steps"]
+
+
+@pytest.mark.parametrize(("of_layers", "rank"), [((2, 3), 3), ((3, 4), 4), ((6, 7), 7), ((4, 4), 4), ((0, 0), 1)])
+def test_a_uniform_rank_holds_half_of_the_layers_of_every_kind(of_layers, rank):
+    """A median between two layers is taken up, at even ranks as at odd ones: planted ranks are mostly even."""
+    first, second = of_layers
+    ranks = {"0.o_proj": first, "1.o_proj": second, "0.v_proj": 1, "1.v_proj": 0}
+    assert ProbedRanks("energy-rank", "", False, ranks, 0.0, 0.0).rank == rank
 
 
 def test_the_table_says_which_rules_only_spread_a_budget(data, capsys):
