@@ -58,9 +58,10 @@ def train_pack(
     context.clock.enter("train")
     starts = [_start(cell, loaded) for cell in cells]
     specs = [cell.training.over(len(loaded.data.train)) for cell in cells]
-    pace = _Pace(cells, specs[0].steps, report)
+    pace, checkpoint = _Pace(cells, specs[0].steps, report), None if kept is None else _checkpoint(cells, kept)
     torch.manual_seed(cells[0].seed)
-    done = train_packed(
+    before = None if checkpoint is None else checkpoint.trained()
+    done = before or train_packed(
         loaded.model,
         starts,
         loaded.data.train,
@@ -71,10 +72,13 @@ def train_pack(
         autocast=context.autocast,
         on_step=pace.tell,
         loss_of=loaded.loss,
-        checkpoint=None if kept is None else _checkpoint(cells, kept),
+        checkpoint=checkpoint,
     )
     held = _held_out(context, loaded, starts, done)
-    return {c.id: replace(t.on_host(), held_out=h) for c, t, h in zip(cells, done, held, strict=True)}
+    trained = [replace(t.on_host(), held_out=h) for t, h in zip(done, held, strict=True)]
+    if checkpoint is not None:
+        checkpoint.done(trained, evaluated=True)
+    return {cell.id: one for cell, one in zip(cells, trained, strict=True)}
 
 
 def _held_out(
@@ -141,10 +145,22 @@ def _checkpoint(cells: Sequence[Cell], kept: Path) -> PackCheckpoint:
     return PackCheckpoint(kept, [cell.id for cell in cells], cells[0].training.checkpoint_every, device())
 
 
-def learned_before(cell: Cell, kept: Path) -> dict[str, PackedTraining]:
-    """By id what the cells of a pack learned in a run that was killed before all had their results; empty where this
-    one's was not."""
-    return trained_before(kept, cell.id, device())
+def learned_before(cells: Sequence[Cell], kept: Path, report: Report = lambda event: None) -> dict[str, PackedTraining]:
+    """By id what the cells of a pack learned in a run that was killed before all had their results; empty where the
+    first one's was not.
+
+    cells: one that is to run, and those that wait with it. Where the run was killed before its pack was evaluated, and
+    they are all there, it is evaluated now: alone each would be measured in other passes, and so to other last bits.
+    """
+    trained, evaluated = trained_before(kept, cells[0].id, device())
+    waiting = {cell.id: cell for cell in cells}
+    if not trained or evaluated or not trained.keys() <= waiting.keys():
+        return trained
+    try:
+        return train_pack([waiting[name] for name in trained], report, kept) or trained
+    except Exception:  # whatever it is, the cells can be evaluated alone
+        traceback.print_exc()
+        return trained
 
 
 class _Pace:

@@ -230,11 +230,12 @@ def test_a_pack_that_was_killed_goes_on_to_the_same_bits_and_its_cells_find_what
 
     with pytest.raises(KeyboardInterrupt):
         together(base, cells, rows, on_step=kill, checkpoint=kept())
-    assert trained_before(tmp_path / "packs", ids[0], CPU) == {}, "it is not done"
+    assert trained_before(tmp_path / "packs", ids[0], CPU) == ({}, False), "it is not done"
     again = together(base, cells, rows, on_step=lambda step, *_: seen.append(step), checkpoint=kept())
     assert seen == [3, 4, 5], "the fourth was taken and not written down"
-    found = trained_before(tmp_path / "packs", ids[2], CPU)
-    assert list(found) == ids and trained_before(tmp_path / "packs", "another", CPU) == {}
+    found, evaluated = trained_before(tmp_path / "packs", ids[2], CPU)
+    assert list(found) == ids and not evaluated
+    assert trained_before(tmp_path / "packs", "another", CPU) == ({}, False)
     for whole, one, cell in zip(together(base, cells, rows), again, cells, strict=True):
         assert same_bits(whole, one) and same_bits(whole, found[cell.id])
         curve = [(s.step, s.loss, s.grad_norm) for s in whole.progress.curve]

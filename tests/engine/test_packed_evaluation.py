@@ -17,7 +17,7 @@ from lorabench.engine.data import Example
 from lorabench.engine.loss import CHUNK
 from lorabench.engine.measure import LiveBytes, held_tensors
 from lorabench.engine.model import load_base
-from lorabench.engine.pack import train_pack
+from lorabench.engine.pack import learned_before, train_pack
 from lorabench.engine.packed import PackedTraining
 from lorabench.engine.packed_adapters import AdapterStart, Learned, attached
 from lorabench.engine.packed_evaluation import PassLimits, evaluating
@@ -184,6 +184,32 @@ include: [{{method: {{name: dora, rank: 2}}}}, {{method: {{name: pissa, rank: 2}
 evaluation: {{lm_eval: [], max_sequences: 48, batch_size: 2, forgetting: self}}
 analysis: {{spectra: none}}
 """
+
+
+def bits(held):
+    """All that was measured, without the clock."""
+    sets = (held.answers.losses, held.validation, held.domain)
+    return [(s.nats.tolist(), s.tokens.tolist(), s.n_bytes.tolist()) for s in sets]
+
+
+@pytest.mark.slow
+def test_a_pack_that_was_killed_while_it_was_evaluated_or_after_it_is_measured_to_the_same_bits(tmp_path):
+    def kill(event):
+        if event.phase == "evaluate":
+            raise KeyboardInterrupt
+
+    cells = [c for c in cells_of(text=STUDY) if c.seed == 0 and c.training.learning_rate == 5e-3]
+    whole, kept, seen = train_pack(cells), tmp_path / "packs", []
+    with pytest.raises(KeyboardInterrupt):
+        train_pack(cells, kill, kept)
+    assert all(t.held_out is None for t in learned_before(cells[1:], kept, seen.append).values()), "one is not there"
+    assert not seen
+    resumed = learned_before(cells, kept, seen.append)
+    assert {e.phase for e in seen if e.step} == {"evaluate"}, "no step of the training is taken again"
+    later = learned_before(cells[2:], kept, lambda event: pytest.fail("it is evaluated"))
+    assert list(whole) == list(resumed) == list(later) == [c.id for c in cells]
+    for cell in whole:
+        assert bits(whole[cell].held_out) == bits(resumed[cell].held_out) == bits(later[cell].held_out)
 
 
 @pytest.mark.slow
