@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lorabench.engine.answers import Answers
+from lorabench.engine.answers import Answers, Generated
 from lorabench.engine.checkpoint import AUTO_SECONDS, AUTO_SHARE, StepRecord, TrainingProgress
 from lorabench.engine.evaluate import Losses
 from lorabench.engine.packed_adapters import Learned
@@ -184,6 +184,7 @@ def _told_held_out(held: HeldOut | None) -> dict[str, object] | None:
         "choices": None if answers is None or answers.nats is None else torch.from_numpy(answers.nats),
         "validation": None if held.validation is None else _told_losses(held.validation),
         "domain": None if held.domain is None else _told_losses(held.domain),
+        "texts": None if held.texts is None else [tuple(text) for text in held.texts],
     }
 
 
@@ -192,7 +193,8 @@ def _held_out(told: dict[str, Any] | None) -> HeldOut | None:
         return None
     answered, choices = _losses(told["answers"]), told["choices"]
     answers = None if answered is None else Answers(answered, None if choices is None else choices.numpy())
-    return HeldOut(told["seconds"], answers, _losses(told["validation"]), _losses(told["domain"]))
+    texts = None if told["texts"] is None else [Generated(*text) for text in told["texts"]]
+    return HeldOut(told["seconds"], answers, _losses(told["validation"]), _losses(told["domain"]), texts)
 
 
 def _told_losses(losses: Losses) -> tuple[torch.Tensor, ...]:
