@@ -137,7 +137,11 @@ def assert_equal_training(solo, packed, rel, wide=None):
 ACCUMULATED = ("training.gradient_accumulation=2", "training.gradient_checkpointing=true")
 
 
-@pytest.mark.parametrize("extra", [(), pytest.param(ACCUMULATED, marks=pytest.mark.slow)], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "extra",
+    [("training.steps=4",), *(pytest.param(own, marks=pytest.mark.slow) for own in ((), ACCUMULATED))],
+    ids=["short", "plain", "accumulated"],
+)
 def test_in_float64_a_pack_of_mixed_adapters_is_each_of_them_alone(rows, extra):
     cells = pack_of(*extra)
     base = load_base(cells[0], CPU).double()
