@@ -4,6 +4,9 @@ each that waits asleep, on a machine that runs several things."""
 import gc
 import os
 import tempfile
+from functools import cache
+
+import pytest
 
 from lorabench import plugins
 
@@ -23,3 +26,25 @@ def pytest_collection_finish() -> None:
 
 
 plugins.register("executors", "synthetic", "tests.synthetic")  # invents results; no user can name it
+
+
+@cache
+def _cached_course():
+    from lorabench.memory import step_profile
+
+    return cache(step_profile.course)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """Each setting is traced once for all modules that ask for this, whose claims are not about tracing: a trace is a
+    pure function of its setting and takes half a second."""
+    from lorabench.memory import card_planner, interpolate
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (card_planner, interpolate):
+            patch.setattr(module, "course", _cached_course())
+        patch.setattr(
+            card_planner.CardPlanner, "prefetch", lambda self, settings: None
+        )  # another process would not know the cache
+        yield

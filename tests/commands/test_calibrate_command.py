@@ -20,6 +20,7 @@ from lorabench.record.card_calibration import (
     write_calibration,
 )
 
+pytestmark = pytest.mark.usefixtures("traces")
 MODEL = ("--model", "lorabench/tiny-1m", "--gpu", "rtx4090")
 SIZES = ("--micro-batch-size", "2", "--sequence-length", "64")
 WORDS = "calibrated on this card 2026-11-27: 3 rows, 0.98 to 1.02"

@@ -11,6 +11,7 @@ from lorabench import plugins
 from lorabench.commands import main as cli
 from tests.commands.shell import probe
 
+pytestmark = pytest.mark.usefixtures("traces")
 TINY = ("--model", "lorabench/tiny-300k", "--rank", "4", "--micro-batch-size", "2", "--sequence-length", "32")
 
 
