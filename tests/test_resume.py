@@ -23,13 +23,23 @@ method: {name: lora, rank: 4, dropout: 0.2}
 training: {steps: 150, batch_size: 4, sequence_length: 48, learning_rate: 3e-3, checkpoint_every: 4}
 evaluation: {lm_eval: [], max_sequences: 16, forgetting: none}
 """
+PACKED = """
+schema: 1
+name: packed
+model: lorabench/tiny-300k
+task: python-docs
+method: {name: lora, rank: 4}
+grid: {method.rank: [2, 4, 8, 16]}
+training: {steps: 10, batch_size: 2, sequence_length: 48, learning_rate: 3e-3}
+evaluation: {lm_eval: [], max_sequences: 64, batch_size: 2}
+"""
 COMMAND = [sys.executable, "-m", "lorabench", "run", "study.yaml", "--out", "out"]
 
 
-def start(folder):
-    (folder / "study.yaml").write_text(STUDY)
+def start(folder, study=STUDY, *options):
+    (folder / "study.yaml").write_text(study)
     return subprocess.Popen(
-        COMMAND,
+        [*COMMAND, *options],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,3 +101,30 @@ def whole(tmp_path_factory):
     output, _ = runner.communicate(timeout=120)
     assert runner.returncode == 0, output
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [0.0, 1.5])
+def test_a_pack_killed_after_its_last_step_ends_with_the_last_digit_of_an_undisturbed_one(most, tmp_path):
+    """Its adapters are evaluated beside each other or, later, their cells are under way."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    runner = start(whole, PACKED, "--pack", "4")
+    output, _ = runner.communicate(timeout=120)
+    assert runner.returncode == 0, output
+    runner = start(killed, PACKED, "--pack", "4")
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("out/packs/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, most))
+    os.killpg(runner.pid, signal.SIGKILL)
+    runner.communicate(timeout=120)
+    assert list(killed.glob("out/packs/*.pt")), "it was killed too late"
+    runner = start(killed, PACKED, "--pack", "4")
+    output, _ = runner.communicate(timeout=120)
+    assert runner.returncode == 0, output
+    assert not (killed / "out" / "packs").exists()
+    ours, theirs = (pd.read_csv(d / "out" / "cells.csv", float_precision="round_trip") for d in (killed, whole))
+    assert (theirs.pack_cells == 4).all() and theirs.pack_eval_seconds.notna().all()
+    pd.testing.assert_frame_equal(without_clocks(ours), without_clocks(theirs), check_exact=True)

@@ -61,17 +61,19 @@ def task_readings(
     where: torch.device,
     progress: Progress = lambda done, total: None,
     known: Answers | None = None,
+    texts: Sequence[Generated] | None = None,
 ) -> Scores:
     """All that the task itself measures of a model, over the first max_sequences test rows, and what it is a mean
     of.
 
-    known: its answers, where they are known already.
+    known, texts: its answers and what it generates as answers, where they are known already.
     """
     rows, padding = data.test[: spec.max_sequences], tokenizer.pad_token_id
     (said,) = answers(model, rows, spec.batch_size, padding, where) if known is None else (known,)
     readings, items = ([], {}) if said.nats is None else accuracy(said.nats, np.array([row.answer for row in rows]))
     if data.generation is not None and math.isfinite(said.losses.mean):
-        texts = generate(model, tokenizer, rows, data.generation.max_new_tokens, spec.batch_size, where, progress)
+        if texts is None:
+            texts = generate(model, tokenizer, rows, data.generation.max_new_tokens, spec.batch_size, where, progress)
         readings, items = exact_match(texts, rows, data.generation)
     return held_out_readings(said.losses, data) + readings, held_out_items(said.losses) | items
 
@@ -190,13 +192,13 @@ def _share(name: str, items: Items) -> Reading:
 
 
 class Generated(NamedTuple):
-    """An answer's text without special tokens, and whether it came to its end."""
+    """An answer's text without special tokens, whether it came to its end, and the tokens until there."""
 
     text: str
     ended: bool
+    tokens: int
 
 
-@torch.no_grad()
 def generate(
     model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -207,18 +209,34 @@ def generate(
     progress: Progress = lambda done, total: None,
 ) -> list[Generated]:
     """The model's answer to each row, in order; longest first, so that a batch that does not fit is met at once."""
+    (only,) = packed_texts(model, tokenizer, rows, max_new_tokens, batch_size, where, progress)
+    return only
+
+
+@torch.no_grad()
+def packed_texts(
+    model: CausalModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Example],
+    max_new_tokens: int,
+    batch_size: int,
+    where: torch.device,
+    progress: Progress = lambda done, total: None,
+    adapters: int = 1,
+) -> list[list[Generated]]:
+    """Those of each of so many adapters, which see every batch beside each other (engine.packed_layers)."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters are inside its layers
     own, ends = inner.generation_config, end_tokens(inner, tokenizer, rows)
     longest_sequence = positions(inner.config) or math.inf
     order = sorted(range(len(rows)), key=lambda i: -rows[i].prompt_length)
-    answers: dict[int, Generated] = {}
+    answers: list[dict[int, Generated]] = [{} for _ in range(adapters)]
     try:
         for start in range(0, len(order), batch_size):
             picked = order[start : start + batch_size]
-            longest = rows[picked[0]].prompt_length
-            ids = torch.full((len(picked), longest), tokenizer.pad_token_id, device=where)
+            longest, beside = rows[picked[0]].prompt_length, picked * adapters
+            ids = torch.full((len(beside), longest), tokenizer.pad_token_id, device=where)
             mask = torch.zeros_like(ids)
-            for line, i in enumerate(picked):
+            for line, i in enumerate(beside):
                 ids[line, longest - rows[i].prompt_length :] = torch.from_numpy(
                     rows[i].ids[: rows[i].prompt_length].astype(np.int64)
                 ).to(where)
@@ -232,13 +250,14 @@ def generate(
                 use_cache=True,
             )
             continuations = inner.generate(ids, attention_mask=mask)[:, longest:].cpu().tolist()
-            for i, new in zip(picked, continuations, strict=True):
+            for line, (i, new) in enumerate(zip(beside, continuations, strict=True)):
                 end = next((n for n, token in enumerate(new) if token in ends), len(new))
-                answers[i] = Generated(str(tokenizer.decode(new[:end], skip_special_tokens=True)), end < len(new))
-            progress(len(answers), len(rows))
+                text = str(tokenizer.decode(new[:end], skip_special_tokens=True))
+                answers[line // len(picked)][i] = Generated(text, end < len(new), min(end + 1, len(new)))
+            progress(len(answers[0]), len(rows))
     finally:
         inner.generation_config = own
-    return [answers[i] for i in range(len(rows))]
+    return [[said[i] for i in range(len(rows))] for said in answers]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[int]:

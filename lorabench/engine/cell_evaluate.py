@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from lorabench.engine.adapt import linear_modules
-from lorabench.engine.answers import Answers, task_readings
+from lorabench.engine.answers import task_readings
 from lorabench.engine.batches import Layout, collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of
@@ -52,13 +52,15 @@ class Scorer:
         scratch = self.context.folder.parent.parent / "lm-eval"
         return LmEvalRunner(self.loaded.data.choice_sets, self.context.cell.evaluation, scratch)
 
-    def score(self, known: Answers | None = None) -> tuple[list[Reading], dict[str, Items]]:
-        """The readings, and by metric the items that they are means of; `known`: its answers to the test rows, where
-        they are known already."""
+    def score(self, known: HeldOut | None = None) -> tuple[list[Reading], dict[str, Items]]:
+        """The readings, and by metric the items that they are means of; `known`: what is known already."""
+        known = known or HeldOut(0.0)
         context, loaded, spec = self.context, self.loaded, self.context.cell.evaluation
         model, tokenizer, data = loaded.model, loaded.tokenizer, loaded.data
         with evaluated(model, context.cell):
-            own, own_items = task_readings(model, tokenizer, data, spec, context.device, known=known)
+            own, own_items = task_readings(
+                model, tokenizer, data, spec, context.device, known=known.answers, texts=known.texts
+            )
             readings, items = self.lm_eval.score(model, tokenizer)
             if loaded.teacher is not None:
                 test = data.test[: spec.max_sequences]
@@ -85,7 +87,7 @@ def evaluate_cell(
     known = held or HeldOut(0.0)
     probed = alone = 0.0
     with PhaseMeter(context.device) as meter, context.clock.rows(model):
-        scores, items = scorer.score(known.answers)
+        scores, items = scorer.score(known)
         if steps and not any(r.metric == "eval_loss" for r in scores):
             raise Diverged(steps, "held-out loss")  # left out, it would leave the mean to the other seeds
         yield from scores

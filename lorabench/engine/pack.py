@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lorabench.config.study import Cell
-from lorabench.engine.answers import passed
+from lorabench.engine.answers import generate, passed
 from lorabench.engine.batches import collate, largest_batch, read_positions
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, Report, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of, load_untrained
@@ -30,7 +30,7 @@ from lorabench.engine.measure import Clock, PhaseMeter
 from lorabench.engine.model import device
 from lorabench.engine.paces import tokens_per_second
 from lorabench.engine.pack_checkpoint import PackCheckpoint, trained_before
-from lorabench.engine.pack_gain import PROBE_STEPS, rows_together
+from lorabench.engine.pack_gain import PROBE_STEPS, answers_together, rows_together
 from lorabench.engine.pack_gain import useful_cells as useful_cells  # served to a worker, as the functions here
 from lorabench.engine.packed import PackedTraining, train_packed, unpackable
 from lorabench.engine.packed_adapters import AdapterStart, attached
@@ -58,9 +58,10 @@ def train_pack(
     context.clock.enter("train")
     starts = [_start(cell, loaded) for cell in cells]
     specs = [cell.training.over(len(loaded.data.train)) for cell in cells]
-    pace = _Pace(cells, specs[0].steps, report)
+    pace, checkpoint = _Pace(cells, specs[0].steps, report), None if kept is None else _checkpoint(cells, kept)
     torch.manual_seed(cells[0].seed)
-    done = train_packed(
+    before = None if checkpoint is None else checkpoint.trained()
+    done = before or train_packed(
         loaded.model,
         starts,
         loaded.data.train,
@@ -71,10 +72,13 @@ def train_pack(
         autocast=context.autocast,
         on_step=pace.tell,
         loss_of=loaded.loss,
-        checkpoint=None if kept is None else _checkpoint(cells, kept),
+        checkpoint=checkpoint,
     )
     held = _held_out(context, loaded, starts, done)
-    return {c.id: replace(t.on_host(), held_out=h) for c, t, h in zip(cells, done, held, strict=True)}
+    trained = [replace(t.on_host(), held_out=h) for t, h in zip(done, held, strict=True)]
+    if checkpoint is not None:
+        checkpoint.done(trained, evaluated=True)
+    return {cell.id: one for cell, one in zip(cells, trained, strict=True)}
 
 
 def _held_out(
@@ -95,22 +99,30 @@ def _held_out(
     try:
         sets: list[Sequence[Example]] = [passed(test), validation]
         taken = [rows(examples) if examples else 0 for examples in sets]
-        if not any(taken):
+        new_tokens = data.generation.max_new_tokens if data.generation is not None else 0
+        at_once = 0  # rows whose answers are generated
+        if new_tokens:
+            most = limits.rows_answered(test, new_tokens, spec.batch_size)
+            at_once = answers_together(cell, context.device, test, most, cells)
+        if not any(taken) and not at_once:
             return list(nothing)
         domain = domain_of(context, model, loaded.tokenizer)  # the cells' own, and kept for them
         sets.append(() if domain is None else domain[0])
         taken.append(rows(sets[2]) if sets[2] else 0)
         chosen = [(examples, n) for examples, n in zip(sets, taken, strict=True) if n]
-        context.clock.enter("evaluate", cells * sum(len(examples) for examples, _ in chosen))
-        clock, most = Clock(context.device), max(n * max(len(e.ids) for e in examples) for examples, n in chosen)
+        total = cells * sum(len(examples) for examples, _ in chosen)
+        context.clock.enter("evaluate", None if at_once else total)
+        clock = Clock(context.device)
+        most = max([at_once, *(n * max(len(e.ids) for e in examples) for examples, n in chosen)])
         on_base = evaluating(model, starts, done, most, loaded.padding)
         with evaluated(model, cell), on_base as pack, context.clock.rows(model):
             answered = pack.answers(test, taken[0]) if taken[0] else nothing
             validated = pack.losses(validation, taken[1], loaded.loss) if taken[1] else nothing
             on_domain = pack.losses(sets[2], taken[2]) if taken[2] else nothing
-        parts = zip(done, answered, validated, on_domain, strict=True)
+            texts = pack.texts(loaded.tokenizer, test, at_once, new_tokens) if at_once else nothing
+        parts = zip(done, answered, validated, on_domain, texts, strict=True)
         seconds = clock.seconds()
-        return [None if t.diverged else HeldOut(seconds, a, v, d) for t, a, v, d in parts]
+        return [None if t.diverged else HeldOut(seconds, a, v, d, g) for t, a, v, d, g in parts]
     except Exception:  # whatever it is, the cells can be evaluated alone
         traceback.print_exc()
         return list(nothing)
@@ -128,23 +140,54 @@ def evaluation_alone(
         (held.domain, domain),
     )
     sets = [examples for known, examples in parts if known is not None]
-    batches = [largest_batch(examples, min(spec.batch_size, len(examples))) for examples in sets]
-    largest = max(batches, key=lambda rows: read_positions(rows, spec.batch_size))
-    clock = Clock(context.device)
-    losses(loaded.model, largest, spec.batch_size, loaded.padding, context.device)
-    seconds = clock.seconds()
-    positions = sum(read_positions(examples, spec.batch_size) for examples in sets)
-    return seconds, seconds * positions / read_positions(largest, spec.batch_size)
+    probed = alone = 0.0
+    if sets:
+        batches = [largest_batch(examples, min(spec.batch_size, len(examples))) for examples in sets]
+        largest = max(batches, key=lambda rows: read_positions(rows, spec.batch_size))
+        clock = Clock(context.device)
+        losses(loaded.model, largest, spec.batch_size, loaded.padding, context.device)
+        probed = clock.seconds()
+        positions = sum(read_positions(examples, spec.batch_size) for examples in sets)
+        alone = probed * positions / read_positions(largest, spec.batch_size)
+    if held.texts is not None and data.generation is not None:
+        seconds, passes = _answers_alone(context, loaded, data.generation.max_new_tokens)
+        order = sorted(range(len(held.texts)), key=lambda i: -data.test[i].prompt_length)  # as batches are taken
+        each = [held.texts[i].tokens for i in order]
+        size = spec.batch_size
+        probed += seconds
+        alone += seconds / passes * sum(max(each[n : n + size]) for n in range(0, len(each), size))
+    return probed, alone
+
+
+def _answers_alone(context: CellContext, loaded: LoadedCell, new_tokens: int) -> tuple[float, int]:
+    """Seconds and passes of generating the answers to the batch of the longest prompts."""
+    spec, model, where = context.cell.evaluation, loaded.model, context.device
+    rows = sorted(loaded.data.test[: spec.max_sequences], key=lambda row: -row.prompt_length)[: spec.batch_size]
+    clock = Clock(where)
+    texts = generate(model, loaded.tokenizer, rows, new_tokens, spec.batch_size, where)
+    return clock.seconds(), max(text.tokens for text in texts)
 
 
 def _checkpoint(cells: Sequence[Cell], kept: Path) -> PackCheckpoint:
     return PackCheckpoint(kept, [cell.id for cell in cells], cells[0].training.checkpoint_every, device())
 
 
-def learned_before(cell: Cell, kept: Path) -> dict[str, PackedTraining]:
-    """By id what the cells of a pack learned in a run that was killed before all had their results; empty where this
-    one's was not."""
-    return trained_before(kept, cell.id, device())
+def learned_before(cells: Sequence[Cell], kept: Path, report: Report = lambda event: None) -> dict[str, PackedTraining]:
+    """By id what the cells of a pack learned in a run that was killed before all had their results; empty where the
+    first one's was not.
+
+    cells: one that is to run, and those that wait with it. Where the run was killed before its pack was evaluated, and
+    they are all there, it is evaluated now: alone each would be measured in other passes, and so to other last bits.
+    """
+    trained, evaluated = trained_before(kept, cells[0].id, device())
+    waiting = {cell.id: cell for cell in cells}
+    if not trained or evaluated or not trained.keys() <= waiting.keys():
+        return trained
+    try:
+        return train_pack([waiting[name] for name in trained], report, kept) or trained
+    except Exception:  # whatever it is, the cells can be evaluated alone
+        traceback.print_exc()
+        return trained
 
 
 class _Pace:

@@ -3,11 +3,13 @@ kill take what they learned in it without training again.
 
     packs/<first cell>.json     the ids of its cells; lets a runner see when all have results, and remove both
     packs/<first cell>.pt       under way: all adapters, the optimizer's state, the random states of their dropout, and
-                                what each has behind it. Done: what each learned
+                                what each has behind it. Done: what each learned. Evaluated: what each was measured at
+                                beside the others, too, which its cell would measure alone in other passes, and so to
+                                other last bits
 
 The order of the rows needs no state, since each seed decides its own (engine.checkpoint). Written as often as a cell's
-checkpoint, and once more when the steps are taken. A file that is damaged, or of another pack, format or device, is not
-used: the pack trains anew. Read with weights_only.
+checkpoint, when the steps are taken, and when the adapters are evaluated. A file that is damaged, or of another pack,
+format or device, is not used: the pack trains anew. Read with weights_only.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lorabench.engine.answers import Answers, Generated
 from lorabench.engine.checkpoint import AUTO_SECONDS, AUTO_SHARE, StepRecord, TrainingProgress
+from lorabench.engine.evaluate import Losses
 from lorabench.engine.packed_adapters import Learned
+from lorabench.engine.packed_evaluation import HeldOut
 from lorabench.engine.train import Diverged
 
 if TYPE_CHECKING:
@@ -76,17 +81,23 @@ class PackCheckpoint:
             }
         )
 
-    def done(self, trained: Sequence[PackedTraining]) -> None:
-        """Writes what was learned, for cells that take it after a kill; in the cells' order."""
+    def trained(self) -> list[PackedTraining] | None:
+        """What was learned, in the cells' order, where that is written down."""
+        stored = _read(self._file, self._where)
+        if stored is None or stored["cells"] != self._cells or "done" not in stored:
+            return None
+        return list(_trained(stored).values())
+
+    def done(self, trained: Sequence[PackedTraining], evaluated: bool = False) -> None:
+        """Writes what was learned, for cells that take it after a kill, and what was measured once it is; in the cells'
+        order."""
         if self._every != "never":
-            self._write(
-                {
-                    "done": [
-                        (t.learned.factors, t.learned.magnitudes, _told(t.progress, t.diverged))
-                        for t in (one.on_host() for one in trained)
-                    ]
-                }
-            )
+            done = [
+                (t.learned.factors, t.learned.magnitudes, _told(t.progress, t.diverged))
+                for t in (one.on_host() for one in trained)
+            ]
+            held = {"held_out": [_told_held_out(t.held_out) for t in trained]} if evaluated else {}
+            self._write({"done": done, **held})
 
     def _is_due(self, step: int) -> bool:
         if self._every == "auto":
@@ -110,21 +121,27 @@ class PackCheckpoint:
         self._cost = self._last - began
 
 
-def trained_before(folder: Path, cell: str, where: torch.device) -> dict[str, PackedTraining]:
-    """By id what the cells learned that trained with a cell, where that was done and written down; empty otherwise."""
-    from lorabench.engine.packed import PackedTraining
-
+def trained_before(folder: Path, cell: str, where: torch.device) -> tuple[dict[str, PackedTraining], bool]:
+    """By id what the cells learned that trained with a cell, where that was done and written down, empty otherwise; and
+    whether they were evaluated since."""
     for listed in folder.glob("*.json"):
         if cell not in listed.read_text():
             continue
         stored = _read(listed.with_suffix(".pt"), where)
         if stored is not None and cell in stored["cells"] and "done" in stored:
-            found = {}
-            for name, (factors, magnitudes, told) in zip(stored["cells"], stored["done"], strict=True):
-                learned = Learned({n: tuple(pair) for n, pair in factors.items()}, magnitudes)
-                found[name] = PackedTraining(learned, *_progress(told), len(stored["cells"]))
-            return found
-    return {}
+            return _trained(stored), "held_out" in stored
+    return {}, False
+
+
+def _trained(stored: dict[str, Any]) -> dict[str, PackedTraining]:
+    from lorabench.engine.packed import PackedTraining
+
+    cells, found = stored["cells"], {}
+    held_out = stored.get("held_out", [None] * len(cells))
+    for name, (factors, magnitudes, told), held in zip(cells, stored["done"], held_out, strict=True):
+        learned = Learned({n: tuple(pair) for n, pair in factors.items()}, magnitudes)
+        found[name] = PackedTraining(learned, *_progress(told), len(cells), _held_out(held))
+    return found
 
 
 def _head(where: torch.device) -> dict[str, object]:
@@ -155,3 +172,34 @@ def _told(progress: TrainingProgress, diverged: Diverged | None) -> dict[str, ob
 def _progress(told: dict[str, Any]) -> tuple[TrainingProgress, Diverged | None]:
     progress = TrainingProgress([StepRecord(*row) for row in told["curve"]], told["tokens"], told["positions"])
     return progress, None if told["diverged"] is None else Diverged(*told["diverged"])
+
+
+def _told_held_out(held: HeldOut | None) -> dict[str, object] | None:
+    if held is None:
+        return None
+    answers = held.answers
+    return {
+        "seconds": held.seconds,
+        "answers": None if answers is None else _told_losses(answers.losses),
+        "choices": None if answers is None or answers.nats is None else torch.from_numpy(answers.nats),
+        "validation": None if held.validation is None else _told_losses(held.validation),
+        "domain": None if held.domain is None else _told_losses(held.domain),
+        "texts": None if held.texts is None else [tuple(text) for text in held.texts],
+    }
+
+
+def _held_out(told: dict[str, Any] | None) -> HeldOut | None:
+    if told is None:
+        return None
+    answered, choices = _losses(told["answers"]), told["choices"]
+    answers = None if answered is None else Answers(answered, None if choices is None else choices.numpy())
+    texts = None if told["texts"] is None else [Generated(*text) for text in told["texts"]]
+    return HeldOut(told["seconds"], answers, _losses(told["validation"]), _losses(told["domain"]), texts)
+
+
+def _told_losses(losses: Losses) -> tuple[torch.Tensor, ...]:
+    return tuple(map(torch.from_numpy, (losses.nats, losses.tokens, losses.n_bytes)))
+
+
+def _losses(told: Sequence[torch.Tensor] | None) -> Losses | None:
+    return None if told is None else Losses(*(values.numpy() for values in told))

@@ -4,7 +4,8 @@ Every adapter sees the same rows, which lie beside each other once for each (pac
 those that it has alone, to rounding; one that diverged stays in the passes, as in training, and gets none.
 
 A pass takes as many rows of each adapter as hold no more positions and no more labels than a training step of its own
-does: without a graph to keep it holds less than that step, whose memory is what was predicted for the pack.
+does: without a graph to keep it holds less than that step, whose memory is what was predicted for the pack. Where
+answers are generated, those are the positions whose keys and values it keeps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorabench.engine.answers import Answers, answers
+from lorabench.engine.answers import Answers, Generated, answers, packed_texts
 from lorabench.engine.batches import largest_batch
 from lorabench.engine.data import Example
 from lorabench.engine.evaluate import Losses, packed_losses
@@ -26,6 +27,8 @@ from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.train import CausalModel
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lorabench.config.settings import TrainingSpec
     from lorabench.engine.packed import PackedTraining
 
@@ -41,6 +44,8 @@ class HeldOut:
     validation: Losses | None = None
     domain: Losses | None = None
     """on the text of the base's domain"""
+    texts: Sequence[Generated] | None = None
+    """that it generates as answers to the test rows"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class PassLimits:
 
     positions: int
     labels: int
+    kept: int
+    """positions whose keys and values take no more than what the step keeps for its backward pass: at least the inputs
+    of each layer, twice which are keys and values where no head shares them"""
 
     @classmethod
     def of(cls, train: Sequence[Example], spec: TrainingSpec, adapters: int) -> PassLimits:
@@ -58,13 +66,19 @@ class PassLimits:
         labels = sum(int(row.predicted[1:].sum()) for row in rows)
         if spec.loss == "chunked":  # never holds more logits than these
             labels = CHUNK // adapters
-        return cls(positions, positions if spec.loss == "full" else labels)
+        kept = positions // 2 if spec.gradient_checkpointing else positions
+        return cls(positions, positions if spec.loss == "full" else labels, kept)
 
     def rows(self, examples: Sequence[Example], batch_size: int) -> int:
         """How many of these rows a pass may take of each adapter: a batch at most; 0 where none fits."""
         longest = max(len(e.ids) for e in examples)
         labels = max(1, *(int(e.predicted[1:].sum()) for e in examples))
         return min(batch_size, len(examples), self.positions // longest, self.labels // labels)
+
+    def rows_answered(self, examples: Sequence[Example], new_tokens: int, batch_size: int) -> int:
+        """The same of rows whose answers are generated."""
+        longest = max(e.prompt_length for e in examples) + new_tokens
+        return min(batch_size, len(examples), self.kept // longest)
 
 
 class PackEvaluation:
@@ -82,6 +96,14 @@ class PackEvaluation:
     def answers(self, examples: Sequence[Example], rows: int) -> list[Answers]:
         """The same of test rows, which may have choices."""
         found = answers(self._model, examples, rows, self._padding, self._model.device, self._adapters)
+        return self._in_order(found)
+
+    def texts(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], rows: int, new_tokens: int
+    ) -> list[list[Generated]]:
+        """The same of what is generated as answers to test rows."""
+        model, adapters = self._model, self._adapters
+        found = packed_texts(model, tokenizer, examples, new_tokens, rows, model.device, adapters=adapters)
         return self._in_order(found)
 
     def _in_order(self, found: Sequence[Any]) -> list[Any]:

@@ -49,8 +49,10 @@ class PackEngine(Protocol):
     ) -> dict[str, PackedTraining]:
         """By id what became of each; empty where they have to train one by one."""
 
-    def learned_before(self, cell: Cell, kept: Path) -> dict[str, PackedTraining]:
-        """By id what the cells of a pack learned in an earlier run; empty where nothing is kept of one."""
+    def learned_before(
+        self, cells: Sequence[Cell], kept: Path, report: Callable[[Event], None]
+    ) -> dict[str, PackedTraining]:
+        """By id what the cells of the first one's pack learned in an earlier run; empty where nothing is kept of it."""
 
 
 class TrainedPacks:
@@ -82,12 +84,12 @@ class TrainedPacks:
             if (not others and not before) or importlib.util.find_spec(f"{self.engine}.pack") is None:
                 return None
             engine: PackEngine = importlib.import_module(f"{self.engine}.pack")  # type: ignore[assignment]
-            if before and (trained := engine.learned_before(cell, kept)):
+            pack = [cell, *others]
+            if before and (trained := engine.learned_before(pack, kept, report)):
                 self._trained = trained
                 return self._trained.pop(cell.id)
             if not others or cell.id in self._alone:
                 return None
-            pack = [cell, *others]
             most = min(len(pack), engine.useful_cells(cell)) if gaining else len(pack)
             if most > 1:
                 most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)

@@ -1,23 +1,8 @@
-"""Each setting is traced once for all tests of this folder, and no stored study of the repository speaks unless a test
-asks for it."""
+"""No stored study of the repository speaks unless a test asks for it; memory by a formula where it is not tested."""
 
-from functools import cache
 from types import SimpleNamespace
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def traces():
-    """A trace is a pure function of its setting and takes half a second."""
-    from lorabench.memory import card_planner
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card_planner, "course", cache(card_planner.course))
-        patch.setattr(
-            card_planner.CardPlanner, "prefetch", lambda self, settings: None
-        )  # another process would not know the cache
-        yield
 
 
 @pytest.fixture

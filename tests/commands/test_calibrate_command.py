@@ -20,6 +20,7 @@ from lorabench.record.card_calibration import (
     write_calibration,
 )
 
+pytestmark = pytest.mark.usefixtures("traces")
 MODEL = ("--model", "lorabench/tiny-1m", "--gpu", "rtx4090")
 SIZES = ("--micro-batch-size", "2", "--sequence-length", "64")
 WORDS = "calibrated on this card 2026-11-27: 3 rows, 0.98 to 1.02"
@@ -179,7 +180,11 @@ def test_a_damaged_file_is_one_sentence_and_exit_code_2(calibrated, capsys, tmp_
     assert main([command, *rest.get(command, MODEL)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(path) in said and "--no-calibration" in said
-    assert main(["estimate", "--model", "lorabench/tiny-300k", "--gpu", "rtx3090"]) == 0  # another card's file
+
+
+def test_another_cards_damaged_file_is_not_read(calibrated):
+    calibrated().write_text("")
+    assert main(["estimate", "--model", "lorabench/tiny-300k", "--gpu", "rtx3090"]) == 0
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from lorabench import plugins
 from lorabench.commands import main as cli
 from tests.commands.shell import probe
 
+pytestmark = pytest.mark.usefixtures("traces")
 TINY = ("--model", "lorabench/tiny-300k", "--rank", "4", "--micro-batch-size", "2", "--sequence-length", "32")
 
 
@@ -102,6 +103,8 @@ def test_check_answers_by_its_exit_code_and_in_one_line(capsys):
 
 
 def test_a_prediction_without_checkpointing_says_which_trainers_have_it_by_default(capsys):
+    """trl/trainer/sft_config.py: gradient_checkpointing=True; transformers' TrainingArguments: False."""
+
     def told(*asked):
         return json.loads(call(capsys, *asked, "--json")[1])
 
@@ -109,8 +112,8 @@ def test_a_prediction_without_checkpointing_says_which_trainers_have_it_by_defau
     words = "TRL SFTTrainer has gradient checkpointing on unless it is turned off; this is without it"
     for asked in (check, estimate):
         assert words in call(capsys, *asked, "--trainer", "trl")[1]
-        assert told(*asked, "--trainer", "trl")["note"].startswith(words)
-        assert told(*asked, "--trainer", "trl")["trainer"]["checkpoints_by_default"]
+        plain = told(*asked, "--trainer", "trl")
+        assert plain["note"].startswith(words) and plain["trainer"]["checkpoints_by_default"]
         with_it = (*asked, "--trainer", "trl", "--gradient-checkpointing")
         assert "unless it is turned off" not in call(capsys, *with_it)[1] and "note" not in told(*with_it)
         assert "note" not in told(*asked) and "note" not in told(*asked, "--trainer", "transformers")
@@ -177,12 +180,3 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys, command, change
 
 def test_check_without_a_card_is_a_mistake(capsys):
     assert call(capsys, "check", *TINY)[0] == 2
-
-
-def test_a_trainer_whose_checkpointing_is_on_by_default_is_not_predicted_without_it_silently(capsys):
-    """trl/trainer/sft_config.py: gradient_checkpointing=True; transformers' TrainingArguments: False."""
-    words = "has gradient checkpointing on unless it is turned off"
-    said = {}
-    for name, more in (("trl", []), ("trl on", ["--gradient-checkpointing"]), ("transformers", [])):
-        said[name] = words in call(capsys, "estimate", *TINY, "--trainer", name.split()[0], *more)[1]
-    assert said == {"trl": True, "trl on": False, "transformers": False}

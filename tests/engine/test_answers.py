@@ -153,7 +153,7 @@ def test_exact_match_counts_by_hand():
         for r in ("#### 1", "#### 2", "#### 1,000", "#### 4")
     ]
     texts = [
-        answers.Generated(t, e)
+        answers.Generated(t, e, 1)
         for t, e in (("a #### 1", True), ("#### 3", True), ("#### 1000.", True), ("no number", False))
     ]
     readings, items = exact_match(texts, rows, Generation(8, r"####\s*(-?[\d,.]+)", numeric=True))

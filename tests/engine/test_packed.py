@@ -137,7 +137,11 @@ def assert_equal_training(solo, packed, rel, wide=None):
 ACCUMULATED = ("training.gradient_accumulation=2", "training.gradient_checkpointing=true")
 
 
-@pytest.mark.parametrize("extra", [(), pytest.param(ACCUMULATED, marks=pytest.mark.slow)], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "extra",
+    [("training.steps=4",), *(pytest.param(own, marks=pytest.mark.slow) for own in ((), ACCUMULATED))],
+    ids=["short", "plain", "accumulated"],
+)
 def test_in_float64_a_pack_of_mixed_adapters_is_each_of_them_alone(rows, extra):
     cells = pack_of(*extra)
     base = load_base(cells[0], CPU).double()
@@ -230,11 +234,12 @@ def test_a_pack_that_was_killed_goes_on_to_the_same_bits_and_its_cells_find_what
 
     with pytest.raises(KeyboardInterrupt):
         together(base, cells, rows, on_step=kill, checkpoint=kept())
-    assert trained_before(tmp_path / "packs", ids[0], CPU) == {}, "it is not done"
+    assert trained_before(tmp_path / "packs", ids[0], CPU) == ({}, False), "it is not done"
     again = together(base, cells, rows, on_step=lambda step, *_: seen.append(step), checkpoint=kept())
     assert seen == [3, 4, 5], "the fourth was taken and not written down"
-    found = trained_before(tmp_path / "packs", ids[2], CPU)
-    assert list(found) == ids and trained_before(tmp_path / "packs", "another", CPU) == {}
+    found, evaluated = trained_before(tmp_path / "packs", ids[2], CPU)
+    assert list(found) == ids and not evaluated
+    assert trained_before(tmp_path / "packs", "another", CPU) == ({}, False)
     for whole, one, cell in zip(together(base, cells, rows), again, cells, strict=True):
         assert same_bits(whole, one) and same_bits(whole, found[cell.id])
         curve = [(s.step, s.loss, s.grad_norm) for s in whole.progress.curve]

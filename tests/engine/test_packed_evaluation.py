@@ -11,18 +11,19 @@ import torch
 
 from lorabench.config.settings import MethodSpec, TrainingSpec
 from lorabench.engine import kept_base
+from lorabench.engine.answers import end_tokens
 from lorabench.engine.cell import run_cell
 from lorabench.engine.checkpoint import TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import CHUNK
 from lorabench.engine.measure import LiveBytes, held_tensors
-from lorabench.engine.model import load_base
-from lorabench.engine.pack import train_pack
+from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.pack import learned_before, train_pack
 from lorabench.engine.packed import PackedTraining
 from lorabench.engine.packed_adapters import AdapterStart, Learned, attached
 from lorabench.engine.packed_evaluation import PassLimits, evaluating
 from tests.engine import conftest
-from tests.engine.conftest import cells_of
+from tests.engine.conftest import cell_of, cells_of
 from tests.engine.peft_loops import based, eight, pack_training, rows
 
 
@@ -107,6 +108,29 @@ def test_in_float64_each_adapter_has_the_losses_of_its_dense_weights():
             layer.weight.data = weight
 
 
+def test_in_float64_each_adapter_generates_what_its_dense_weights_do_token_by_token():
+    base, methods, tokenizer = based(), ("lora", "dora", "rslora", "pissa"), load_tokenizer(cell_of().model)
+    examples = [dataclasses.replace(e, prompt_length=len(e.ids)) for e in rows(3)]
+    starts, trained = learned(base, *methods)
+    ends = end_tokens(base, tokenizer, examples)
+    with evaluating(base, starts, trained, 40, 0) as pack:
+        found = pack.texts(tokenizer, examples, 2, 6)
+    for place, (method, _) in enumerate(eight(*methods)):
+        before = dense(base, starts[place], trained[place].learned, method)
+        for example, said in zip(examples, found[place], strict=True):
+            new = []
+            while len(new) < 6 and not (new and new[-1] in ends):
+                ids = torch.tensor([[*example.ids.tolist(), *new]])
+                with torch.no_grad():
+                    new.append(int(base(input_ids=ids).logits[0, -1].argmax()))
+            ended = new[-1] in ends
+            text = tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True)
+            assert said == (text, ended, len(new)), method
+        for layer, weight in before.items():
+            layer.weight.data = weight
+    assert len({tuple(said) for said in found}) == 8, "each its own"
+
+
 def test_over_a_quantized_base_they_are_those_of_pefts_layers():
     base, examples, methods = based("nf4"), rows(3), ("lora", "dora", "rslora")
     starts, trained = learned(base, *methods)
@@ -170,6 +194,10 @@ def test_a_pass_takes_as_many_rows_as_a_step_has_positions_and_labels():
     assert limits.rows([row(10, 4)], 16) == 0
     assert PassLimits.of(train, spec.model_copy(update={"loss": "full"}), 8).labels == 80
     assert PassLimits.of(train, spec.model_copy(update={"loss": "chunked"}), 8).labels == CHUNK // 8
+    prompt = [dataclasses.replace(row(14, 4), prompt_length=10)] * 9
+    assert [limits.rows_answered(prompt, new, 6) for new in (2, 10, 30, 71)] == [6, 4, 2, 0]
+    saving = spec.model_copy(update={"gradient_checkpointing": True})
+    assert PassLimits.of(train, saving, 8).rows_answered(prompt, 10, 6) == 2
 
 
 WILD = "{training.learning_rate: 1e30, training.warmup: 0}"
@@ -186,9 +214,48 @@ analysis: {{spectra: none}}
 """
 
 
+def answered(tmp_path):
+    """Its answers are generated, too."""
+    chance = np.random.default_rng(0)
+    pairs = [chance.integers(0, 50, 2).tolist() for _ in range(100)]
+    (tmp_path / "sums.jsonl").write_text("".join(f'{{"q": "{a} + {b} =", "a": "{a + b}"}}\n' for a, b in pairs))
+    columns = 'prompt: "{q}", response: " {a}"'
+    rest = f"{columns}, test_percent: 40, metric: exact_match, max_new_tokens: 8"
+    return STUDY.replace("python-docs", f"{{name: instruct, train: {tmp_path}/sums.jsonl, {rest}}}")
+
+
+def bits(held):
+    """All that was measured, without the clock."""
+    sets = (one for one in (held.answers.losses, held.validation, held.domain) if one is not None)
+    return held.texts, [(s.nats.tolist(), s.tokens.tolist(), s.n_bytes.tolist()) for s in sets]
+
+
 @pytest.mark.slow
-def test_a_packs_cells_store_what_they_store_when_each_is_evaluated_alone(tmp_path):
-    events, cells = [], cells_of(text=STUDY)
+def test_a_pack_that_was_killed_while_it_was_evaluated_or_after_it_is_measured_to_the_same_bits(tmp_path):
+    def kill(event):
+        if event.phase == "evaluate":
+            raise KeyboardInterrupt
+
+    cells = [c for c in cells_of(text=answered(tmp_path)) if c.seed == 0 and c.training.learning_rate == 5e-3]
+    whole, kept, seen = train_pack(cells), tmp_path / "packs", []
+    assert all(len(t.held_out.texts) == 40 for t in whole.values())
+    with pytest.raises(KeyboardInterrupt):
+        train_pack(cells, kill, kept)
+    assert all(t.held_out is None for t in learned_before(cells[1:], kept, seen.append).values()), "one is not there"
+    assert not seen
+    resumed = learned_before(cells, kept, seen.append)
+    assert any(e.phase == "evaluate" for e in seen)
+    assert not any(e.step for e in seen), "no step of the training is taken again"
+    later = learned_before(cells[2:], kept, lambda event: pytest.fail("it is evaluated"))
+    assert list(whole) == list(resumed) == list(later) == [c.id for c in cells]
+    for cell in whole:
+        assert bits(whole[cell].held_out) == bits(resumed[cell].held_out) == bits(later[cell].held_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generates", [False, True])
+def test_a_packs_cells_store_what_they_store_when_each_is_evaluated_alone(tmp_path, generates):
+    events, cells = [], cells_of(text=answered(tmp_path) if generates else STUDY)
     trained = train_pack([c for c in cells if c.seed == 0], events.append)
     assert any(e.phase == "evaluate" for e in events)
     chosen = {(c.method.name, c.training.learning_rate == 1e30): c for c in cells}
@@ -198,14 +265,16 @@ def test_a_packs_cells_store_what_they_store_when_each_is_evaluated_alone(tmp_pa
             assert packed.held_out is None
             continue
         held = packed.held_out
-        assert held.answers is not None and held.validation is not None and held.domain is not None
+        assert held.answers is not None and held.validation is not None
+        assert (held.texts is not None) == generates and (held.domain is None) == generates, "rows above a step's"
         beside, alone = (
             run_cell(cell, tmp_path / way / "cells" / cell.id, packed=one)
             for way, one in (("beside", packed), ("alone", dataclasses.replace(packed, held_out=None)))
             if (tmp_path / way / "cells" / cell.id).mkdir(parents=True) is None
         )
         assert beside.outcome == alone.outcome == "finished"
-        for metric in ("eval_loss", "bits_per_byte", "validation_loss", "forgetting"):
+        shares = ("exact_match", "unended") if generates else ()
+        for metric in ("eval_loss", "bits_per_byte", "validation_loss", "forgetting", *shares):
             assert beside.value(metric) == pytest.approx(alone.value(metric), rel=1e-5, abs=1e-6), metric
         assert {r.metric for r in beside.readings} - {r.metric for r in alone.readings} == {"pack_eval_seconds"}
         assert {r.metric for r in alone.readings} <= {r.metric for r in beside.readings}

@@ -90,15 +90,10 @@ def test_forgetting_does_not_hang_on_the_order_of_cells(large, folder):
     cells = [
         cell_of("evaluation.forgetting=self", "training.learning_rate=1e-3", f"method={m}") for m in ("full", "lora")
     ]
-    first = [readings(c, folder)[1]["forgetting"] for c in cells]
+    first = [readings(c, folder)[1]["forgetting"] for c in cells]  # each is the first of one order, and so alone
     domain._DOMAINS.clear()
     again = [readings(c, folder)[1]["forgetting"] for c in reversed(cells)][::-1]
-    domain._DOMAINS.clear()
-    alone = []
-    for c in cells:
-        alone.append(readings(c, folder)[1]["forgetting"])
-        domain._DOMAINS.clear()
-    assert first == again == alone
+    assert first == again
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def settings(*more):
     "more",
     [
         ["method=lora"],
-        ["method=dora"],
+        pytest.param(["method=dora"], marks=pytest.mark.slow),
         ["method=pissa"],
         ["method=pissa", "model.dtype=bfloat16"],
         ["method=full"],

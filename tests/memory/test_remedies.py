@@ -11,6 +11,7 @@ from lorabench.memory.estimate import estimate
 from lorabench.memory.remedies import remedies
 from lorabench.memory.validate import setting_from
 
+pytestmark = pytest.mark.usefixtures("traces")
 TINY = ["estimate", "--model", "lorabench/tiny-4m", "--micro-batch-size", "8", "--sequence-length", "256"]
 
 

@@ -58,7 +58,9 @@ def rank(number, folder):
 
 
 if __name__ == "__main__":
-    mp.spawn(rank, args=(sys.argv[1],), nprocs=2)
+    import peft, transformers.models.llama  # once for both ranks, which are forked
+
+    mp.start_processes(rank, args=(sys.argv[1],), nprocs=2, start_method="fork")
 """
 
 

@@ -42,7 +42,7 @@ def tiles_on_a_cpu(monkeypatch):
         "transformers tiny-1m none lora 8  4 128",
         "transformers tiny-4m nf4  lora 16 2 256 ckpt kbit",
         "transformers tiny-4m none lora 16 2 256 ckpt reentrant",
-        "trl          tiny-4m none lora 16 2 256 ckpt",
+        pytest.param("trl          tiny-4m none lora 16 2 256 ckpt", marks=pytest.mark.slow),
         "trl          tiny-4m nf4  lora 16 2 256 ckpt",
         "trl          tiny-4m none lora 16 2 256 ckpt packing",
         "loop         tiny-4m none lora 16 2 256",

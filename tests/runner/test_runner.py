@@ -139,14 +139,15 @@ def test_kill_9_in_mid_study_leaves_no_orphan_and_costs_only_the_half_cell(begun
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("to_group", [True, False])
 def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, tmp_path, number, code, to_group):
-    runner = begin(tmp_path, 0, 230, 1)
-    until(lambda: 230 in begun())
+    runner = begin(tmp_path, 0, 800, 1)
+    until(lambda: 800 in begun())
     worker = worker_of(runner)
-    began = time.monotonic()
     (os.killpg if to_group else os.kill)(runner.pid, number)
-    _, err = runner.communicate(timeout=20)
+    try:
+        _, err = runner.communicate(timeout=60)  # a tenth of what is left of the cell: it is not waited for
+    finally:
+        runner.kill()
     assert runner.returncode == code
-    assert time.monotonic() - began < 8
     assert err.startswith(
         "lorabench: stopped; what has finished is kept; the same command continues from there: lorabench run "
     )
