@@ -26,6 +26,7 @@ import torch
 from lorabench.engine.checkpoint import AUTO_SECONDS, AUTO_SHARE, StepRecord, TrainingProgress
 from lorabench.engine.packed_adapters import Learned
 from lorabench.engine.train import Diverged
+from lorabench.record.whole_files import write_where_changed
 
 if TYPE_CHECKING:
     from lorabench.engine.packed import Member, PackedTraining
@@ -97,7 +98,7 @@ class PackCheckpoint:
         began, new = time.monotonic(), self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(exist_ok=True)
-            self._file.with_suffix(".json").write_text(json.dumps(self._cells))
+            write_where_changed(self._file.with_suffix(".json"), json.dumps(self._cells))
             with new.open("wb") as stream:
                 torch.save({**_head(self._where), "cells": self._cells, **state}, stream)
                 stream.flush()
@@ -115,7 +116,10 @@ def trained_before(folder: Path, cell: str, where: torch.device) -> dict[str, Pa
     from lorabench.engine.packed import PackedTraining
 
     for listed in folder.glob("*.json"):
-        if cell not in listed.read_text():
+        try:
+            if cell not in listed.read_text(encoding="utf-8"):
+                continue
+        except (OSError, ValueError):  # another runner has just removed it, or it is damaged
             continue
         stored = _read(listed.with_suffix(".pt"), where)
         if stored is not None and cell in stored["cells"] and "done" in stored:
