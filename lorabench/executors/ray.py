@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lorabench.runner.messages import Command, Reply
 
 OBJECT_STORE = 256 * 2**20  # of a cluster that is started for one machine: messages are small
+LOCAL = "local"  # Ray's word for a new cluster of this machine
 INSTALL = f"pip install 'lorabench[ray]=={__version__}'"
 
 
@@ -164,20 +165,19 @@ class RayCluster:
             if self._joined:
                 return
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            import ray
+            from ray._private.utils import read_ray_address  # "auto" would also join what another program started
 
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
             before = signal.getsignal(signal.SIGTERM)
-            address = self._options.address
+            named = self._options.address or os.environ.get("RAY_ADDRESS")
             try:
                 try:
-                    ray.init(address=address or os.environ.get("RAY_ADDRESS") or "auto", **quiet)
+                    _init(named or read_ray_address() or LOCAL)
                 except ConnectionError:
-                    if address is not None or os.environ.get("RAY_ADDRESS"):
+                    if named:
                         raise
-                    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+                    _init(LOCAL)  # what `ray start` wrote down is gone
             except (ConnectionError, RuntimeError, ValueError) as e:
-                where = "this machine" if address in (None, "auto") else address
+                where = "this machine" if named in (None, "", "auto") else named
                 reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
                 raise LorabenchError(
                     f"no Ray cluster answers at {where} ({reason}); start one with `ray start --head`, or leave"
@@ -186,6 +186,14 @@ class RayCluster:
             if threading.current_thread() is threading.main_thread() and before is not None:
                 signal.signal(signal.SIGTERM, before)  # which ray.init takes for itself
             self._joined = True
+
+
+def _init(address: str) -> None:
+    """Joins a cluster, or starts one of this machine alone, which ends with this process."""
+    import ray
+
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
 
 
 class RayPlace:

@@ -193,6 +193,24 @@ def test_packs_on_ray_have_the_results_of_one_machine(cluster, tmp_path, monkeyp
         assert left[0] == left[1]
 
 
+def test_a_cluster_that_another_program_started_for_itself_is_not_joined(odd, begun, tmp_path):
+    """It ends with that program: two runs beside each other, of which the first ends."""
+    own = "import ray; ray.init(address='local', include_dashboard=False, num_cpus=1); print('up', flush=True); input()"
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    other = subprocess.Popen([sys.executable, "-c", own], stdin=subprocess.PIPE, **quiet)
+    assert any("up" in line for line in other.stdout)
+
+    def end_the_other(event):
+        if event.step > 10 and other.poll() is None:
+            other.communicate()
+
+    plan = run(
+        study_of(204), tmp_path / "out", pool=WorkerPool("ray", 1, ClusterOptions()), progress=Words(end_the_other)
+    )
+    assert other.poll() is not None
+    assert [r.outcome for r in plan.store.results()] == ["finished"] and begun() == [204]
+
+
 def test_an_address_where_nobody_answers_is_a_sentence(odd, begun, tmp_path):
     with pytest.raises(lb.LorabenchError, match=r"no Ray cluster answers at this machine .*ray start --head"):
         run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions("auto")))
