@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 256 * 2**20  # of a cluster that is started for one machine: messages are small
 LOCAL = "local"  # Ray's word for a new cluster of this machine
+ANSWER_SECONDS = 10.0  # that the head of a cluster has to take a connection
 INSTALL = f"pip install 'lorabench[ray]=={__version__}'"
 
 
@@ -171,12 +173,13 @@ class RayCluster:
             named = self._options.address or os.environ.get("RAY_ADDRESS")
             try:
                 try:
-                    _init(named or read_ray_address() or LOCAL)
-                except ConnectionError:
+                    known = read_ray_address()
+                    _init((known or named if named == "auto" else named) or known or LOCAL)
+                except (OSError, OverflowError):
                     if named:
                         raise
                     _init(LOCAL)  # what `ray start` wrote down is gone
-            except (ConnectionError, RuntimeError, ValueError) as e:
+            except (OSError, OverflowError, RuntimeError, ValueError) as e:
                 where = "this machine" if named in (None, "", "auto") else named
                 reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
                 raise LorabenchError(
@@ -192,6 +195,9 @@ def _init(address: str) -> None:
     """Joins a cluster, or starts one of this machine alone, which ends with this process."""
     import ray
 
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():  # Ray itself would wait seven minutes for one that is not there
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
 

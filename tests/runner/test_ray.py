@@ -211,6 +211,27 @@ def test_a_cluster_that_another_program_started_for_itself_is_not_joined(odd, be
     assert [r.outcome for r in plan.store.results()] == ["finished"] and begun() == [204]
 
 
-def test_an_address_where_nobody_answers_is_a_sentence(odd, begun, tmp_path):
-    with pytest.raises(lb.LorabenchError, match=r"no Ray cluster answers at this machine .*ray start --head"):
-        run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions("auto")))
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("auto", r"no Ray cluster answers at this machine .*ray start --head"),
+        ("127.0.0.1:9", r"no Ray cluster answers at 127.0.0.1:9 \(.*refused\).*ray start --head"),
+        ("127.0.0.1:99999", r"no Ray cluster answers at 127.0.0.1:99999 "),
+        ("nowhere.invalid:6379", r"no Ray cluster answers at nowhere.invalid:6379 "),
+        ("nowhere", r"no Ray cluster answers at nowhere "),
+    ],
+)
+def test_an_address_where_nobody_answers_is_a_sentence_within_seconds(odd, begun, tmp_path, address, words):
+    began = time.monotonic()
+    with pytest.raises(lb.LorabenchError, match=words):
+        run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions(address)))
+    assert time.monotonic() - began < 60
+
+
+def test_an_address_that_ray_start_left_behind_is_no_cluster(odd, begun, tmp_path, monkeypatch):
+    """Its machine was switched off, say: a cluster of this machine alone is started, at once."""
+    import ray._private.utils
+
+    monkeypatch.setattr(ray._private.utils, "read_ray_address", lambda *_: "127.0.0.1:9")
+    plan = run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", 1, ClusterOptions()), progress=Words())
+    assert [r.outcome for r in plan.store.results()] == ["finished"]
