@@ -16,6 +16,7 @@ import json
 import os
 import time
 import traceback
+import zipfile
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -139,6 +140,9 @@ def _read(file: Path, where: torch.device) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # torch reads past a wrong checksum
+            if harmed := archive.testzip():
+                raise OSError(f"{harmed} is damaged")
         stored: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         return stored if {k: stored.get(k) for k in _head(where)} == _head(where) else None
     except Exception:
