@@ -65,7 +65,7 @@ def cards_per_cell(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number <= 64 or (number > 1 and number != int(number)):
+    if not 0.01 <= number <= 64 or (number > 1 and number != int(number)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of GPUs for a cell; allowed: auto, a share such as 0.25, or whole ones such as 2"
         )

@@ -18,6 +18,7 @@ import json
 import os
 import time
 import traceback
+import zipfile
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -31,6 +32,7 @@ from lorabench.engine.evaluate import Losses
 from lorabench.engine.packed_adapters import Learned
 from lorabench.engine.packed_evaluation import HeldOut
 from lorabench.engine.train import Diverged
+from lorabench.record.whole_files import write_where_changed
 
 if TYPE_CHECKING:
     from lorabench.engine.packed import Member, PackedTraining
@@ -108,7 +110,7 @@ class PackCheckpoint:
         began, new = time.monotonic(), self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(exist_ok=True)
-            self._file.with_suffix(".json").write_text(json.dumps(self._cells))
+            write_where_changed(self._file.with_suffix(".json"), json.dumps(self._cells))
             with new.open("wb") as stream:
                 torch.save({**_head(self._where), "cells": self._cells, **state}, stream)
                 stream.flush()
@@ -125,7 +127,10 @@ def trained_before(folder: Path, cell: str, where: torch.device) -> tuple[dict[s
     """By id what the cells learned that trained with a cell, where that was done and written down, empty otherwise; and
     whether they were evaluated since."""
     for listed in folder.glob("*.json"):
-        if cell not in listed.read_text():
+        try:
+            if cell not in listed.read_text(encoding="utf-8"):
+                continue
+        except (OSError, ValueError):  # another runner has just removed it, or it is damaged
             continue
         stored = _read(listed.with_suffix(".pt"), where)
         if stored is not None and cell in stored["cells"] and "done" in stored:
@@ -152,6 +157,9 @@ def _read(file: Path, where: torch.device) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # torch reads past a wrong checksum
+            if harmed := archive.testzip():
+                raise OSError(f"{harmed} is damaged")
         stored: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         return stored if {k: stored.get(k) for k in _head(where)} == _head(where) else None
     except Exception:

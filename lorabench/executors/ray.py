@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lorabench.runner.messages import Command, Reply
 
 OBJECT_STORE = 256 * 2**20  # of a cluster that is started for one machine: messages are small
+LOCAL = "local"  # Ray's word for a new cluster of this machine
+ANSWER_SECONDS = 10.0  # that the head of a cluster has to take a connection
 INSTALL = f"pip install 'lorabench[ray]=={__version__}'"
 
 
@@ -164,20 +167,20 @@ class RayCluster:
             if self._joined:
                 return
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            import ray
+            from ray._private.utils import read_ray_address  # "auto" would also join what another program started
 
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
             before = signal.getsignal(signal.SIGTERM)
-            address = self._options.address
+            named = self._options.address or os.environ.get("RAY_ADDRESS")
             try:
                 try:
-                    ray.init(address=address or os.environ.get("RAY_ADDRESS") or "auto", **quiet)
-                except ConnectionError:
-                    if address is not None or os.environ.get("RAY_ADDRESS"):
+                    known = read_ray_address()
+                    _init((known or named if named == "auto" else named) or known or LOCAL)
+                except (OSError, OverflowError):
+                    if named:
                         raise
-                    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as e:
-                where = "this machine" if address in (None, "auto") else address
+                    _init(LOCAL)  # what `ray start` wrote down is gone
+            except (OSError, OverflowError, RuntimeError, ValueError) as e:
+                where = "this machine" if named in (None, "", "auto") else named
                 reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
                 raise LorabenchError(
                     f"no Ray cluster answers at {where} ({reason}); start one with `ray start --head`, or leave"
@@ -186,6 +189,17 @@ class RayCluster:
             if threading.current_thread() is threading.main_thread() and before is not None:
                 signal.signal(signal.SIGTERM, before)  # which ray.init takes for itself
             self._joined = True
+
+
+def _init(address: str) -> None:
+    """Joins a cluster, or starts one of this machine alone, which ends with this process."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():  # Ray itself would wait seven minutes for one that is not there
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
 
 
 class RayPlace:

@@ -33,6 +33,17 @@ def set_aside(store: Store, cell_id: str) -> Path | None:
     return None
 
 
+def refuse_links(store: Store) -> None:
+    """StoreError where a folder in a results directory is a symbolic link: what a run writes and removes there would be
+    somebody else's. The directory itself may be one."""
+    for name in ("cells", "claims", "base", "packs"):
+        if (store.folder / name).is_symlink():
+            raise StoreError(
+                f"{store.folder / name} is a symbolic link, through which nothing is written; move its contents in its"
+                f" place, or link {store.folder} as a whole"
+            )
+
+
 def put_back(store: Store) -> bool:
     """Gives each record that a killed run was replacing its place again, and removes what has a new one in its place;
     whether there was any."""

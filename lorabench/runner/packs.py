@@ -105,9 +105,15 @@ class TrainedPacks:
 
 
 def remove_packs(results: Path, settled: Callable[[str], bool]) -> None:
-    """Removes what is kept of packs whose cells all have results; `results` is the results directory."""
+    """Removes what is kept of packs whose cells all have results; `results` is the results directory. A list that
+    cannot be read (cut, or removed by another runner) is as good as its name, the pack's first cell."""
     for listed in (results / KEPT).glob("*.json"):
-        if all(map(settled, json.loads(listed.read_text()))):
+        try:
+            cells = json.loads(listed.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            cells = None
+        names = map(str, cells) if isinstance(cells, list) else [listed.stem]
+        if all(map(settled, names)):
             for file in (listed.with_suffix(".pt"), listed):
                 file.unlink(missing_ok=True)
     with suppress(OSError):  # it is not there, or holds packs under way

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lorabench.config.imported import refuse_imported
 from lorabench.errors import LorabenchError, ModelError, StoreError, StudyError
 from lorabench.record.result import RETRIED
-from lorabench.record.set_aside import put_back
+from lorabench.record.set_aside import put_back, refuse_links
 from lorabench.runner.cell_queue import CellQueue, unwritable
 from lorabench.runner.disk import disk_need
 from lorabench.runner.invented import invents, is_invented
@@ -60,6 +60,7 @@ def run(
 
     with pool or WorkerPool() as pool:
         plan = make_plan(study, out, retry)
+        refuse_links(plan.store)
         if put_back(plan.store):
             plan = make_plan(study, out, retry)
         refuse_mixture(plan, pool.executor)
@@ -122,6 +123,7 @@ def evaluate(
 
     if (imported := store.study().imported) is not None:
         raise refuse_imported(str(store.folder), imported.importer)
+    refuse_links(store)
     put_back(store)
     named, planned = cells_named(store, cells), store.plan()
     results = readable_results(store, named)

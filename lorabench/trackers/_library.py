@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 from lorabench.errors import LorabenchError
@@ -15,3 +17,15 @@ def library(name: str) -> Any:
     except ImportError as e:
         why = "is not installed" if e.name == name else f"cannot be imported ({e})"
         raise LorabenchError(f"{name} {why}; it comes with the extra {name}: pip install 'lorabench[{name}]'") from None
+
+
+def writable_folder(folder: Path, variable: str) -> None:
+    """Makes a tracker's folder, which an environment variable names; LorabenchError where it cannot be written, of
+    which the libraries say nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "it may only be read"
+    except OSError as e:
+        reason = e.strerror
+    if reason is not None:
+        raise LorabenchError(f"{folder.absolute()} cannot be written ({reason}); name another folder in {variable}")

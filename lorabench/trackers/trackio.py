@@ -11,10 +11,11 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lorabench.record.tracked import TrackedEnd, TrackedRun
-from lorabench.trackers._library import library
+from lorabench.trackers._library import library, writable_folder
 
 _OUTCOME = "outcome"
 
@@ -30,6 +31,7 @@ class TrackioProject:
     def __init__(self, trackio: Any, study: str) -> None:
         self._trackio = trackio
         self.project = project_name(study)
+        writable_folder(Path(trackio.TRACKIO_DIR), "TRACKIO_DIR")
         self.place = f"trackio's project {self.project} in {trackio.TRACKIO_DIR}; shown by: trackio show --project " + (
             self.project
         )
@@ -43,7 +45,7 @@ class TrackioProject:
         return {
             str((run.config or {}).get("cell"))
             for run in self._trackio.Api().runs(self.project)
-            if any(_OUTCOME in row for row in SQLiteStorage.get_logs(self.project, run.name, run_id=run.id)[-1:])
+            if _is_whole(self.project, run.name, run.id)
         }
 
     def begin(self, run: TrackedRun) -> TrackioRun:
@@ -67,11 +69,21 @@ class TrackioRun:
         self._run.log(dict(values), step=step)
 
     def end(self, end: TrackedEnd) -> None:
-        """Waits until all is written, 30 s at most."""
+        """Waits until all is written, 30 s at most; OSError where it is not there then, of which trackio says
+        nothing."""
         words = {_OUTCOME: end.outcome} | ({"error": end.error} if end.error else {})
         self._run.log({**end.values, **words}, step=self._last)
         with contextlib.redirect_stdout(io.StringIO()):  # it says what it does for remote stores
             self._run.finish()
+        if not _is_whole(self._run.project, self._run.name, self._run.id):
+            raise OSError(f"the run {self._run.name} is not in trackio's store: a full disk, most likely")
+
+
+def _is_whole(project: str, name: str, run_id: str) -> bool:
+    """Whether the store has a run's outcome."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    return any(_OUTCOME in row for row in SQLiteStorage.get_logs(project, name, run_id=run_id)[-1:])
 
 
 def project_name(study: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabench.record.tracked import TrackedEnd, TrackedRun
-from lorabench.trackers._library import library
+from lorabench.trackers._library import library, writable_folder
 
 _WHOLE = "lorabench-outcome"  # a file in a run's folder: wandb itself marks no end that can be told without reading all
 
@@ -28,6 +28,7 @@ class WandbFolder:
         self._wandb, self._study = wandb, study
         self._parent = Path(os.environ.get("WANDB_DIR") or ".")
         self._folder = self._parent / "wandb"
+        writable_folder(self._folder, "WANDB_DIR")  # or wandb takes a temporary one
         self.place = f"offline runs in {self._folder}; uploaded by: wandb sync {self._folder}/offline-run-*"
 
     def known(self) -> set[str]:

@@ -3,7 +3,8 @@
 A cell that several of them hold is taken once: a record that stays (finished, then diverged or out of memory) before
 one that is to be run again (failed, skipped); of equal ones that of the directory named first. Where both finished,
 what they measured is kept side by side in merged.json, and differences become a finding. A damaged record is named and
-left out, one whose weights alone are damaged too. Every copy is read again, weights included, before it counts.
+left out, one whose weights alone are damaged too, and one that holds a symbolic link, since what it points to may be
+anything. Every copy is read again, weights included, before it counts.
 """
 
 from __future__ import annotations
@@ -79,9 +80,14 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> MergedStore:
             return _joined(target, paths, stores, study, cells)
         except OSError as e:
             raise StoreError(
-                f"{target.folder} cannot be written ({e.strerror}); free some space, or choose another folder with"
+                f"{target.folder} cannot be written ({_reason(e)}); free some space, or choose another folder with"
                 " -o DIR"
             ) from None
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; of shutil, which gathers the faults of a tree, the first one's."""
+    return error.strerror or str(error.args[0][0][2] if isinstance(error, shutil.Error) else error)
 
 
 def _refuse_used(target: Store) -> None:
@@ -100,6 +106,7 @@ def _joined(
     for number, store in enumerate(stores):
         for cell in cells:
             try:
+                _refuse_links(store.cells_folder / cell.id)
                 result = _whole(store, cell.id)
             except StoreError as e:
                 left_out.append(str(e))
@@ -136,6 +143,12 @@ def _refuse_mixture(paths: Sequence[Path], taken: dict[str, tuple[int, CellResul
     where = {is_invented(result): paths[number] for number, result in taken.values()}
     if len(where) == 2:
         raise StoreError(f"{where[True]} holds invented results and {where[False]} measured ones; merge one kind")
+
+
+def _refuse_links(folder: Path) -> None:
+    """StoreError where a record holds a symbolic link, which a copy would follow."""
+    if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise StoreError(f"{link} is a symbolic link, which merge does not follow; put what it points to in its place")
 
 
 def _copy(source: Path, target: Store, cell_id: str) -> None:

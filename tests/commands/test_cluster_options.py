@@ -33,7 +33,7 @@ def test_what_is_of_a_cluster_is_refused_by_the_local_executor(capsys, options):
     assert "executors that are: ray, slurm" in said(capsys, *options)
 
 
-@pytest.mark.parametrize("word", ["0", "-1", "1.5", "half", "nan", "inf", "1e9"])
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "half", "nan", "inf", "1e9", "0.00001"])
 def test_what_is_no_number_of_gpus_is_told_with_what_is_allowed(capsys, word):
     error = said(capsys, "--executor", "ray", f"--gpus-per-cell={word}")
     assert "allowed: auto, a share such as 0.25, or whole ones such as 2" in error

@@ -82,6 +82,25 @@ def test_names_that_point_out_of_a_store_are_not_followed(tmp_path: Path) -> Non
         assert len(done.results) == len(store.plan())
 
 
+@pytest.mark.parametrize("name", ["cells", "claims", "base", "packs"])
+def test_a_folder_that_leads_out_of_a_store_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    store = filled(tmp_path, SMALL)
+    shutil.rmtree(store.cells_folder / store.plan()[0].id)
+    if (store.folder / name).exists():
+        (store.folder / name).rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+    (store.folder / name).symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("elsewhere/**/*"))
+    with pytest.raises(LorabenchError, match="is a symbolic link, through which nothing is written"):
+        run(tmp_path / "study-in.yaml", store.folder, executor="synthetic")
+    assert sorted(tmp_path.rglob("elsewhere/**/*")) == before
+    (tmp_path / "whole").symlink_to(store.folder)
+    (store.folder / name).unlink()
+    (tmp_path / "elsewhere").rename(store.folder / name)
+    assert len(run(tmp_path / "study-in.yaml", tmp_path / "whole", executor="synthetic").results) == len(store.plan())
+
+
 def test_links_in_a_cell_s_folder_leave_what_they_point_to_alone(tmp_path: Path) -> None:
     store = filled(tmp_path, SMALL)
     cell = store.plan()[0]

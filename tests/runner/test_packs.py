@@ -73,3 +73,14 @@ def test_what_is_kept_of_a_pack_goes_when_its_last_cell_has_a_result(tmp_path):
     remove_packs(tmp_path, lambda cell: True)
     assert not folder.exists()
     remove_packs(tmp_path, lambda cell: True)
+
+
+@pytest.mark.parametrize("text", ['["a", "b', "", "5", "[" * 100_000, b"\xff"])
+def test_a_list_of_a_pack_that_is_damaged_goes_with_its_first_cell(tmp_path, text):
+    (folder := tmp_path / KEPT).mkdir()
+    for name in ("a", "c"):
+        (folder / f"{name}.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        (folder / f"{name}.pt").write_text("")
+    (folder / "gone.json").symlink_to(folder / "nowhere")  # as when another runner removes it in between
+    remove_packs(tmp_path, {"a"}.__contains__)
+    assert sorted(p.name for p in folder.iterdir()) == ["c.json", "c.pt", "gone.json"]

@@ -66,11 +66,11 @@ def odd(monkeypatch):
 
 
 def wait_for_cores(address, cores):
-    """Until so many of a cluster's cores are there, a minute at most."""
+    """Until so many of a cluster's cores are there, three minutes at most: a node of a busy machine takes its time."""
     import ray
 
     ray.init(address=address, log_to_driver=False)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while ray.cluster_resources().get("CPU", 0) < cores and time.monotonic() < until:
         time.sleep(0.5)
     ray.shutdown()
@@ -120,11 +120,11 @@ def test_a_node_that_is_killed_costs_its_cells_a_second_try_and_every_cell_is_th
 def test_cells_share_a_card_as_the_memory_model_says_and_one_that_runs_out_of_memory_is_moved_to_its_own(
     cluster, odd, begun, tmp_path
 ):
-    """24 GB, of which a cell needs 7: three at a time."""
+    """24 GB, of which a cell needs 7: three at a time. Unpacked: a pack of two asks for 9 GB, half of the card."""
     one = cluster({"num_cpus": 3, "num_gpus": 1})
     progress = Words()
     pool = WorkerPool("ray", None, ClusterOptions(one.address))
-    plan = run(study_of(0, 1, 158, 159), tmp_path / "out", pool=pool, progress=progress)
+    plan = run(study_of(0, 1, 158, 159), tmp_path / "out", pool=pool, progress=progress, pack=1)
     assert progress.workers == 3
     assert {r.cell.seed: r.outcome for r in plan.store.results()} == {
         0: "finished", 1: "finished", 158: "finished", 159: "out_of_memory",
@@ -193,6 +193,45 @@ def test_packs_on_ray_have_the_results_of_one_machine(cluster, tmp_path, monkeyp
         assert left[0] == left[1]
 
 
-def test_an_address_where_nobody_answers_is_a_sentence(odd, begun, tmp_path):
-    with pytest.raises(lb.LorabenchError, match=r"no Ray cluster answers at this machine .*ray start --head"):
-        run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions("auto")))
+def test_a_cluster_that_another_program_started_for_itself_is_not_joined(odd, begun, tmp_path):
+    """It ends with that program: two runs beside each other, of which the first ends."""
+    own = "import ray; ray.init(address='local', include_dashboard=False, num_cpus=1); print('up', flush=True); input()"
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    other = subprocess.Popen([sys.executable, "-c", own], stdin=subprocess.PIPE, **quiet)
+    assert any("up" in line for line in other.stdout)
+
+    def end_the_other(event):
+        if event.step > 10 and other.poll() is None:
+            other.communicate()
+
+    plan = run(
+        study_of(204), tmp_path / "out", pool=WorkerPool("ray", 1, ClusterOptions()), progress=Words(end_the_other)
+    )
+    assert other.poll() is not None
+    assert [r.outcome for r in plan.store.results()] == ["finished"] and begun() == [204]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("auto", r"no Ray cluster answers at this machine .*ray start --head"),
+        ("127.0.0.1:9", r"no Ray cluster answers at 127.0.0.1:9 \(.*refused\).*ray start --head"),
+        ("127.0.0.1:99999", r"no Ray cluster answers at 127.0.0.1:99999 "),
+        ("nowhere.invalid:6379", r"no Ray cluster answers at nowhere.invalid:6379 "),
+        ("nowhere", r"no Ray cluster answers at nowhere "),
+    ],
+)
+def test_an_address_where_nobody_answers_is_a_sentence_within_seconds(odd, begun, tmp_path, address, words):
+    began = time.monotonic()
+    with pytest.raises(lb.LorabenchError, match=words):
+        run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions(address)))
+    assert time.monotonic() - began < 60
+
+
+def test_an_address_that_ray_start_left_behind_is_no_cluster(odd, begun, tmp_path, monkeypatch):
+    """Its machine was switched off, say: a cluster of this machine alone is started, at once."""
+    import ray._private.utils
+
+    monkeypatch.setattr(ray._private.utils, "read_ray_address", lambda *_: "127.0.0.1:9")
+    plan = run(study_of(0), tmp_path / "out", pool=WorkerPool("ray", 1, ClusterOptions()), progress=Words())
+    assert [r.outcome for r in plan.store.results()] == ["finished"]

@@ -169,6 +169,50 @@ def test_wandb_holds_settings_curves_and_readings_offline_and_is_told_once(store
         assert {k: summary[k] for k in expected} == pytest.approx(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(n, marks=needs(n)) for n in ("trackio", "wandb")])
+def test_a_folder_that_cannot_be_written_is_a_sentence_and_no_other_folder_is_taken(
+    name: str, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    variable = f"{name.upper()}_DIR"
+    done = exported(name, store, **{variable: tmp_path / "file" / "sub"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"cannot be written (Not a directory); name another folder in {variable}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(n, marks=needs(n)) for n in ("trackio", "wandb")])
+def test_a_disk_that_is_full_is_a_sentence_and_the_next_export_is_whole(
+    name: str, store: Store, tmp_path: Path
+) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        done = exported(name, store, **{f"{name.upper()}_DIR": tmp_path})
+        assert done.returncode == 2 and "exported" not in done.stdout
+        assert f"{name} could not take the runs" in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=20m", tmp_path], check=True)
+        assert exported(name, store, **{f"{name.upper()}_DIR": tmp_path}).returncode == 0
+        assert "0 cells exported, 3 were there" in exported(name, store, **{f"{name.upper()}_DIR": tmp_path}).stdout
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def exported(name: str, store: Store, **environment: object) -> subprocess.CompletedProcess[str]:
+    """An export in a process of its own, of which no traceback may come."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "export", name, str(store.folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)} | {k: str(v) for k, v in environment.items()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
 def wandb_records(path: Path):
     """Records of wandb's log: LevelDB's framing in blocks of 32 KiB (checksum, length, type), a protobuf each."""
     from wandb.proto.wandb_internal_pb2 import Record

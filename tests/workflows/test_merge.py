@@ -3,6 +3,7 @@ beside another's."""
 
 import json
 import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -172,6 +173,33 @@ def test_a_damaged_record_is_named_and_the_other_directory_s_is_taken(ran, tmp_p
     assert err.count("left out: ") == 2
     assert out.startswith("1 of 7 cells have a result")
     assert lb.open_results(tmp_path / "out").results == two.results()
+
+
+def test_what_a_link_points_to_is_not_copied(ran, tmp_path, capsys):
+    one, two = ran("one", only=[0, 1]), ran("two", only=[0])
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("secret")
+    first, second = (one.cells_folder / cell.id for cell in one.plan()[:2])
+    (first / "more").symlink_to(tmp_path / "secret")
+    (second / "log.txt").unlink(missing_ok=True)
+    (second / "log.txt").symlink_to(tmp_path / "secret" / "key")
+    assert main(["merge", str(one.folder), str(two.folder), "-o", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("is a symbolic link, which merge does not follow") == 2
+    assert not any("secret" in p.read_text("latin-1") for p in (tmp_path / "out" / "cells").rglob("*") if p.is_file())
+    assert lb.open_results(tmp_path / "out").results == two.results()
+
+
+def test_a_disk_that_is_full_is_named_as_such(ran, tmp_path, capsys):
+    one, two = ran("one", only=[0, 1]), ran("two", only=[0])
+    (tmp_path / "small").mkdir()
+    small = tmp_path / "small"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert main(["merge", str(one.folder), str(two.folder), "-o", str(small / "out")]) == 2
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_an_archive_is_joined_too(ran, tmp_path):
