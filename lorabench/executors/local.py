@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,22 +153,20 @@ class LocalWorker:
         )
         counted = counters(self._process.pid)
         kills_before = kills(counted)
-        try:
-            command["cell"], command["folder"] = cell.model_dump(mode="json"), str(folder.resolve())
+        command["cell"], command["folder"] = cell.model_dump(mode="json"), str(folder.resolve())
+        with suppress(BrokenPipeError):  # of this pipe alone: the process is dead, and its replies end
             self._send(command)
-            for reply in self._replies(patience):
-                if reply.get("last"):  # this process takes no further cell
-                    self._process.wait()
-                if "event" in reply:
-                    last_event = read_event(reply["event"])
-                    on_event(last_event)
-                elif "result" in reply:
-                    return CellResult.model_validate(reply["result"])
-                elif "fault" in reply:
-                    kind, words = reply["fault"]["kind"], reply["fault"]["message"]
-                    return failed(cell, folder, started, last_event, kind, words)
-        except BrokenPipeError:
-            pass
+        for reply in self._replies(patience):
+            if reply.get("last"):  # this process takes no further cell
+                self._process.wait()
+            if "event" in reply:
+                last_event = read_event(reply["event"])
+                on_event(last_event)
+            elif "result" in reply:
+                return CellResult.model_validate(reply["result"])
+            elif "fault" in reply:
+                kind, words = reply["fault"]["kind"], reply["fault"]["message"]
+                return failed(cell, folder, started, last_event, kind, words)
         if patience.ended is not None:
             kind, words = patience.ended
             words = f"the worker process {words} and was killed{phase_words(last_event)}{ADVICE[kind]}"

@@ -157,6 +157,21 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(begun, 
     assert len((tmp_path / "out" / "cells.csv").read_text().splitlines()) == 2
 
 
+def test_a_run_whose_reader_has_left_ends_and_is_continued(begun, tmp_path):
+    """`lorabench run STUDY.yaml | head -3`"""
+    runner = begin(tmp_path, 0, 230, 1)
+    until(lambda: 230 in begun())
+    worker = worker_of(runner)
+    runner.stdout.close()
+    try:
+        assert runner.wait(60) == 141  # what a shell shows for SIGPIPE
+    finally:
+        runner.kill()
+    assert "Traceback" not in runner.stderr.read()
+    assert gone(worker)
+    assert [r.outcome for r in Store(tmp_path / "out").results()] == ["finished"]
+
+
 def test_two_runners_share_a_directory_and_run_each_cell_once(begun, tmp_path):
     seeds = (*range(6), 101)
     runners = [begin(tmp_path, *seeds), begin(tmp_path, *seeds)]
