@@ -79,8 +79,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         micro = [collate(next(rows), layout, where) for _ in range(spec.gradient_accumulation)]
-        with float32_attention_backward(where):
-            loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
+        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
         if not math.isfinite(loss):
             raise Diverged(step, "loss")
         if not math.isfinite(norm):
@@ -110,12 +109,13 @@ def take_step(
     """One optimizer step over its micro-batches; returns (loss, gradient norm before clipping)."""
     predicted = max(1, sum(b.predicted for b in micro))
     total = torch.zeros((), device=micro[0].ids.device)
-    for batch in micro:
-        with mixed_precision(batch.ids.device, autocast):
-            loss = loss_of(model, batch) / predicted
-        loss.backward()
-        total += loss.detach()
-        del loss  # its graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
+    with float32_attention_backward(total.device):
+        for batch in micro:
+            with mixed_precision(batch.ids.device, autocast):
+                loss = loss_of(model, batch) / predicted
+            loss.backward()
+            total += loss.detach()
+            del loss  # its graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     loss_now, norm_now = torch.stack([total, norm.float().to(total.device)]).tolist()  # one synchronisation for both
     if math.isfinite(loss_now) and math.isfinite(norm_now):
@@ -138,7 +138,7 @@ def peak_of_two_steps(
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with LiveBytes(held_tensors(model)) as live, float32_attention_backward(micro[0].ids.device):
+    with LiveBytes(held_tensors(model)) as live:
         optimizer = make_optimizer(parameters, spec)
         for _ in range(2):
             take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
