@@ -174,7 +174,7 @@ class RayCluster:
             try:
                 try:
                     known = read_ray_address()
-                    _init((known or named if named == "auto" else named) or known or LOCAL)
+                    _init(named if named and named != "auto" else known or named or LOCAL)
                 except (OSError, OverflowError):
                     if named:
                         raise
