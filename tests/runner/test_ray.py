@@ -97,18 +97,20 @@ class Words:
 def test_a_node_that_is_killed_costs_its_cells_a_second_try_and_every_cell_is_there_once(cluster, odd, begun, tmp_path):
     two = cluster({"num_cpus": 1}, {"num_cpus": 1})
     study, killed = study_of(0, 220, 221, 1, 100, 159, 2), threading.Event()
-    last: dict[str, float] = {}
+    trained: set[str] = set()
 
     def kill(event):
-        if event.step <= 20:  # of a short cell, which may have ended
+        if event.step <= 20:  # of a short cell
             return
-        now = last[event.cell] = time.monotonic()
-        if sum(now - then < 4 for then in last.values()) == 2 and not killed.is_set():
-            killed.set()  # both nodes are in the middle of a long cell
+        trained.add(event.cell)
+        if len(trained) == 2 and not killed.is_set():  # both nodes are in the middle of a long cell
+            killed.set()
             two.remove_node(two.others[0], allow_graceful=False)
 
     progress = Words(kill)
-    plan = run(study, tmp_path / "out", pool=WorkerPool("ray", None, ClusterOptions(two.address)), progress=progress)
+    progress.end = lambda cell, *_: trained.discard(cell.id)
+    pool = WorkerPool("ray", None, ClusterOptions(two.address))
+    plan = run(study, tmp_path / "out", pool=pool, progress=progress, pack=1)  # mates would wait on one node
     assert killed.is_set() and progress.workers == 2
     outcomes = {r.cell.seed: r.outcome for r in plan.store.results()}
     assert outcomes == {
