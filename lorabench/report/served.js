@@ -1,5 +1,5 @@
 "use strict";
-// Asks for the study's state every two seconds; a new report takes the old one's place, scrolled as that was.
+// Asks for the study's state every two seconds; a new report takes the old one's place, scrolled as that is when it goes.
 const line = document.getElementById("state");
 const frame = document.getElementById("report");
 let shown = null;
@@ -10,12 +10,7 @@ async function look() {
     const begun = state.begun ? `, ${state.begun} begun` : "";
     const made = state.made ? `; report of ${state.made}` : "; the report is being made";
     line.textContent = `${state.ended} of ${state.cells} cells have ended${begun}${made}${state.fault ? `; ${state.fault}` : ""}`;
-    if (shown !== null && state.number > shown) {
-      const page = frame.contentWindow;
-      const [x, y] = [page.scrollX, page.scrollY];
-      frame.addEventListener("load", () => frame.contentWindow.scrollTo(x, y), { once: true });
-      page.location.reload();
-    }
+    if (shown !== null && state.number > shown) frame.contentWindow.location.reload(); // a browser keeps its place
     shown = state.number;
   } catch {
     line.textContent = "lorabench serve has ended; the report below is the last one";

@@ -28,8 +28,11 @@ VICTIMS = ("worker", "driver", "both")
 class Kills:
     """Kills of one study by one command; `module` is run as python -m MODULE run STUDY --out DIR."""
 
-    def __init__(self, folder: Path, study: str, module: str, seed: int, longest: float, workers: int = 1) -> None:
-        self.folder, self.module, self.longest, self.workers = folder, module, longest, workers
+    def __init__(
+        self, folder: Path, study: str, module: str, seed: int, longest: float, workers: int = 1, pack: str = "auto"
+    ) -> None:
+        self.folder, self.module, self.longest = folder, module, longest
+        self.options = ["--workers", str(workers), "--pack", pack]
         (folder / "study.yaml").write_text(study)
         self.random = random.Random(seed)
         self.done: Counter[str] = Counter()
@@ -41,7 +44,7 @@ class Kills:
         self.sessions += 1
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
-                [*command, "--workers", str(self.workers)],
+                [*command, *self.options],
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
