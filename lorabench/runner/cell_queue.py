@@ -65,6 +65,8 @@ class CellQueue:
         self.marks = {c.id: self._mark(c) for c in plan.pending}
         self.packed: set[str] = set()
         """cells of packs that have begun"""
+        self.held: dict[str, deque[Cell]] = {}
+        """by the cell that a worker runs, those that may train with it"""
         self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
         self._seen: tuple[tuple[Cell, ...], Mapping[str, Sequence[Cell]], Sequence[TaskSpec]] | None = None
@@ -101,11 +103,9 @@ class CellQueue:
                 if cell is None:
                     self.pool.rest(index)
                     return
+                self.held[cell.id] = others
                 taken = self._attempt(cell, worker, tuple(others))
-                if others and others[0].id not in self.packed:  # they train alone, by whichever worker is free
-                    with self.taking:
-                        self.queue.put_first(others)
-                    others.clear()
+                self._give_back(self.held.pop(cell.id))
                 if taken:
                     waiting = 0
                     continue
@@ -138,6 +138,14 @@ class CellQueue:
             if cell is not None:
                 others.extend(self.queue.take_mates(cell, most, self.pool.workers, self._is_new))
             return cell
+
+    def _give_back(self, mates: deque[Cell]) -> None:
+        """Those that are in no pack train alone, by whichever worker is free."""
+        if alone := [cell for cell in mates if cell.id not in self.packed]:
+            with self.taking:
+                self.queue.put_first(alone)
+            for cell in alone:
+                mates.remove(cell)
 
     def _is_new(self, cell: Cell) -> bool:
         """Whether no training of a cell is there, whole or under way."""
@@ -214,6 +222,8 @@ class CellQueue:
 
     def _event(self, event: Event) -> None:
         self.packed.update(event.pack)
+        if event.step is not None:  # told of a pack, too, but only after its cells
+            self._give_back(self.held.get(event.cell, deque()))
         if self.progress:
             self.progress.event(event)
 

@@ -10,6 +10,7 @@ from lorabench.config import expand, load_study
 from lorabench.errors import StoreError
 from lorabench.record.archive import FILE, opened, pack
 from lorabench.record.store import Store
+from lorabench.record.truncations import load_truncations
 from lorabench.report.view import make_view
 from tests import synthetic
 
@@ -21,6 +22,7 @@ model: lorabench/tiny-300k
 task: python-docs
 method: {name: lora, rank: 8}
 training: {steps: 10}
+analysis: {truncation: [1, 2]}
 grid: {method.rank: [2, 8]}
 include: [{method: {name: full}}]
 seeds: [0, 1]
@@ -52,6 +54,14 @@ def test_what_is_opened_from_an_archive_is_what_was_packed(store, tmp_path):
         ]
 
 
+def test_what_was_left_at_lower_ranks_is_kept(store, tmp_path):
+    written = {f.parent.name: load_truncations(f) for f in store.cells_folder.glob("*/truncation.csv")}
+    assert written
+    pack(store, tmp_path / "kept")
+    with opened(tmp_path / "kept") as again:
+        assert {f.parent.name: load_truncations(f) for f in again.cells_folder.glob("*/truncation.csv")} == written
+
+
 def test_the_same_store_gives_the_same_bytes(store, tmp_path):
     assert pack(store, tmp_path / "a").read_bytes() == pack(store, tmp_path / "b").read_bytes()
 
@@ -73,6 +83,8 @@ def test_a_folder_with_neither_is_one_sentence(tmp_path):
         gzip.compress(b"[]", mtime=0),
         gzip.compress(b"{}", mtime=0),
         gzip.compress(b'{"schema": 2}', mtime=0),
+        gzip.compress(b'{"schema": 1, "plan": {}, "results": {"a": {}}, "truncations": {"a": 3}}', mtime=0),
+        gzip.compress(b'{"schema": 1, "plan": {}, "results": {"a": {}}, "truncations": 3}', mtime=0),
     ],
 )
 def test_a_broken_archive_is_one_sentence(bad, tmp_path):

@@ -31,7 +31,8 @@ SCROLLED = "return document.getElementById('report').contentWindow.scrollY"
 
 
 def scroll(browser: Any, to: int) -> None:
-    browser.execute_script("document.getElementById('report').contentWindow.scrollTo({ top: arguments[0], behavior: 'instant' })", to)
+    page = "document.getElementById('report').contentWindow"
+    browser.execute_script(f"{page}.scrollTo({{ top: {to}, behavior: 'instant' }})")
     until(lambda: browser.execute_script(SCROLLED) == to)
 
 

@@ -1,6 +1,7 @@
 """Cells are handed out together only to a worker that packs, and those that it does not pack go back to the queue."""
 
 import json
+import threading
 
 import pytest
 
@@ -43,7 +44,24 @@ def test_mates_come_with_their_first_cell_and_after_it(tmp_path):
 def test_those_that_do_not_train_with_it_are_free_for_any_worker(tmp_path):
     assert given(tmp_path, 1)[0] == (0, [1, 2, 3, 4], True)
     seen = given(tmp_path / "two", 2)
-    assert [others for _, others, _ in seen] == [[1, 2, 3, 4], [2, 3, 4], [3, 4], [4], []]
+    assert [others for _, others, _ in seen] == [[1, 2, 3, 4], [], [3, 4], [], []]
+
+
+def test_they_are_free_as_soon_as_the_first_trains_alone(tmp_path):
+    by_another = threading.Event()
+
+    class Alone(Packing):
+        def run(self, cell, folder, on_event, *args, **kwargs):
+            if cell.seed == 0:
+                on_event(Event(cell.id, "train", step=1, steps=10))
+                assert by_another.wait(60), "its mate waits for it to end"
+            elif cell.seed == 1:
+                by_another.set()
+            return super().run(cell, folder, on_event, *args, **kwargs)
+
+    seen = []
+    run(study_of(0, 1, 2), tmp_path, pool=WorkerPool(lambda threads: Alone(1, seen), 2))
+    assert sorted((seed, mates) for seed, mates, _ in seen) == [(0, [1]), (1, []), (2, [])]
 
 
 @pytest.mark.parametrize(("pack", "first"), [(1, ([], False)), (3, ([1, 2], False)), (None, ([1, 2, 3, 4], True))])
