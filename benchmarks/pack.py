@@ -39,7 +39,7 @@ from lorabench.config.settings import ModelSpec, TrainingSpec
 from lorabench.engine.batches import Layout, collate
 from lorabench.engine.data import Example
 from lorabench.engine.packed import train_packed
-from lorabench.engine.packed_layers import AdapterStart
+from lorabench.engine.packed_adapters import AdapterStart
 from lorabench.engine.train import train
 from lorabench.memory.meta_model import configuration
 

@@ -1,6 +1,8 @@
 """The house is as ARCHITECTURE.md draws it: imports run one way, plug-ins are files with what their kind needs."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +146,19 @@ def test_test_files_have_names_of_their_own():
     """pytest imports them by their bare names."""
     names = [path.name for path in TESTS.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_what_benchmarks_take_from_the_package_is_there():
+    """They run on other machines and other days: what moved is to be seen before."""
+    missing = []
+    for file in sorted((TESTS.parent / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lorabench":
+                found = importlib.import_module(node.module)
+                names = [a.name for a in node.names if not hasattr(found, a.name)]
+                missing += [f"{file.name}: {node.module}.{n}" for n in names if not _is_module(node.module, n)]
+    assert missing == []
+
+
+def _is_module(package: str, name: str) -> bool:
+    return importlib.util.find_spec(f"{package}.{name}") is not None

@@ -133,7 +133,23 @@ def test_which_models_keep_rows_apart():
     assert apart == set(KINDS) - {"bloom", "opt"}, "whose positions come from the attention mask alone"
     torch.manual_seed(0)
     mamba = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64, state_size=4)
-    assert not keeps_rows_apart(transformers.MambaForCausalLM(mamba))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not keeps_rows_apart(transformers.MambaForCausalLM(mamba).to(dtype))
+
+
+def test_what_a_deep_model_rounds_by_the_length_of_its_input_is_not_taken_for_a_row_seen():
+    """Thirty layers of bfloat16 round a lone row to 5 % and more of what a row in front would change."""
+    torch.manual_seed(0)
+    deep = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=30, num_attention_heads=4, vocab_size=64
+        )
+    )
+    for parameter in deep.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 2 * parameter.shape[-1] ** -0.5)
+    assert keeps_rows_apart(deep)
+    assert keeps_rows_apart(deep.to(torch.bfloat16))
 
 
 def test_choices_of_one_token_are_one_pass_and_cost_what_each_costs_alone():
