@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabench.advice.selection import comparison_groups, select, trained_options
-from lorabench.advice.spectral_check import witness
+from lorabench.advice.spectral_check import spectral_check
 from lorabench.analysis.aggregate import aggregate
 from lorabench.analysis.conditions import Replicates
 from lorabench.analysis.pairing import Pairing
@@ -42,7 +42,7 @@ def choice(view: View, members: list[Replicates], seed: int | None) -> dict[str,
     margin = view.analysis.study.comparison.loss_margin
     took, best = select(given, margin), min(given, key=lambda o: o.mean)
     heard = (
-        witness(
+        spectral_check(
             took,
             given,
             lambda condition: [r for r in view.analysis.of_condition(condition) if seed in (None, r.cell.seed)],

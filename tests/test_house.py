@@ -2,10 +2,10 @@
 
 import ast
 import importlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -155,10 +155,6 @@ def test_what_benchmarks_take_from_the_package_is_there():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lorabench":
                 found = importlib.import_module(node.module)
-                names = [a.name for a in node.names if not hasattr(found, a.name)]
-                missing += [f"{file.name}: {node.module}.{n}" for n in names if not _is_module(node.module, n)]
+                names = {a.name for a in node.names} - {m.name for m in iter_modules(getattr(found, "__path__", ()))}
+                missing += [f"{file.name}: {node.module}.{name}" for name in names if not hasattr(found, name)]
     assert missing == []
-
-
-def _is_module(package: str, name: str) -> bool:
-    return importlib.util.find_spec(f"{package}.{name}") is not None
