@@ -208,10 +208,19 @@ def _calibrations(command: Command) -> tuple[Path, ...]:
 
 
 def _repeated(engine: Engine, cell: Cell, folder: Path, command: Command, report: Report) -> CellResult:
-    """Phases of a trained cell, from its saved weights."""
+    """Phases of a trained cell, from its saved weights; one whose worker was lost after training gets its prediction
+    now, on a CPU, where that hangs on the cell alone (on no calibration and no share of a card)."""
     from lorabench.record.result import CellResult
 
-    return engine.repeat_cell(cell, folder, CellResult.model_validate(command["before"]), command["phases"], report)
+    before = CellResult.model_validate(command["before"])
+    result = engine.repeat_cell(cell, folder, before, command["phases"], report)
+    devices = {r.environment.device if r.environment else None for r in (before, result)}
+    predicted = any(r.metric == "predicted_train_peak_bytes" for r in before.readings)
+    if before.outcome == "finished" or predicted or devices != {"cpu"}:
+        return result
+    prediction = _prediction(engine, cell, command)
+    readings = () if prediction is None else prediction.readings()
+    return result.model_copy(update={"readings": (*result.readings, *readings)})
 
 
 def _cell(plain: object) -> Cell:
