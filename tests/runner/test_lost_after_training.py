@@ -1,4 +1,4 @@
-"""A cell whose worker is killed while it evaluates is finished by the next run, with the prediction of an undisturbed one."""
+"""A cell whose worker is killed while it evaluates has its prediction when the next run has finished it."""
 
 import os
 import signal
