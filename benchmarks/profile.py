@@ -214,9 +214,9 @@ def step(cell: Cell, folder: Path) -> dict[str, Any]:
     dtype = by_dtype.most_common(1)[0][0]
     fastest = peak(dtype)
     return {
-        "tokens": sum(b.tokens for b in drawn),
-        "positions": sum(b.ids.numel() for b in drawn),
-        "labels": sum(b.predicted for b in drawn),
+        "tokens": sum(b.tokens for b in drawn) / BATCHES,
+        "positions": sum(b.ids.numel() for b in drawn) / BATCHES,
+        "labels": sum(b.predicted for b in drawn) / BATCHES,
         "step_seconds": sum(taken) / BATCHES,
         "products_seconds": products / BATCHES,
         "share": products / sum(taken),

@@ -65,8 +65,9 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
     finally:
         model.train(was)
     exact = all(p.dtype == torch.float32 for p in model.parameters())
-    nothing = (1e-4 if exact else 0.05) * (seen_through - alone).abs().max()
-    return bool((behind - alone).abs().max() <= max(nothing, 2 * rounded))
+    seen = (seen_through - alone).abs().max()
+    nothing, most = (1e-4, 1e-4) if exact else (0.05, 0.1)
+    return bool((behind - alone).abs().max() <= max(nothing * seen, min(2 * rounded, most * seen)))
 
 
 def sees_ahead(model: PreTrainedModel) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lorabench.engine.events import Event
     from lorabench.engine.packed import PackedTraining
     from lorabench.record.memory_prediction import MemoryPrediction
+    from lorabench.runner.messages import Command
 
 AUTO = 8
 """cells of a pack at most where the user names no number: beyond, what the base costs is shared by so many that little
@@ -102,6 +103,20 @@ class TrainedPacks:
                 traceback.print_exc()
                 _release()
         return self._trained.pop(cell.id, None)
+
+
+def only_packed(command: Command, pack: Sequence[Cell], on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Tells events on; from the first step on the command names those mates alone that train with the cell: the others
+    are free for any worker, and another try leaves them alone."""
+    packed: set[str] = set()
+
+    def told(event: Event) -> None:
+        packed.update(event.pack)
+        if event.step is not None and len(command.get("pack", ())) > sum(c.id in packed for c in pack):
+            command["pack"] = [c.model_dump(mode="json") for c in pack if c.id in packed]
+        on_event(event)
+
+    return told
 
 
 def remove_packs(results: Path, settled: Callable[[str], bool]) -> None:

@@ -27,6 +27,7 @@ from lorabench.record.card_need import CardNeed
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.cluster import Cluster, MachineFull, MachineLost, Place, Room
 from lorabench.runner.messages import with_calibrations
+from lorabench.runner.packs import only_packed
 from lorabench.runner.remote_host import packed, unpack
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class RemoteWorker:
         command = with_calibrations({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
+            on_event = only_packed(command, pack, on_event)
         if self._room is not None and cell.id in self._pack:
             room = self._room
         else:

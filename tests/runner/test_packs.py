@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lorabench.engine.events import Event
-from lorabench.runner.packs import KEPT, remove_packs
+from lorabench.runner.packs import KEPT, only_packed, remove_packs
 from lorabench.runner.run import run
 from lorabench.runner.worker_pool import WorkerPool
 from tests import synthetic
@@ -79,6 +79,20 @@ def test_a_cell_whose_training_is_there_or_under_way_goes_on_alone(tmp_path):
     (partial / CHECKPOINT).write_bytes(b"")
     seen = given(tmp_path, 5)
     assert seen[0] == (0, [1, 3, 4], True) and (2, [], False) in seen
+
+
+@pytest.mark.parametrize("packed", [(), (1,), (1, 2)])
+def test_another_try_takes_no_mates_but_those_that_train_with_the_cell(tmp_path, packed):
+    from lorabench.runner.plan import make_plan
+
+    first, *mates = make_plan(study_of(0, 1, 2), tmp_path).cells
+    command, told = {"pack": [c.model_dump(mode="json") for c in mates]}, []
+    on_event = only_packed(command, mates, told.append)
+    on_event(Event(first.id, "load"))
+    assert len(command["pack"]) == 2, "nothing is known yet"
+    on_event(Event(first.id, "train", pack=tuple(c.id for c in (first, *mates) if c.seed in (0, *packed))))
+    on_event(Event(first.id, "train", step=1, steps=2))
+    assert [c["seed"] for c in command["pack"]] == list(packed) and len(told) == 3
 
 
 def test_what_is_kept_of_a_pack_goes_when_its_last_cell_has_a_result(tmp_path):
