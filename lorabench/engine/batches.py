@@ -5,9 +5,10 @@
     end to end  (1, tokens)          no padding; the positions start anew with each row, by which transformers keeps
                                      rows from seeing each other (masking_utils.find_packed_sequence_indices)
 
-The loss of each row is the same either way, to rounding. End to end costs tokens * (6 hidden + tokens) against
-rows * longest * (6 hidden + longest) products (24 hidden^2 of a layer's matrices and 4 hidden * length of its attention
-for each token, Kaplan et al. 2020, Table 1), so that it is taken where it is the cheaper of the two.
+The loss of each row is the same either way, to rounding. End to end costs 6 hidden * tokens + sum of length^2 products
+where attention is computed row by row (row_attention), and tokens * (6 hidden + tokens) elsewhere, against
+rows * longest * (6 hidden + longest) (24 hidden^2 of a layer's matrices and 4 hidden * length of its attention for each
+token, Kaplan et al. 2020, Table 1), so that it is taken where it is the cheaper of the two.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Layout:
     """the token that fills rows up"""
     end_to_end: int | None = None
     """the model's hidden size where rows may lie end to end; None where they are padded"""
+    by_rows: bool = False
+    """whether attention over rows end to end is computed row by row"""
     labelled: bool = True
     """whether only positions that predict a label go through the head"""
 
@@ -63,6 +66,14 @@ class Batch:
             return len(self.predicting)
         return int((self.labels[:, 1:] != IGNORED).sum())
 
+    @property
+    def lengths(self) -> list[int]:
+        """of the rows that lie end to end; empty where they do not"""
+        if self.positions is None:
+            return []
+        starts = (self.positions[0] == 0).nonzero().flatten().tolist()
+        return [end - start for start, end in itertools.pairwise([*starts, self.positions.shape[1]])]
+
     def to(self, where: torch.device) -> Batch:
         """The same on a device."""
         predicting = None if self.predicting is None else self.predicting.to(where)
@@ -74,7 +85,7 @@ def collate(examples: Sequence[Example], layout: Layout, where: torch.device) ->
     """Examples as one batch: padded to the longest, or end to end where the layout allows it and it costs less."""
     lengths = [len(e.ids) for e in examples]
     longest, tokens = max(lengths), sum(lengths)
-    joined = layout.end_to_end is not None and _joined_costs_less(lengths, layout.end_to_end)
+    joined = layout.end_to_end is not None and _joined_costs_less(lengths, layout.end_to_end, layout.by_rows)
     shape = (1, tokens) if joined else (len(examples), longest)
     starts = list(itertools.accumulate(lengths, initial=0)) if joined else [i * longest for i in range(len(examples))]
     ids = np.full(shape, layout.padding, dtype=np.int64)
@@ -116,9 +127,10 @@ def read_positions(examples: Sequence[Example], size: int) -> int:
     return sum(lengths[i] * len(lengths[i : i + size]) for i in range(0, len(lengths), size))
 
 
-def _joined_costs_less(lengths: Sequence[int], hidden: int) -> bool:
+def _joined_costs_less(lengths: Sequence[int], hidden: int, by_rows: bool) -> bool:
     tokens, padded, longest = sum(lengths), len(lengths) * max(lengths), max(lengths)
-    return tokens < padded and tokens * (6 * hidden + tokens) < padded * (6 * hidden + longest)
+    attended = sum(n * n for n in lengths) if by_rows else tokens * tokens
+    return tokens < padded and 6 * hidden * tokens + attended < padded * (6 * hidden + longest)
 
 
 def skip_batches(rows: Iterator[list[Example]], count: int) -> None:

@@ -100,6 +100,8 @@ class LoadedCell:
     """of the loss, as training.loss has it"""
     end_to_end: int | None = None
     """the hidden size where rows are laid end to end in training"""
+    by_rows: bool = False
+    """whether their attention is computed row by row"""
 
     @property
     def padding(self) -> int:
@@ -119,7 +121,7 @@ class LoadedCell:
     @property
     def layout(self) -> Layout:
         """How rows lie in training."""
-        return replace(self.padded, end_to_end=self.end_to_end)
+        return replace(self.padded, end_to_end=self.end_to_end, by_rows=self.by_rows)
 
 
 def reading(metric: str, value: float) -> Iterator[Reading]:

@@ -26,6 +26,7 @@ from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.model import load_tokenizer
 from lorabench.engine.quantized_weights import logical_numel, weight_bytes
 from lorabench.engine.resolved import resolved
+from lorabench.engine.row_attention import attends_by_rows
 from lorabench.engine.saved import restored
 from lorabench.engine.train import CausalModel
 from lorabench.engine.weight_deltas import Factors, start_factors
@@ -84,15 +85,17 @@ def load(context: CellContext) -> PhaseRun[LoadedCell]:
 
 def _loaded(context: CellContext, base: LoadedBase, model: CausalModel, start: Factors) -> LoadedCell:
     """The cell with the form of its loss and the layout of its rows; ModelError where the model takes no such loss."""
-    cell, hidden = context.cell, None
+    cell, hidden, by_rows = context.cell, None, False
     if cell.training.steps and base.teacher is None:
         if cell.training.loss == "chunked":
             refuse_chunks(model, model_label(cell.model.name))
         varied = len({len(e.ids) for e in base.data.train}) > 1
         wanted = cell.training.padding_free == "auto" and context.device.type == "cpu" and not cell.method.dropout
         if varied and wanted and keeps_rows_apart(model):
-            hidden = getattr(model.config.get_text_config(), "hidden_size", None)
-    return LoadedCell(model, start, base.tokenizer, base.data, base.teacher, base.domain, cell.training.loss, hidden)
+            hidden, by_rows = getattr(model.config.get_text_config(), "hidden_size", None), attends_by_rows(model)
+    return LoadedCell(
+        model, start, base.tokenizer, base.data, base.teacher, base.domain, cell.training.loss, hidden, by_rows
+    )
 
 
 def load_untrained(context: CellContext) -> tuple[LoadedCell, tuple[str, ...]]:

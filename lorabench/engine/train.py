@@ -21,11 +21,16 @@ from lorabench.engine.attention_backward import float32_attention_backward
 from lorabench.engine.batches import Batch, Layout, batches, collate, skip_batches
 from lorabench.engine.checkpoint import Checkpoints, StepRecord, TrainingProgress
 from lorabench.engine.data import Example
+from lorabench.engine.joined_adapters import joined_adapters
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock, LiveBytes, held_tensors
+from lorabench.engine.row_attention import attention_by_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+FEW = 8  # tokens of the pass in which adapters with the same input are found
 
 
 class Diverged(Exception):
@@ -73,24 +78,26 @@ def train(
     model.train()
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    before, clock, told = done.seconds, Clock(where), 0.0
-    for step in range(done.step + 1, spec.steps + 1):
-        lr = learning_rate(spec, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        micro = [collate(next(rows), layout, where) for _ in range(spec.gradient_accumulation)]
-        loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
-        if not math.isfinite(loss):
-            raise Diverged(step, "loss")
-        if not math.isfinite(norm):
-            raise Diverged(step, "gradient")
-        tokens, now = sum(b.tokens for b in micro), clock.seconds()
-        done.tokens += tokens
-        done.positions += sum(b.ids.numel() for b in micro)
-        done.curve.append(StepRecord(step, loss, lr, norm, before + now - checkpoints.seconds - told, tokens))
-        on_step(done.curve[-1], done.tokens)
-        told += clock.seconds() - now  # whoever listens is no part of a step
-        checkpoints.after(done, model, optimizer)
+    few = torch.from_numpy(examples[0].ids[:FEW])[None].to(where)
+    with joined_adapters(model, few):
+        before, clock, told = done.seconds, Clock(where), 0.0
+        for step in range(done.step + 1, spec.steps + 1):
+            lr = learning_rate(spec, step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            micro = [collate(next(rows), layout, where) for _ in range(spec.gradient_accumulation)]
+            loss, norm = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
+            if not math.isfinite(loss):
+                raise Diverged(step, "loss")
+            if not math.isfinite(norm):
+                raise Diverged(step, "gradient")
+            tokens, now = sum(b.tokens for b in micro), clock.seconds()
+            done.tokens += tokens
+            done.positions += sum(b.ids.numel() for b in micro)
+            done.curve.append(StepRecord(step, loss, lr, norm, before + now - checkpoints.seconds - told, tokens))
+            on_step(done.curve[-1], done.tokens)
+            told += clock.seconds() - now  # whoever listens is no part of a step
+            checkpoints.after(done, model, optimizer)
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     model.eval()
@@ -111,9 +118,10 @@ def take_step(
     total = torch.zeros((), device=micro[0].ids.device)
     with float32_attention_backward(total.device):
         for batch in micro:
-            with mixed_precision(batch.ids.device, autocast):
-                loss = loss_of(model, batch) / predicted
-            loss.backward()
+            with attention_by_rows(batch.lengths):  # the backward pass too, which may compute layers again
+                with mixed_precision(batch.ids.device, autocast):
+                    loss = loss_of(model, batch) / predicted
+                loss.backward()
             total += loss.detach()
             del loss  # its graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)

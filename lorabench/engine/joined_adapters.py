@@ -1,0 +1,186 @@
+"""LoRA on a CPU in fewer operators: layers that read the same input, as query, key and value do, are computed together.
+
+    H    = X [A_1; ...; A_n]^T                 (tokens, sum of ranks)
+    Y_i  = X W_i^T + s_i H_i B_i^T             (tokens, out_i); Hu et al. 2021, equation 3
+    dH_i = s_i G_i B_i                         G_i: the gradient of Y_i
+    dX   = sum_i G_i W_i + dH [A_1; ...; A_n]
+    dA   = dH^T X,   dB_i = s_i G_i^T H_i
+
+PEFT takes eight products, six casts of tokens and three sums for what are here a product over A, a sum into W's product
+and their derivatives; on a CPU each of them is a meeting of threads. Losses and gradients are the same to rounding.
+Which layers share an input is seen in one pass over a few tokens. What PEFT computes otherwise (dropout, DoRA, a merged
+or a second adapter, dtypes that differ without autocast) is left to PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from lorabench.engine.weight_deltas import adapted_layers
+
+KINDS = ("Linear", "Linear8bitLt", "Linear4bit")
+"""PEFT's layers whose forward pass is the one above, over a frozen layer of any of these kinds"""
+
+
+@contextmanager
+def joined_adapters(model: torch.nn.Module, ids: torch.Tensor) -> Iterator[int]:
+    """Computes a PeftModel's adapters so within; yields how many layers it found beside others. Nothing changes on
+    other devices, nor for a model without adapters.
+
+    ids: (1, tokens), a few that the model may see.
+    """
+    layers = [layer for _, layer in adapted_layers(model) if _joinable(layer)] if ids.device.type == "cpu" else []
+    groups = [_Group(members) for members in _sharing(model, layers, ids)]
+    try:
+        for group in groups:
+            for place, layer in enumerate(group.layers):
+                layer.forward = partial(group.forward, place)
+        yield sum(len(group.layers) for group in groups if len(group.layers) > 1)
+    finally:
+        for group in groups:
+            for layer in group.layers:
+                del layer.forward
+
+
+def _joinable(layer: Any) -> bool:
+    name = type(layer).__name__
+    plain = not (layer.merged or layer.disable_adapters or layer.lora_variant or any(layer.lora_bias.values()))
+    alone = list(layer.active_adapters) == ["default"] and isinstance(layer.lora_dropout["default"], torch.nn.Identity)
+    return name in KINDS and type(layer).__module__.startswith("peft.tuners.lora.") and plain and alone
+
+
+def _sharing(model: torch.nn.Module, layers: Sequence[Any], ids: torch.Tensor) -> list[list[Any]]:
+    """The layers that one pass calls exactly once, those beside each other that get the same tensor."""
+    calls: list[tuple[Any, torch.Tensor]] = []
+    hooks = [layer.register_forward_pre_hook(lambda called, x: calls.append((called, x[0]))) for layer in layers]
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(input_ids=ids)
+    finally:
+        model.train(was)
+        for hook in hooks:
+            hook.remove()
+    groups: list[list[Any]] = []
+    before: torch.Tensor | None = None
+    for layer, x in calls:
+        if sum(layer is other for other, _ in calls) > 1:
+            continue
+        if x is before:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+        before = x
+    return groups
+
+
+class _Group:
+    """Layers that read one input; the first call with it computes all, the others take what is theirs."""
+
+    def __init__(self, layers: list[Any]) -> None:
+        self.layers = layers
+        self._input: torch.Tensor | None = None
+        self._outputs: dict[int, torch.Tensor] = {}
+
+    def forward(self, place: int, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The output of the layer at a place."""
+        if self._input is not x or place not in self._outputs:
+            if args or kwargs or (outputs := self._together(x)) is None:
+                layer = self.layers[place]
+                return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+            self._input, self._outputs = x, dict(enumerate(outputs))
+        output = self._outputs.pop(place)
+        if not self._outputs:
+            self._input = None
+        return output
+
+    def _together(self, x: torch.Tensor) -> Sequence[torch.Tensor] | None:
+        """None where PEFT's dtypes would be others."""
+        mixed = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
+        a = [layer.lora_A["default"].weight for layer in self.layers]
+        b = [layer.lora_B["default"].weight for layer in self.layers]
+        frozen = [_frozen(layer.base_layer) for layer in self.layers]
+        if not mixed and any(p.dtype != dtype for p in (*a, *(weight for weight, _ in frozen if weight is not None))):
+            return None
+        whole = all(weight is not None for weight, _ in frozen)
+        base = [] if whole else [layer.base_layer(x) for layer in self.layers]
+        scaling = [layer.scaling["default"] for layer in self.layers]
+        return _Together.apply(x, dtype, scaling, frozen, *a, *b, *base)  # type: ignore[no-any-return]
+
+
+Frozen = tuple[torch.Tensor | None, torch.Tensor | None]
+"""a layer's weight (out, in) and bias; None for a weight that the layer has to be asked for its product with"""
+
+
+def _frozen(layer: Any) -> Frozen:
+    from transformers.pytorch_utils import Conv1D
+
+    if layer.weight.requires_grad or type(layer) not in (torch.nn.Linear, Conv1D):
+        return None, None
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight, layer.bias
+
+
+class _Together(torch.autograd.Function):
+    """Layers' outputs of x, from their factors A and B, and from their frozen weights or their frozen layers' outputs.
+
+    Everything is computed in one dtype, and gradients rounded to that of what they belong to.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, dtype: torch.dtype, scaling: Sequence[float], frozen: Sequence[Frozen], *rest: Any
+    ) -> tuple[torch.Tensor, ...]:
+        n = len(scaling)
+        a, b, base = rest[:n], rest[n : 2 * n], rest[2 * n :]
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        all_a = torch.cat(a).to(dtype)
+        scaled_b = [(factor if s == 1 else factor * s).to(dtype) for factor, s in zip(b, scaling, strict=True)]
+        weights = [] if base else [weight.to(dtype) for weight, _ in frozen if weight is not None]
+        inner = rows @ all_a.T
+        outputs = []
+        for i, (h, factor) in enumerate(zip(inner.split([len(f) for f in a], 1), scaled_b, strict=True)):
+            if base:
+                y = base[i].reshape(len(rows), -1)
+                y = torch.addmm(y, h, factor.T) if y.dtype == dtype else y + (h @ factor.T).to(y.dtype)
+            else:
+                bias = frozen[i][1]
+                y = rows @ weights[i].T if bias is None else torch.addmm(bias.to(dtype), rows, weights[i].T)
+                y.addmm_(h, factor.T)
+            outputs.append(y.view(*x.shape[:-1], -1))
+        ctx.save_for_backward(rows, all_a, inner, *scaled_b, *weights)
+        ctx.set_materialize_grads(False)
+        ctx.scaling, ctx.ranks, ctx.dtypes, ctx.shape = scaling, [len(f) for f in a], (x.dtype, a[0].dtype), x.shape
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        rows, all_a, inner, *rest = ctx.saved_tensors
+        n, asked = len(ctx.scaling), ctx.needs_input_grad[0]
+        scaled_b, weights = rest[:n], rest[n:]
+        of_inner = torch.zeros_like(inner) if None in gradients else torch.empty_like(inner)
+        of_input: torch.Tensor | None = None
+        of_b: list[torch.Tensor | None] = []
+        parts = zip(inner.split(ctx.ranks, 1), of_inner.split(ctx.ranks, 1), strict=True)
+        for i, ((h, of_h), gradient) in enumerate(zip(parts, gradients, strict=True)):
+            if gradient is None:  # an output that nothing came of
+                of_b.append(None)
+                continue
+            g = gradient.reshape(len(rows), -1).to(rows.dtype)
+            of_h.copy_(g @ scaled_b[i])
+            factor = g.T @ h
+            of_b.append((factor if ctx.scaling[i] == 1 else factor * ctx.scaling[i]).to(ctx.dtypes[1]))
+            if asked and weights:
+                of_input = g @ weights[i] if of_input is None else of_input.addmm_(g, weights[i])
+        if asked:
+            of_input = of_inner @ all_a if of_input is None else of_input.addmm_(of_inner, all_a)
+            of_input = of_input.to(ctx.dtypes[0]).view(ctx.shape)
+        of_a = (of_inner.T @ rows).to(ctx.dtypes[1]).split(ctx.ranks)
+        base = () if weights else gradients
+        return of_input, None, None, None, *of_a, *of_b, *base
