@@ -37,12 +37,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lorabench import startup
-from lorabench.runner.threads import threads_per_worker
+from lorabench.runner.threads import thread_variables, threads_per_worker
 
 BEGAN = time.perf_counter()
-startup.settle()  # before torch, as a worker does
-if (THREADS := threads_per_worker(1)) is not None:
-    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+if (MOST := threads_per_worker(1)) is not None:  # before torch, as a worker is set up
+    os.environ |= thread_variables(MOST, os.environ)
+startup.settle()
 
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -56,7 +56,8 @@ from lorabench.engine.batches import Batch, batches, collate  # noqa: E402
 from lorabench.engine.cell import run_cell  # noqa: E402
 from lorabench.engine.cell_context import CellContext, LoadedCell  # noqa: E402
 from lorabench.engine.cell_load import load  # noqa: E402
-from lorabench.engine.train import make_optimizer, take_step  # noqa: E402
+from lorabench.engine.joined_adapters import joined_adapters  # noqa: E402
+from lorabench.engine.train import FEW, make_optimizer, take_step  # noqa: E402
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -69,11 +70,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 STEPS = {"smollm2": 16, "tiny-1m": 100}  # of a whole cell; the shares of the other phases are those of as many
 BATCHES, TIMES = 2, 3  # different batches whose steps are taken, and how often each
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 ATTENTION = "_scaled_dot_product"
 FRESH = 2**27  # bytes of operands that a product goes round, so that no cache holds the next one's
 KINDS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"),
     "attention": ("scaled_dot_product",),
     "dequantization": ("bitsandbytes", "dequantize"),
     "loss": ("cross_entropy", "nll_loss", "log_softmax"),
@@ -199,13 +200,14 @@ def step(cell: Cell, folder: Path) -> dict[str, Any]:
     def take(batch: Batch) -> None:
         take_step(model, [batch], parameters, optimizer, spec.max_grad_norm, context.autocast, loaded.loss)
 
-    take(drawn[0])  # warms up
-    taken = [statistics.median(_timed(take, batch) for _ in range(TIMES)) for batch in drawn]
-    with Seen() as seen:
-        for batch in drawn:
-            take(batch)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
-        take(drawn[0])
+    with joined_adapters(model, drawn[0].ids[:1, :FEW]):
+        take(drawn[0])  # warms up
+        taken = [statistics.median(_timed(take, batch) for _ in range(TIMES)) for batch in drawn]
+        with Seen() as seen:
+            for batch in drawn:
+                take(batch)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            take(drawn[0])
     products = sum(count * made_again(*key) for key, count in seen.counts.items())
     work = sum(count * flops(key[0], key[1]) for key, count in seen.counts.items())
     by_dtype: Counter[torch.dtype] = Counter()

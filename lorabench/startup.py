@@ -28,6 +28,8 @@ POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPINS = "1000"
 """some microseconds, less than to be woken takes: with two threads a step of SST-2 on SmolLM2-135M takes 0.59 s on a
 quiet machine and 1.43 beside a busy process, 1.0 in both with none, 8 beside several with 20,000"""
+LONGER_SPINS = "20000"
+"""under a millisecond, which bridges what lies between two operators: a quarter less time a step than with SPINS"""
 MESSAGES = {
     # on processors with AVX-512 BF16, whose 4-bit kernel lorabench switches off (engine/bitsandbytes_cpu.py)
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
@@ -49,6 +51,14 @@ def waiting(user: Mapping[str, str]) -> dict[str, str]:
     the user has set a policy."""
     policy = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": SPINS, "KMP_BLOCKTIME": "0"}
     return {} if any(name in user for name in POLICIES) else policy
+
+
+def spinning(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a worker that takes no more threads than there are free cores at any time
+    (runner/threads.FreeThreads); none where the user has set a policy."""
+    own = waiting({})
+    theirs = {name: environment[name] for name in POLICIES if name in environment}
+    return own | {"GOMP_SPINCOUNT": LONGER_SPINS} if theirs in ({}, own) else {}
 
 
 class _Dropped(logging.Filter):

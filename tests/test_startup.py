@@ -38,3 +38,10 @@ def test_a_command_that_imports_bitsandbytes_prints_its_answer_alone():
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
 def test_a_policy_that_the_user_set_stands(name):
     assert startup.waiting({name: "ACTIVE"}) == {}
+
+
+def test_a_worker_that_watches_the_load_spins_longer_unless_the_user_has_set_a_policy():
+    ours = startup.waiting({})
+    longer = ours | {"GOMP_SPINCOUNT": startup.LONGER_SPINS}
+    assert startup.spinning({}) == startup.spinning(ours) == longer  # a command that settled passes its own on
+    assert startup.spinning({"OMP_WAIT_POLICY": "PASSIVE"}) == startup.spinning(ours | {"KMP_BLOCKTIME": "9"}) == {}

@@ -25,6 +25,7 @@ from lorabench.runner.lost_cell import end_words, failed, phase_words, signal_na
 from lorabench.runner.messages import with_calibrations
 from lorabench.runner.oom_kills import counters, kills
 from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
+from lorabench.runner.threads import thread_variables
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -273,4 +274,4 @@ def _environment(threads: int | None) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": path,
     }
-    return {**os.environ, **own, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    return {**os.environ, **own, **(thread_variables(threads, os.environ) if threads else {})}

@@ -1,31 +1,94 @@
-"""How many threads a worker's libraries start.
+"""How many threads a worker's libraries start, and how many of them a cell takes while others come and go.
 
-    cores   = min(cores of the affinity mask, cgroup quota, physical cores)
-    threads = (cores - cores that others keep busy as the run begins) / workers, rounded down, 1 at least
+    usable  = min(cores of the affinity mask, cgroup quota, physical cores)
+    most    = usable / workers, rounded down, 1 at least
+    threads = min(most, physical cores - cores that others keep busy), 1 at least
 
 A number that the user has set stands. Hyperthreads do not help matrix products, hence physical cores. Threads meet at
-the end of every operator: one more than there are free cores makes all of them wait for it.
+the end of every operator: one more than there are free cores makes all of them wait for it. What others keep busy is
+seen as a worker begins (free_threads) and about once a second during its cells (FreeThreads), so that its threads may
+spin while they wait for each other.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from lorabench import startup
+
 LOOK_SECONDS = 0.1  # ten of the kernel's ticks
+LOOK_EVERY = 1.0  # seconds between two looks during a cell at least
+VARIABLE = "LORABENCH_THREADS"
+"""tells a worker the most threads that it may take; absent where the user has set a number"""
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ, busy: int | None = None) -> int | None:
-    """Each worker's part of the usable cores that nobody else keeps busy; None where the user has set a number, which
-    stands.
+def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ) -> int | None:
+    """The most that each worker takes, its part of the usable cores; None where the user has set a number, which
+    stands."""
+    if any(name in user for name in COUNTS):
+        return None
+    return max(1, usable_cores() // workers)
+
+
+def free_threads(most: int, busy: int | None = None) -> int:
+    """How many of them find a free core now.
 
     busy: cores that others use; absent: looked at for LOOK_SECONDS.
     """
-    if any(name in user for name in COUNTS):
-        return None
-    return max(1, (usable_cores() - (busy_cores() if busy is None else busy)) // workers)
+    return min(most, max(1, _physical_cores() - (busy_cores() if busy is None else busy)))
+
+
+def thread_variables(most: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Of a process that begins with the threads which find a free core, and may take the most."""
+    return startup.spinning(environment) | {"OMP_NUM_THREADS": str(free_threads(most)), VARIABLE: str(most)}
+
+
+class FreeThreads:
+    """Keeps the threads of this process to the cores that others leave:
+
+    busy = core seconds that all processes computed - those of this one, over the seconds since the last look
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._at, self._busy, self._own = time.perf_counter(), _busy_seconds(), time.process_time()
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] = os.environ) -> FreeThreads:
+        """Of a worker's environment; one that never changes anything where the user has chosen."""
+        return cls(int(environment.get(VARIABLE, 1)))
+
+    def look(self) -> None:
+        """Sets torch's number where LOOK_EVERY has gone by; to be called where torch computes, since OpenMP keeps a
+        number for each thread of a program."""
+        now, torch = time.perf_counter(), sys.modules.get("torch")
+        if torch is None or self._most == 1 or now - self._at < LOOK_EVERY:
+            return
+        busy, own = _busy_seconds(), time.process_time()
+        others = (busy - self._busy - (own - self._own)) / (now - self._at)
+        threads = free_threads(self._most, round(others))
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        self._at, self._busy, self._own = now, busy, own
+
+
+def _busy_seconds() -> float:
+    """Core seconds that this machine has computed."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
+
+
+def _physical_cores() -> int:
+    import psutil
+
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1  # None on some virtual machines
 
 
 def busy_cores() -> int:

@@ -30,6 +30,7 @@ from lorabench.formatting import error_line
 from lorabench.runner.messages import calibrations_of
 from lorabench.runner.packs import KEPT, TrainedPacks
 from lorabench.runner.patience import BEAT_SECONDS
+from lorabench.runner.threads import FreeThreads
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -142,8 +143,11 @@ def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Rep
     cell, folder = _cell(command["cell"]), Path(command["folder"])
     result: CellResult | None = None
 
+    threads = FreeThreads.of()
+
     def report(event: Event) -> None:
         send({"event": dataclasses.asdict(event)})
+        threads.look()
 
     with _printing_to(folder / "log.txt"):
         try:

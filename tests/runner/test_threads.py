@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from lorabench.runner.threads import busy_cores, cgroup_cores, threads_per_worker, usable_cores
+from lorabench.runner.threads import busy_cores, cgroup_cores, free_threads, threads_per_worker, usable_cores
 from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
 
@@ -72,20 +73,22 @@ def test_the_affinity_mask_counts():
 def test_workers_share_the_cores_and_each_has_one_at_least():
     cores = usable_cores()
     assert 1 <= cores <= len(os.sched_getaffinity(0))
-    assert threads_per_worker(1, {}, busy=0) == cores
-    assert threads_per_worker(cores, {}, busy=0) == 1
-    assert threads_per_worker(10 * cores, {}, busy=0) == 1
+    assert threads_per_worker(1, {}) == cores
+    assert threads_per_worker(cores, {}) == 1
+    assert threads_per_worker(10 * cores, {}) == 1
 
 
 def test_cores_that_others_keep_busy_are_left_to_them():
     cores = usable_cores()
-    assert threads_per_worker(1, {}, busy=1) == max(1, cores - 1)
-    assert threads_per_worker(1, {}, busy=cores + 3) == 1
+    physical = psutil.cpu_count(logical=False) or os.cpu_count()
+    assert free_threads(cores, busy=0) == cores
+    assert free_threads(physical, busy=1) == max(1, physical - 1)
+    assert free_threads(cores, busy=physical + 3) == 1
     neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
     try:
         time.sleep(0.5)  # for python to have started
         assert busy_cores() >= 1
-        assert threads_per_worker(1, {}) <= max(1, cores - 1)
+        assert free_threads(cores) <= max(1, physical - 1)
     finally:
         for neighbour in neighbours:
             neighbour.kill()
@@ -117,3 +120,29 @@ def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(
     with WorkerPool(open_odd, workers=64) as pool:
         run(pool.first, cells(0)[0], tmp_path)
     assert (tmp_path / "begun.txt").read_text().split()[3:5] == seen
+
+
+@pytest.mark.parametrize(("most", "seen"), [(2, "2 1 2"), (1, "2 2 2")])
+def test_a_worker_leaves_a_core_as_soon_as_another_process_needs_it_and_takes_it_again(most, seen):
+    """In a process of its own, since the number of threads is the process's; a worker that may not choose changes
+    nothing."""
+    code = f"""
+import subprocess, sys, time, torch
+from lorabench.runner.threads import FreeThreads
+torch.set_num_threads(2)
+threads = FreeThreads({most})
+def after(seconds):
+    time.sleep(seconds)
+    threads.look()
+    return torch.get_num_threads()
+seen = [torch.get_num_threads()]
+burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range({os.cpu_count()})]
+after(1.1), seen.append(after(1.1))
+for process in burning: process.kill(); process.wait()
+for _ in range(30):  # beside other tests the cores may be busy anyway
+    if after(1.1) == 2: break
+print(*seen, torch.get_num_threads())
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == seen
+    )
