@@ -147,13 +147,14 @@ class _Together(torch.autograd.Function):
         outputs = []
         for i, (h, factor) in enumerate(zip(inner.split([len(f) for f in a], 1), scaled_b, strict=True)):
             if base:
-                y = base[i].reshape(len(rows), -1)
+                y = base[i].reshape(len(rows), len(factor))
                 y = torch.addmm(y, h, factor.T) if y.dtype == dtype else y + (h @ factor.T).to(y.dtype)
             else:
                 bias = frozen[i][1]
                 y = rows @ weights[i].T if bias is None else torch.addmm(bias.to(dtype), rows, weights[i].T)
                 y.addmm_(h, factor.T)
-            outputs.append(y.view(*x.shape[:-1], -1))
+            shape = (*x.shape[:-1], len(factor))
+            outputs.append(torch.ops.aten._unsafe_view(y, shape))  # OLMo clamps in place, which a view forbids
         ctx.save_for_backward(rows, all_a, inner, *scaled_b, *weights)
         ctx.set_materialize_grads(False)
         ctx.scaling, ctx.ranks, ctx.dtypes, ctx.shape = scaling, [len(f) for f in a], (x.dtype, a[0].dtype), x.shape
@@ -172,10 +173,10 @@ class _Together(torch.autograd.Function):
             if gradient is None:  # an output that nothing came of
                 of_b.append(None)
                 continue
-            g = gradient.reshape(len(rows), -1).to(rows.dtype)
+            g = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
             of_h.copy_(g @ scaled_b[i])
-            factor = g.T @ h
-            of_b.append((factor if ctx.scaling[i] == 1 else factor * ctx.scaling[i]).to(ctx.dtypes[1]))
+            factor = (g.T @ h).to(ctx.dtypes[1])  # before it is scaled, which would round it once more
+            of_b.append(factor if ctx.scaling[i] == 1 else factor.mul_(ctx.scaling[i]))
             if asked and weights:
                 of_input = g @ weights[i] if of_input is None else of_input.addmm_(g, weights[i])
         if asked:

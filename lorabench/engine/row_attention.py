@@ -56,7 +56,7 @@ class RowAttention:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         bare = not dropout and kwargs.get("softcap") is None and kwargs.get("position_bias") is None
-        if bare and _same_shape(query, key, value, self._tokens) and self._is_of_rows(attention_mask):
+        if bare and _readable(query, key, value, self._tokens) and self._is_of_rows(attention_mask):
             self.taken += 1
             if torch.is_autocast_enabled(query.device.type):  # as torch's own function is cast
                 dtype = torch.get_autocast_dtype(query.device.type)
@@ -111,10 +111,13 @@ def attends_by_rows(model: PreTrainedModel) -> bool:
     return own is not None and own.taken > 0 and not own.left
 
 
-def _same_shape(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tokens: int) -> bool:
+def _readable(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tokens: int) -> bool:
+    """Whether the kernel reads them right: it takes each head's numbers for neighbours, whatever their strides."""
     rows = (1, tokens)
     widths = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    return widths and all((t.shape[0], t.shape[2]) == rows and t.device.type == "cpu" for t in (query, key, value))
+    return widths and all(
+        (t.shape[0], t.shape[2]) == rows and t.stride(-1) == 1 and t.device.type == "cpu" for t in (query, key, value)
+    )
 
 
 class _Rows(torch.autograd.Function):
