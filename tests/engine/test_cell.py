@@ -235,7 +235,8 @@ def test_every_task_runs_as_a_cell(folder, tmp_path):
         assert result.outcome == "finished", (name, result.error)
         assert result.value("eval_loss") > 0
         assert result.resolved.packing == ("packed" if name in ("text", "python-docs", "planted") else "padded")
-        assert (result.value("padding_percent") == 0) == (result.resolved.packing == "packed")
+        apart = result.resolved.packing == "packed" or result.resolved.padding_free
+        assert (result.value("padding_percent") == 0) == bool(apart)
         if name == "classify":
             assert 0 <= result.value("accuracy") <= 1 and result.value("classify/acc") is None
 
