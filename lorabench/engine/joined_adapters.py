@@ -154,7 +154,7 @@ class _Together(torch.autograd.Function):
                 y = rows @ weights[i].T if bias is None else torch.addmm(bias.to(dtype), rows, weights[i].T)
                 y.addmm_(h, factor.T)
             shape = (*x.shape[:-1], len(factor))
-            outputs.append(torch.ops.aten._unsafe_view(y, shape))  # OLMo clamps in place, which a view forbids
+            outputs.append(torch.ops.aten._unsafe_view(y, shape))  # Falcon adds in place: no views
         ctx.save_for_backward(rows, all_a, inner, *scaled_b, *weights)
         ctx.set_materialize_grads(False)
         ctx.scaling, ctx.ranks, ctx.dtypes, ctx.shape = scaling, [len(f) for f in a], (x.dtype, a[0].dtype), x.shape
