@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,9 +116,33 @@ def _readable(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, token
     """Whether the kernel reads them right: it takes each head's numbers for neighbours, whatever their strides."""
     rows = (1, tokens)
     widths = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    return widths and all(
-        (t.shape[0], t.shape[2]) == rows and t.stride(-1) == 1 and t.device.type == "cpu" for t in (query, key, value)
+    heads = query.shape[1] == key.shape[1] or _reads_groups()
+    return (
+        widths
+        and heads
+        and all(
+            (t.shape[0], t.shape[2]) == rows and t.stride(-1) == 1 and t.device.type == "cpu"
+            for t in (query, key, value)
+        )
     )
+
+
+@lru_cache(maxsize=1)
+def _reads_groups() -> bool:
+    """Whether this version's kernel takes fewer heads of keys and values than of queries, and their derivatives."""
+    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8)
+    repeated = key.repeat_interleave(2, dim=1)
+    found = []
+    try:
+        for k in (key, repeated):
+            out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, k, k, 0.0, True)
+            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                out, query, k, k, out, sums, 0.0, True
+            )
+            found.append((out, grads[0], *(g.reshape(1, 2, -1, 3, 8).sum(2) for g in grads[1:])))
+    except RuntimeError:
+        return False
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 class _Rows(torch.autograd.Function):
