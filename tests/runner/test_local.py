@@ -81,7 +81,9 @@ def test_prints_of_libraries_go_to_the_log_and_leave_the_protocol_alone(worker, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_threads_are_set_before_any_library_loads(open_odd, begun, tmp_path):
+def test_threads_are_set_before_any_library_loads(open_odd, begun, tmp_path, monkeypatch):
+    monkeypatch.setattr("lorabench.runner.threads._physical_cores", lambda: 5)
+    monkeypatch.setattr("lorabench.runner.threads.busy_cores", lambda: 2)
     worker = open_odd(3)
     run(worker, cells(0)[0], tmp_path)
     worker.close()

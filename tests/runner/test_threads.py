@@ -10,8 +10,17 @@ import time
 
 import psutil
 import pytest
+import torch
 
-from lorabench.runner.threads import busy_cores, cgroup_cores, free_threads, threads_per_worker, usable_cores
+from lorabench.runner import threads
+from lorabench.runner.threads import (
+    FreeThreads,
+    busy_cores,
+    cgroup_cores,
+    free_threads,
+    threads_per_worker,
+    usable_cores,
+)
 from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
 
@@ -122,27 +131,46 @@ def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(
     assert (tmp_path / "begun.txt").read_text().split()[3:5] == seen
 
 
-@pytest.mark.parametrize(("most", "seen"), [(2, "2 1 2"), (1, "2 2 2")])
-def test_a_worker_leaves_a_core_as_soon_as_another_process_needs_it_and_takes_it_again(most, seen):
-    """In a process of its own, since the number of threads is the process's; a worker that may not choose changes
-    nothing."""
+@pytest.mark.parametrize(("most", "seen"), [(3, [3, 1, 2, 3, 1]), (1, [3, 3, 3, 3, 3])])
+def test_a_worker_leaves_cores_as_soon_as_others_need_them_and_takes_them_again(most, seen, monkeypatch):
+    """One that may not choose changes nothing."""
+    before, others, computed = torch.get_num_threads(), 0.0, 0.0
+    at = time.perf_counter()
+
+    def busy_seconds():
+        nonlocal at, computed
+        now = time.perf_counter()
+        computed, at = computed + others * (now - at), now
+        return computed + time.process_time()
+
+    monkeypatch.setattr(threads, "_physical_cores", lambda: 3)
+    monkeypatch.setattr(threads, "_busy_seconds", busy_seconds)
+    monkeypatch.setattr(threads, "LOOK_EVERY", 0.0)
+    try:
+        torch.set_num_threads(3)
+        free, found = FreeThreads(most), []
+        for others in (0.2, 2.1, 1.0, 0.0, 7.0):
+            time.sleep(0.05)
+            free.look()
+            found.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert found == seen
+
+
+def test_what_others_compute_is_seen():
+    """In a process of its own, whose number of threads it is; beside other tests the cores may be busy before."""
     code = f"""
 import subprocess, sys, time, torch
 from lorabench.runner.threads import FreeThreads
 torch.set_num_threads(2)
-threads = FreeThreads({most})
-def after(seconds):
-    time.sleep(seconds)
-    threads.look()
-    return torch.get_num_threads()
-seen = [torch.get_num_threads()]
-burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range({os.cpu_count()})]
-after(1.1), seen.append(after(1.1))
-for process in burning: process.kill(); process.wait()
-for _ in range(30):  # beside other tests the cores may be busy anyway
-    if after(1.1) == 2: break
-print(*seen, torch.get_num_threads())
+free = FreeThreads(2)
+burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range({2 * (os.cpu_count() or 1)})]
+for _ in range(2):
+    time.sleep(1.1)
+    free.look()
+for process in burning: process.kill()
+print(torch.get_num_threads())
 """
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == seen
-    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "1"
