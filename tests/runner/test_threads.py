@@ -134,13 +134,12 @@ def test_a_worker_of_a_crew_waits_without_spinning_unless_told_otherwise(
 @pytest.mark.parametrize(("most", "seen"), [(3, [3, 1, 2, 3, 1]), (1, [3, 3, 3, 3, 3])])
 def test_a_worker_leaves_cores_as_soon_as_others_need_them_and_takes_them_again(most, seen, monkeypatch):
     """One that may not choose changes nothing."""
-    before, others, computed = torch.get_num_threads(), 0.0, 0.0
-    at = time.perf_counter()
+    before, others, computed, at = torch.get_num_threads(), [0.0], 0.0, time.perf_counter()
 
     def busy_seconds():
         nonlocal at, computed
         now = time.perf_counter()
-        computed, at = computed + others * (now - at), now
+        computed, at = computed + others[0] * (now - at), now
         return computed + time.process_time()
 
     monkeypatch.setattr(threads, "_physical_cores", lambda: 3)
@@ -149,7 +148,7 @@ def test_a_worker_leaves_cores_as_soon_as_others_need_them_and_takes_them_again(
     try:
         torch.set_num_threads(3)
         free, found = FreeThreads(most), []
-        for others in (0.2, 2.1, 1.0, 0.0, 7.0):
+        for others[0] in (0.2, 2.1, 1.0, 0.0, 7.0):
             time.sleep(0.05)
             free.look()
             found.append(torch.get_num_threads())
