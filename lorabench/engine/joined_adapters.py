@@ -58,13 +58,11 @@ def _sharing(model: torch.nn.Module, layers: Sequence[Any], ids: torch.Tensor) -
     """The layers that one pass calls exactly once, those beside each other that get the same tensor."""
     calls: list[tuple[Any, torch.Tensor]] = []
     hooks = [layer.register_forward_pre_hook(lambda called, x: calls.append((called, x[0]))) for layer in layers]
-    was = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        # as it is: bitsandbytes lays 4-bit weights out for inference where a model is set to evaluate
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model(input_ids=ids)
     finally:
-        model.train(was)
         for hook in hooks:
             hook.remove()
     groups: list[list[Any]] = []
