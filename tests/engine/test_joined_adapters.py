@@ -197,3 +197,15 @@ def test_a_training_takes_the_steps_of_a_peft_loop(place, accumulation, checkpoi
     done = train(model, rows(), spec, seed=seed, **where)
     assert [step.loss for step in done.curve] == pytest.approx(losses, rel=1e-6)  # they are told in float32
     assert_equal({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, tensors, 1e-9)
+
+
+def test_the_pass_that_finds_them_sees_the_model_as_it_trains_and_draws_nothing():
+    """bitsandbytes lays 4-bit weights out anew in a model that is set to evaluate, for good."""
+    model = adapted(small_model("gpt2")).train()  # with dropout of its own
+    seen = []
+    model.register_forward_pre_hook(lambda module, _: seen.append([m.training for m in module.modules()]))
+    state = torch.get_rng_state()
+    with joined_adapters(model, FEW):
+        assert torch.equal(torch.get_rng_state(), state)
+    assert seen
+    assert all(all(modes) for modes in seen)
