@@ -14,6 +14,7 @@ or a second adapter, dtypes that differ without autocast) is left to PEFT.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,7 +36,7 @@ def joined_adapters(model: torch.nn.Module, ids: torch.Tensor) -> Iterator[int]:
     ids: (1, tokens), a few that the model may see.
     """
     layers = [layer for _, layer in adapted_layers(model) if _joinable(layer)] if ids.device.type == "cpu" else []
-    groups = [_Group(members) for members in _sharing(model, layers, ids)]
+    groups = [_Group(members) for members in _sharing(model, layers, ids)] if layers else []
     try:
         for group in groups:
             for place, layer in enumerate(group.layers):
@@ -67,8 +68,9 @@ def _sharing(model: torch.nn.Module, layers: Sequence[Any], ids: torch.Tensor) -
             hook.remove()
     groups: list[list[Any]] = []
     before: torch.Tensor | None = None
+    counts = Counter(id(layer) for layer, _ in calls)
     for layer, x in calls:
-        if sum(layer is other for other, _ in calls) > 1:
+        if counts[id(layer)] > 1:
             continue
         if x is before:
             groups[-1].append(layer)
