@@ -104,11 +104,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 
     root: where /proc and /sys are.
     """
-    import psutil
-
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or allowed  # None on some virtual machines
-    return max(1, min(allowed, physical, int(cgroup_cores(root) or allowed)))
+    return max(1, min(allowed, _physical_cores(), int(cgroup_cores(root) or allowed)))
 
 
 def cgroup_cores(root: Path = Path("/")) -> float | None:
