@@ -57,6 +57,18 @@ def pack_size(text: str) -> int | None:
         ) from None
 
 
+def worker_count(text: str) -> int | None:
+    """ "auto" is None; ArgumentTypeError for other words."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of workers; allowed: auto, or a whole number such as 2"
+        ) from None
+
+
 def cards_per_cell(text: str) -> float:
     """ "auto" is 0, "0.25" a share of one card, "2" whole ones; ArgumentTypeError for other words."""
     if text == "auto":

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from lorabench import plugins
-from lorabench.commands.arguments import cards_per_cell, pack_size
+from lorabench.commands.arguments import cards_per_cell, pack_size, worker_count
 from lorabench.commands.calibrate import add_calibration_option, calibrations_of
 from lorabench.commands.output import note, say, table_text
 from lorabench.formatting import plural
@@ -36,9 +36,10 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
     )
     c.add_argument(
         "--workers",
-        metavar="N",
-        type=int,
-        help="cells that run at the same time (default: 1; of a cluster as many as it has room for)",
+        metavar="auto|N",
+        type=worker_count,
+        help="cells that run at the same time; auto: on a CPU as many as cores are free and memory holds, sharing its "
+        "cores, on a GPU 1, of a cluster as many as it has room for (default: auto)",
     )
     c.add_argument(
         "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"

@@ -54,6 +54,16 @@ class Problem:
     """
 
 
+@dataclass(frozen=True)
+class Foretold:
+    """What is known of a study's memory before its first cell."""
+
+    problems: tuple[Problem, ...] = ()
+    """the cells that are predicted not to fit, largest need first"""
+    at_once: int = 1
+    """cells that the memory of this machine holds at the same time; 1 on a GPU, and where nothing can be predicted"""
+
+
 _EVENT, _PROBLEMS = TypeAdapter(Event), TypeAdapter(tuple[Problem, ...])
 
 

@@ -58,7 +58,15 @@ class LocalWorker:
         self._closed = False
         self.disk: Mapping[str, Mapping[str, int]] = {}
         """what the cells of the last check will take of the disk, by id"""
+        self.at_once = 1
+        """those of them that the machine's memory holds at the same time"""
         self._start()
+
+    def limit(self, threads: int) -> None:
+        """Lets the cells that follow take so many threads at most."""
+        self._threads = threads
+        with suppress(BrokenPipeError):  # the next process begins with them
+            self._send({"do": "limit", "threads": threads})
 
     def check(self, cells: tuple[Cell, ...], calibrations: Path | None = None) -> tuple[Problem, ...]:
         """What keeps these cells from running, as far as the models themselves can tell."""
@@ -82,6 +90,7 @@ class LocalWorker:
             for reply in self._replies(patience):
                 if "problems" in reply or "needs" in reply:
                     self.disk = reply.get("disk", self.disk)
+                    self.at_once = reply.get("at_once", self.at_once)
                     return reply
                 if "error" in reply:
                     raise getattr(errors, reply["error"]["kind"], errors.LorabenchError)(reply["error"]["message"])

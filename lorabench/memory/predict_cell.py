@@ -7,9 +7,11 @@ The context exists by then (asking for the free memory makes it), and is not fre
 prediction stands beside the measured peak in the results; it keeps a cell from running only where the user asked for
 that.
 
-`misfits` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch,
+`foretell` says the same of a whole study before its first cell, from few traces: of conditions that differ in batch,
 rank and length alone the largest speaks for all where it fits. What needs more than CERTAIN times the memory that the
-device has cannot be an error of the prediction.
+device has cannot be an error of the prediction. On a CPU it also says how many cells the host holds at a time:
+
+    free bytes / (PROCESS_BYTES + BESIDE * predicted peak of the largest step), rounded down
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lorabench.config.precision import DeviceKind
 from lorabench.config.study import Cell
 from lorabench.engine.batches import largest_batch
 from lorabench.engine.data import task_data
-from lorabench.engine.events import Problem
+from lorabench.engine.events import Foretold, Problem
 from lorabench.engine.kept_base import kept_bytes
 from lorabench.engine.model import computes_in_bfloat16, device, load_tokenizer
 from lorabench.errors import LorabenchError
@@ -46,12 +48,13 @@ from lorabench.record.card_need import CardNeed
 from lorabench.record.memory_prediction import MemoryPrediction
 
 CERTAIN = 2  # times what the device has in all
+PROCESS_BYTES = 10**9  # of a worker's libraries; 0.8 GB were measured
+BESIDE = 1.5  # times a step's peak, for loading, data and evaluation: 0.9 to 1.1 were measured (SmolLM2-135M on SST-2)
 MOST_CARDS = 8  # of one machine: what servers for training are sold with (models/gpus.yaml's SXM cards)
 
 
-def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Problem, ...]:
-    """The cells that are predicted not to fit, largest need first; fatal where not even the low end fits into CERTAIN
-    times the device.
+def foretell(cells: Sequence[Cell], calibrations: Path | None = None) -> Foretold:
+    """Of cells that are to run here. A problem is fatal where not even the low end fits into CERTAIN times the device.
 
     `calibrations` is the folder of what lorabench calibrate measured on this machine, where that is to correct the
     prediction. Nothing is said where nothing can be predicted (the reason goes to standard error): the cells tell
@@ -63,7 +66,7 @@ def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Pr
         measured = measured_here(where, calibrations)
         here = {c.id: setting_here(c, where, *_largest(c)) for c in cells if c.training.steps}
         settings = {name: calibrated(traced_as(setting), measured) for name, setting in here.items()}
-        needs = _needs(tuple(dict.fromkeys(settings.values())), free)
+        needs, most = _needs(tuple(dict.fromkeys(settings.values())), free)
         problems = []
         for cell in cells:
             step = needs.get(settings[cell.id]) if cell.id in settings else None
@@ -86,21 +89,25 @@ def misfits(cells: Sequence[Cell], calibrations: Path | None = None) -> tuple[Pr
                             ),
                         )
                     )
-        return tuple(problem for _, problem in sorted(problems, key=lambda pair: -pair[0]))
+        largest_first = tuple(problem for _, problem in sorted(problems, key=lambda pair: -pair[0]))
+        trained = {c.model.name for c in cells if c.id in settings}
+        known = where.type == "cpu" and all(c.model.name in trained for c in cells)
+        return Foretold(largest_first, max(1, int(free / (PROCESS_BYTES + BESIDE * most))) if known else 1)
     except Exception:
         traceback.print_exc()
-        return ()
+        return Foretold()
 
 
-def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, StepProfile]:
-    """The steps of settings that may not fit; a family whose largest fits is left out."""
+def _needs(settings: Sequence[TrainConfig], free: int) -> tuple[dict[TrainConfig, StepProfile], int]:
+    """The steps of settings that may not fit, a family whose largest fits left out; and the most bytes that any step
+    needs."""
     families: dict[TrainConfig, list[TrainConfig]] = {}
     for setting in settings:
         method = setting.method if setting.method.rank is None else setting.method.model_copy(update={"rank": 0})
         families.setdefault(replace(setting.trained(batch_size=0, sequence_length=0), method=method), []).append(
             setting
         )
-    close = []
+    close, needed = [], 0
     for members in families.values():
         most = members[0].trained(
             **{f: max(getattr(m.training, f) for m in members) for f in ("batch_size", "sequence_length")}
@@ -109,15 +116,17 @@ def _needs(settings: Sequence[TrainConfig], free: int) -> dict[TrainConfig, Step
             most = replace(
                 most, method=most.method.model_copy(update={"rank": max(m.method.rank or 0 for m in members)})
             )
-        if not compared(_step(most), most, free).fits:
+        largest = compared(_step(most), most, free)
+        needed = max(needed, largest.high_bytes)
+        if not largest.fits:
             close += members
     reuse = Reuse()
     reuse.plan(close)
-    return {setting: reuse.step(setting) for setting in close}
+    return {setting: reuse.step(setting) for setting in close}, needed
 
 
 def predict_memory(cell: Cell, calibrations: Path | None = None) -> MemoryPrediction | None:
-    """The prediction of a cell's training, corrected as of misfits; None where nothing is trained or nothing can be
+    """The prediction of a cell's training, corrected as of foretell; None where nothing is trained or nothing can be
     said (the reason goes to standard error, and no cell is lost)."""
     if not cell.training.steps:
         return None

@@ -49,7 +49,7 @@ class Lines:
 
     def begin(self, plan: Plan, workers: int = 1) -> None:
         self.tally = Tally.of(plan, workers)
-        self._print(headline(plan))
+        self._print(headline(plan, workers))
         for notice in plan.notices:
             self._print(f"note: {notice}")
         self.closed = threading.Event()

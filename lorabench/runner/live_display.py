@@ -36,7 +36,7 @@ class Live:
 
     def begin(self, plan: Plan, workers: int = 1) -> None:
         self.tally = Tally.of(plan, workers)
-        self.console.print(Text(headline(plan)))
+        self.console.print(Text(headline(plan, workers)))
         for notice in plan.notices:
             self.console.print(Text("note: ").append(notice, "yellow"))
         if plan.pending:

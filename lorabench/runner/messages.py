@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 class Command(TypedDict):
     """What a worker is to do; its settings and results are plain values, which their own classes read."""
 
-    do: Literal["check", "needs", "run", "repeat"]
+    do: Literal["check", "needs", "limit", "run", "repeat"]
     cells: NotRequired[Sequence[object]]
     """to be checked, or whose needs are asked for"""
+    threads: NotRequired[int]
+    """that the cells which follow may take at most"""
     cell: NotRequired[object]
     """to be run or repeated"""
     folder: NotRequired[str]
@@ -65,6 +67,8 @@ class Reply(TypedDict, total=False):
     problems: Sequence[object]
     disk: Mapping[str, Mapping[str, int]]
     """beside them, by cell id: bytes that cells will take of the disk (memory.disk)"""
+    at_once: int
+    """beside them: cells that the machine's memory holds at the same time"""
     needs: Mapping[str, Mapping[str, int]]
     """record.card_need.CardNeed of each cell, by id"""
     error: ErrorMessage

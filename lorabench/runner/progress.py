@@ -145,9 +145,10 @@ def _measured(plan: Plan) -> list[Measured]:
     return [measured for result in results if result is not None and (measured := stored(result)) is not None]
 
 
-def headline(plan: Plan) -> str:
+def headline(plan: Plan, workers: int = 1) -> str:
     """What is to be done, in one line."""
     counts = f"{plural(len(plan.cells), 'cell')}, {plan.done} done, {len(plan.pending)} to run"
+    counts += f", {workers} at a time" if workers > 1 else ""
     return f"study {plan.study.name}: {counts}, results in {plan.store.folder}"
 
 

@@ -87,6 +87,7 @@ def run(
             if known.issuperset(c.id for c in following.cells):
                 break  # every learning rate is chosen, and the other seeds have run at it
             plan = replace(following, notices=())
+            pool.arrange(len(plan.pending))
     if plan.pending or not _is_newest(plan.store, "cells.csv"):
         write_cells_csv(plan, frame)
     return plan
@@ -202,6 +203,7 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
+    pool.arrange(len(plan.pending))
     need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)
     notices += [need.warning()] if need is not None and need.is_short else []
     return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large), disk=need)

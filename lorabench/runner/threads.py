@@ -48,6 +48,17 @@ def thread_variables(most: int, environment: Mapping[str, str]) -> dict[str, str
     return startup.spinning(environment) | {"OMP_NUM_THREADS": str(free_threads(most)), VARIABLE: str(most)}
 
 
+def limit_threads(most: int) -> None:
+    """Lets this process take no more from now on, whatever it began with."""
+    import threadpoolctl
+
+    os.environ[VARIABLE] = str(most)
+    threadpoolctl.threadpool_limits(most)  # numpy's decompositions, too
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(min(most, torch.get_num_threads()))
+
+
 class FreeThreads:
     """Keeps the threads of this process to the cores that others leave:
 

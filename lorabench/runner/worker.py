@@ -30,11 +30,11 @@ from lorabench.formatting import error_line
 from lorabench.runner.messages import calibrations_of
 from lorabench.runner.packs import KEPT, TrainedPacks
 from lorabench.runner.patience import BEAT_SECONDS
-from lorabench.runner.threads import FreeThreads
+from lorabench.runner.threads import FreeThreads, limit_threads
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
-    from lorabench.engine.events import Event, Problem
+    from lorabench.engine.events import Event, Foretold, Problem
     from lorabench.record.card_need import CardNeed
     from lorabench.record.memory_prediction import MemoryPrediction
     from lorabench.record.result import CellResult, Phase
@@ -50,8 +50,8 @@ class Engine(NamedTuple):
     """The functions that a worker serves."""
 
     check_cells: Check
-    misfits: Callable[..., tuple[Problem, ...]]
-    """what of the cells would not fit into memory; a folder of calibrations may follow them"""
+    foretell: Callable[..., Foretold]
+    """of the memory of cells; a folder of calibrations may follow them"""
     run_cell: Callable[..., CellResult]
     """of a cell, its folder, a report, and what the cell learned in a pack where it did"""
     repeat_cell: Callable[[Cell, Path, CellResult, Sequence[Phase], Report], CellResult]
@@ -66,10 +66,12 @@ class Engine(NamedTuple):
 
 def _engine(package: str, predictor: str) -> Engine:
     """Of an engine's package and a predictor's module, imported."""
+    from lorabench.engine.events import Foretold
+
     cell, prediction = importlib.import_module(f"{package}.cell"), importlib.import_module(predictor)
     return Engine(
         importlib.import_module(f"{package}.check").check_cells,
-        getattr(prediction, "misfits", lambda *cells: ()),
+        getattr(prediction, "foretell", lambda *cells: Foretold()),
         cell.run_cell,
         cell.repeat_cell,
         prediction.predict_memory,
@@ -103,6 +105,8 @@ def main(arguments: list[str]) -> None:
         elif command["do"] == "needs":
             needs = engine.card_needs(tuple(_cell(c) for c in command["cells"]), *_calibrations(command))
             send({"needs": {name: dataclasses.asdict(need) for name, need in needs.items()}})
+        elif command["do"] == "limit":
+            limit_threads(command["threads"])
         else:
             reply = _run(engine, command, send)
             send(reply)
@@ -129,10 +133,11 @@ def _check(engine: Engine, command: Command) -> Reply:
         cells = tuple(_cell(c) for c in command["cells"])
         problems = engine.check_cells(cells)
         sizes: dict[str, dict[str, int]] = {}
+        at_once = 1
         if not any(p.fatal for p in problems):  # what cannot be built has no memory to be predicted
-            problems = (*problems, *engine.misfits(cells, *_calibrations(command)))
-            sizes = engine.disk_bytes(cells)
-        return {"problems": [dataclasses.asdict(p) for p in problems], "disk": sizes}
+            foretold = engine.foretell(cells, *_calibrations(command))
+            problems, at_once, sizes = (*problems, *foretold.problems), foretold.at_once, engine.disk_bytes(cells)
+        return {"problems": [dataclasses.asdict(p) for p in problems], "disk": sizes, "at_once": at_once}
     except LorabenchError as e:
         return {"error": {"kind": type(e).__name__, "message": str(e)}}
     except Exception:

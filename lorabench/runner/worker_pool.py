@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from lorabench import plugins
 from lorabench.errors import LorabenchError
 from lorabench.runner.cluster import Cluster, ClusterOptions
-from lorabench.runner.threads import threads_per_worker
+from lorabench.runner.threads import free_threads, threads_per_worker
+from lorabench.runner.worker_count import workers_for
 
 if TYPE_CHECKING:
     from lorabench.config.study import Cell
@@ -71,6 +72,8 @@ class WorkerPool:
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
         self._workers, self._threads = workers or 1, threads_per_worker(workers or 1)
+        self._free = free_threads(self._threads) if workers is None and executor == "local" and self._threads else 1
+        """cores for workers of which nobody has named a number; threads of a user's choice stand, and have one"""
         self._cluster: Cluster | None = None
         if isinstance(executor, str):
             plugin = plugins.load("executors", executor)
@@ -93,6 +96,16 @@ class WorkerPool:
     def workers(self) -> int:
         """Cells that run at the same time at most; of a cluster known once it was asked of what cells need."""
         return self._workers if self._cluster is None else self._cluster.workers
+
+    def arrange(self, cells: int) -> None:
+        """Chooses how many of so many cells run at the same time where nobody has, once the first worker has checked
+        them."""
+        workers = workers_for(cells, self._free, getattr(self.first, "at_once", 1))
+        if self._free > 1 and workers != self._workers:
+            self._workers, self._threads = workers, self._free // workers
+            for worker in self._running.values():
+                if (limit := getattr(worker, "limit", None)) is not None:
+                    limit(self._threads)
 
     def _cluster_worker(self, threads: int | None) -> Worker:
         assert self._cluster is not None

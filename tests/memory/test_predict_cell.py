@@ -12,7 +12,7 @@ from lorabench.memory import predict_cell as of_cells
 from lorabench.memory.estimate import CONTEXT_BYTES, with_framework
 from lorabench.memory.host import free_host_bytes, host_bytes
 from lorabench.memory.kernels import cublas_bytes
-from lorabench.memory.predict_cell import available_bytes, compared, misfits, predict_memory, setting_here
+from lorabench.memory.predict_cell import available_bytes, compared, foretell, predict_memory, setting_here
 from lorabench.memory.step_dtypes import resolve_autocast as predicted_autocast
 from lorabench.memory.step_profile import predict_step
 from lorabench.memory.tensor_tracker import CATEGORIES
@@ -157,7 +157,7 @@ def told(monkeypatch, tmp_path, free, whole, more=lambda text: text):
     monkeypatch.setattr(of_cells, "free_host_bytes", lambda: free)
     monkeypatch.setattr(of_cells, "host_bytes", lambda: whole)
     cells = {c.id: c for c in expand(study_of(tmp_path, more(GRID)))}
-    return cells, misfits(tuple(cells.values()))
+    return cells, foretell(tuple(cells.values())).problems
 
 
 def test_a_study_is_foretold_from_few_traces_as_each_of_its_cells_is(monkeypatch, tmp_path):

@@ -1,7 +1,7 @@
 """Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run:
 rank 40 to 44 would not fit, 45 never could."""
 
-from lorabench.engine.events import Problem
+from lorabench.engine.events import Foretold, Problem
 from lorabench.record.card_need import CardNeed
 from lorabench.record.memory_prediction import MemoryPrediction
 
@@ -15,9 +15,11 @@ def card_needs(cells):
     return {c.id: CardNeed(24 * 10**9, 10**9, 4 * 10**9, 2 * 10**9) for c in cells}
 
 
-def misfits(cells):
-    return tuple(
-        Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True)
-        for c in cells
-        if 40 <= c.method.rank <= 45
+def foretell(cells):
+    return Foretold(
+        tuple(
+            Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True)
+            for c in cells
+            if 40 <= c.method.rank <= 45
+        )
     )
