@@ -1,10 +1,10 @@
-"""What packing saves of a whole study: wall time of `lorabench run STUDY` against `--pack off --workers 1`.
+"""What packs and workers save of a whole study: wall time of `lorabench run STUDY` against `--pack off --workers 1`.
 
     python -m benchmarks.pack_studies --json FILE [--study PATH ...] [--set KEY=VALUE ...] [--rounds 1]
 
 By default the quickstart and the studies of studies/paper that run on the 1M model. The two ways alternate, each with
-results of its own; `ratio` is the median time without packs over that with them, `processor_ratio` the same in
-processor seconds of all processes, which others disturb less. `packed` is how many cells trained in a pack, `evaluated`
+results of its own; `ratio` is the median time with neither over that with both, `processor_ratio` the same in processor
+seconds of all processes, which others disturb less. `packed` is how many cells trained in a pack, `evaluated`
 how many were evaluated in one, `same` whether both ways ended with the same cells and outcomes, `apart` the largest
 relative difference of a stored metric that is neither a clock nor a count of bytes.
 """

@@ -96,9 +96,9 @@ def kept(study: str) -> Path:
 
 def run(study: str, options: argparse.Namespace, seeds: list[int], seconds: float) -> bool:
     """A study with so many seeds, until the time is over; whether it ended by itself."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | ({"OMP_NUM_THREADS": str(options.threads)} if options.threads else {})
     command = [*LORABENCH, "run", str(ROOT / "studies" / "real" / f"{study}.yaml"), "--out", str(results(study))]
-    command += ["--set", f"seeds={json.dumps(seeds)}", "--workers", str(options.workers)]
+    command += ["--set", f"seeds={json.dumps(seeds)}", "--workers", options.workers]
     plain = yaml.safe_load((ROOT / "studies" / "real" / f"{study}.yaml").read_text())
     if options.times > 1:
         command += ["--set", f"training.steps={options.times * plain['training']['steps']}"]
@@ -160,8 +160,8 @@ def main() -> int:
     parser.add_argument("study", nargs="*", choices=[*STUDIES, []], help="names below studies/real (default: all)")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so long (default: when done)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a pass for each (default: 0 1 2)")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default: 1)")
+    parser.add_argument("--workers", default="auto", help="cells at a time (default: auto)")
+    parser.add_argument("--threads", type=int, help="threads of a cell (default: as lorabench has them)")
     parser.add_argument("--times", type=int, default=1, help="times as many steps (default: 1)")
     parser.add_argument("--collect", action="store_true", help="run nothing, write what there is")
     parser.add_argument("--small", action="store_true", help="on a tiny model, as a comparison")

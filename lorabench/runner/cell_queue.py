@@ -44,6 +44,12 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     )
 
 
+def ran_out_of_memory(result: CellResult) -> bool:
+    """Whether memory ended a cell, or may have: the system's killer is not always told from others."""
+    killed = result.error is not None and result.error.kind.startswith("killed by signal 9 ")
+    return result.outcome == "out_of_memory" or killed
+
+
 class CellQueue:
     """The queue of one run and the threads that empty it."""
 
@@ -65,6 +71,8 @@ class CellQueue:
         self.marks = {c.id: self._mark(c) for c in plan.pending}
         self.packed: set[str] = set()
         """cells of packs that have begun"""
+        self.alone: list[Cell] = []
+        """cells that met the end of the memory beside others, which run by themselves in the end"""
         self.held: dict[str, deque[Cell]] = {}
         """by the cell that a worker runs, those that may train with it"""
         self.stop, self.taking = threading.Event(), threading.Lock()
@@ -73,6 +81,16 @@ class CellQueue:
 
     def run(self) -> None:
         """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
+        self._empty()
+        if self.alone and self.fault is None:
+            self.queue = WaitingCells(self.alone)
+            self.pool.arrange(1)
+            self._empty()
+        remove_packs(self.plan.store.folder, self.plan.store.settled)
+        if self.fault:
+            raise self.fault
+
+    def _empty(self) -> None:
         count = min(self.pool.workers, len(self.queue))
         threads = [
             threading.Thread(target=self._thread, args=(i,), daemon=True, name=f"worker {i}") for i in range(count)
@@ -89,9 +107,6 @@ class CellQueue:
             for thread in threads:
                 thread.join(5)
             raise
-        remove_packs(self.plan.store.folder, self.plan.store.settled)
-        if self.fault:
-            raise self.fault
 
     def _thread(self, index: int) -> None:
         try:
@@ -172,6 +187,11 @@ class CellQueue:
             began = time.monotonic()
             result = self._repeated(cell, worker) or self._run(cell, worker, others)
             if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
+                return True
+            if self.pool.crowded and ran_out_of_memory(result):
+                self.alone.append(cell)
+                if self.progress:
+                    self.progress.put_back(cell, result)
                 return True
             store.put(result)
             if fault := disk_fault(result):

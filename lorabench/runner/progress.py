@@ -62,6 +62,9 @@ class Progress(Protocol):
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         """A cell has ended, well or not, after so many seconds."""
 
+    def put_back(self, cell: Cell, result: CellResult) -> None:
+        """A cell met the end of the memory beside others, by this result, and waits to run by itself."""
+
     def skip(self, cell: Cell) -> None:
         """Another runner has finished a pending cell."""
 
@@ -113,6 +116,11 @@ class Tally:
         if finished:
             self.estimator.finished(now, seconds, time.monotonic())
         return now
+
+    def put_back(self, cell: Cell) -> Running:
+        """Counts a running cell among those that nobody has begun."""
+        self.left[cell.id] = cell
+        return self.running.pop(cell.id)
 
     def skip(self, cell: Cell) -> None:
         """Counts a pending cell as done by another runner."""
@@ -170,6 +178,9 @@ def state(now: Running) -> str:
     if last.total and now.phase in UNITS:
         words += f", {f'{last.done:,} of ' if last.done else ''}{last.total:,} {UNITS[now.phase]}"
     return words + took
+
+
+AGAIN = "out of memory beside other cells, runs again by itself when they are done"
 
 
 def verdict(result: CellResult, seconds: float) -> str:

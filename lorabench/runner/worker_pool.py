@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lorabench import plugins
 from lorabench.errors import LorabenchError
@@ -56,6 +56,17 @@ class Worker(Protocol):
         """Ends what runs at once; called from any thread."""
 
 
+@runtime_checkable
+class SharesCores(Protocol):
+    """A worker on this machine, whose cores and memory it may share with others."""
+
+    at_once: int
+    """of the cells that it checked last, those that the memory holds at the same time"""
+
+    def limit(self, threads: int) -> None:
+        """Lets the cells that follow take so many threads at most."""
+
+
 class WorkerPool:
     """The workers of a run. The first opens at once, so that its imports go on while the study is read."""
 
@@ -72,8 +83,10 @@ class WorkerPool:
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
         self._workers, self._threads = workers or 1, threads_per_worker(workers or 1)
-        self._free = free_threads(self._threads) if workers is None and executor == "local" and self._threads else 1
-        """cores for workers of which nobody has named a number; threads of a user's choice stand, and have one"""
+        self._free = free_threads(self._threads) if workers is None and self._threads is not None else 1
+        """cores of workers whose number nobody has named; where the user chose their threads, they have one"""
+        self.crowded = False
+        """whether several cells run at the same time by lorabench's own choice"""
         self._cluster: Cluster | None = None
         if isinstance(executor, str):
             plugin = plugins.load("executors", executor)
@@ -98,14 +111,20 @@ class WorkerPool:
         return self._workers if self._cluster is None else self._cluster.workers
 
     def arrange(self, cells: int) -> None:
-        """Chooses how many of so many cells run at the same time where nobody has, once the first worker has checked
-        them."""
-        workers = workers_for(cells, self._free, getattr(self.first, "at_once", 1))
-        if self._free > 1 and workers != self._workers:
+        """Chooses how many of so many cells run at the same time on this machine, where nobody has; the first worker has
+        checked them."""
+        first = self.first
+        if self._free == 1 or not isinstance(first, SharesCores):
+            return
+        workers = workers_for(cells, self._free, first.at_once)
+        if workers != self._workers:
             self._workers, self._threads = workers, self._free // workers
+            for number in [n for n in self._running if n >= workers]:
+                self._running.pop(number).close()
             for worker in self._running.values():
-                if (limit := getattr(worker, "limit", None)) is not None:
-                    limit(self._threads)
+                assert isinstance(worker, SharesCores)
+                worker.limit(self._threads)
+            self.crowded = workers > 1
 
     def _cluster_worker(self, threads: int | None) -> Worker:
         assert self._cluster is not None

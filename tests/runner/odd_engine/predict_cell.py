@@ -1,6 +1,8 @@
 """Predicts that a cell of seed 106 will not fit and one of seed 107 may not; of others it says nothing. Before the run:
 rank 40 to 44 would not fit, 45 never could."""
 
+import os
+
 from lorabench.engine.events import Foretold, Problem
 from lorabench.record.card_need import CardNeed
 from lorabench.record.memory_prediction import MemoryPrediction
@@ -21,5 +23,6 @@ def foretell(cells):
             Problem(c.id, "training.batch_size", "a batch of 8 would not fit", c.method.rank == 45, about_cell=True)
             for c in cells
             if 40 <= c.method.rank <= 45
-        )
+        ),
+        int(os.environ.get("ODD_AT_ONCE", "1")),
     )
