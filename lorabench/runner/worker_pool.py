@@ -111,8 +111,7 @@ class WorkerPool:
         return self._workers if self._cluster is None else self._cluster.workers
 
     def arrange(self, cells: int) -> None:
-        """Chooses how many of so many cells run at the same time on this machine, where nobody has; the first worker has
-        checked them."""
+        """Chooses how many of so many cells run at a time here, where nobody has; the first worker has checked them."""
         first = self.first
         if self._free == 1 or not isinstance(first, SharesCores):
             return
