@@ -30,6 +30,8 @@ SPINS = "1000"
 quiet machine and 1.43 beside a busy process, 1.0 in both with none, 8 beside several with 20,000"""
 LONGER_SPINS = "20000"
 """under a millisecond, which bridges what lies between two operators: a quarter less time a step than with SPINS"""
+THREADS = "LORABENCH_THREADS"
+"""tells a worker the most threads that it may take (runner/threads.py); absent where the user has set a number"""
 MESSAGES = {
     # on processors with AVX-512 BF16, whose 4-bit kernel lorabench switches off (engine/bitsandbytes_cpu.py)
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",

@@ -23,7 +23,7 @@ ALLOWED = {  # layer: the layers that it may import
     "config": {"errors", "plugins", "formatting"},
     "record": {"errors", "plugins", "formatting", "config"},
     "spectra": LIGHT,
-    "engine": LIGHT | {"spectra"},
+    "engine": LIGHT | {"spectra", "startup"},
     "memory": LIGHT | {"spectra", "engine"},
     "methods": LIGHT | {"spectra", "engine"},
     "quantizations": LIGHT | {"engine"},

@@ -48,8 +48,8 @@ def run(
     Args:
         study: a Study, or the path of a study file.
         out: results directory; reports/<study name> where absent.
-        workers: cells that run at the same time; where absent, on a CPU as many as cores are free and memory holds,
-            on a GPU 1, of a cluster as many as it has room for.
+        workers: cells that run at the same time; where absent, on a CPU as many as cores are free and memory holds (1
+            where OMP_NUM_THREADS or a cell's time limit is set), on a GPU 1, of a cluster as many as it has room for.
         executor: where cells run, by name or as a function that opens a worker.
         retry: outcomes that are run again.
         skip_infeasible: record what is predicted not to fit into memory as skipped instead of running it.

@@ -38,8 +38,9 @@ def add_run_options(c: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="auto|N",
         type=worker_count,
-        help="cells that run at the same time; auto: on a CPU as many as cores are free and memory holds, sharing its "
-        "cores, on a GPU 1, of a cluster as many as it has room for (default: auto)",
+        help="cells that run at the same time; auto: on a CPU as many as cores are free and memory holds (1 where "
+        "OMP_NUM_THREADS or a cell's time_limit is set), on a GPU 1, of a cluster as many as it has room for "
+        "(default: auto)",
     )
     c.add_argument(
         "--executor", metavar="NAME", default="local", help="where cells run (default: local; see: lorabench executors)"
@@ -140,7 +141,7 @@ def _dry_run(study: Study, options: argparse.Namespace, pool: WorkerPool, source
     plan = make_plan(study, options.out)
     if plan.pending:
         plan = check(plan, pool, source, options.skip_infeasible, calibrations_of(options))
-    print(status_text.dry_run(plan))
+    print(status_text.dry_run(plan, min(pool.workers, len(plan.pending))))
     return 0
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LONGER = "; to see how long it takes and what it needs: lorabench plan STUDY --gpu cpu (or a card)"
 
 
-def dry_run(plan: Plan) -> str:
+def dry_run(plan: Plan, workers: int = 1) -> str:
     """The cells of a study, which of them would run, and what the check had to tell."""
     from lorabench.runner.progress import headline
 
@@ -33,7 +33,7 @@ def dry_run(plan: Plan) -> str:
     notes += [f"disk: {plan.disk.words()} in {plan.disk.folder}"] if plan.disk and not plan.disk.is_short else []
     return "\n".join(
         [
-            headline(plan),
+            headline(plan, workers),
             f"{'cell':<12}  {'status':<7}  condition",
             *rows,
             *notes,

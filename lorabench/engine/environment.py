@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lorabench import startup
 from lorabench.record.result import Environment
 
 PACKAGES = (
@@ -26,14 +28,18 @@ PACKAGES = (
 )
 
 
-@lru_cache(maxsize=2)
 def environment(where: torch.device) -> Environment:
-    """Versions, device and commit."""
+    """Versions, device, commit, and the threads that the process may take now."""
+    threads = int(os.environ.get(startup.THREADS) or torch.get_num_threads())
+    return _lasting(where).model_copy(update={"cores": threads})
+
+
+@lru_cache(maxsize=2)
+def _lasting(where: torch.device) -> Environment:
     cuda = where.type == "cuda"
     return Environment(
         device=torch.cuda.get_device_name(where) if cuda else "cpu",
         driver=f"CUDA {torch.version.cuda}" if cuda else None,
-        cores=torch.get_num_threads(),
         processor=_processor(),
         instructions=_instructions(),
         platform=platform.platform(),

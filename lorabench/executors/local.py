@@ -60,11 +60,13 @@ class LocalWorker:
         """what the cells of the last check will take of the disk, by id"""
         self.at_once = 1
         """those of them that the machine's memory holds at the same time"""
+        self._cells = 1  # that share this machine's memory
         self._start()
 
-    def limit(self, threads: int) -> None:
-        """Lets the cells that follow take so many threads at most."""
-        self._threads = threads
+    def limit(self, threads: int, cells: int) -> None:
+        """Lets the cells that follow take so many threads at most, and what so many cells leave a pack of the
+        memory."""
+        self._threads, self._cells = threads, cells
         with suppress(BrokenPipeError):  # the next process begins with them
             self._send({"do": "limit", "threads": threads})
 
@@ -122,6 +124,7 @@ class LocalWorker:
         command = with_calibrations({"do": "run", "skip_infeasible": skip_infeasible}, calibrations)
         if pack:
             command["pack"], command["gaining"] = [c.model_dump(mode="json") for c in pack], gaining
+            command["beside"] = self._cells
         if cards > 1:
             command["cards"] = cards
         if available is not None:

@@ -145,14 +145,15 @@ def fit(
 
 def is_on(card: Gpu, environment: Environment | None) -> bool:
     """Whether an environment is a card's: the card is one that the device's name may mean; for the CPU this machine's
-    platform and threads."""
+    platform, with no more threads than this process has."""
     if environment is None:
         return False
     if card.kind == "cpu":
         return (
             environment.device == "cpu"
             and environment.platform == platform.platform()
-            and environment.cores == torch.get_num_threads()
+            and environment.cores is not None
+            and environment.cores <= torch.get_num_threads()
         )
     return card in cards_named(environment.device)
 

@@ -90,8 +90,8 @@ def foretell(cells: Sequence[Cell], calibrations: Path | None = None) -> Foretol
                         )
                     )
         largest_first = tuple(problem for _, problem in sorted(problems, key=lambda pair: -pair[0]))
-        trained = {c.model.name for c in cells if c.id in settings}
-        known = where.type == "cpu" and all(c.model.name in trained for c in cells)
+        trained = {(c.model.name, c.quantization.name) for c in cells if c.id in settings}
+        known = where.type == "cpu" and all((c.model.name, c.quantization.name) in trained for c in cells)
         return Foretold(largest_first, max(1, int(free / (PROCESS_BYTES + BESIDE * most))) if known else 1)
     except Exception:
         traceback.print_exc()

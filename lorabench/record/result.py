@@ -45,7 +45,7 @@ class Environment(Frozen):
     driver: str | None = None
     """CUDA version of the driver's runtime, on a GPU"""
     cores: int | None = None
-    """CPU threads that torch used"""
+    """CPU threads that torch had, at most: it leaves cores that others need"""
     processor: str | None = None
     """name of the CPU; absent in results from before it was recorded"""
     instructions: str | None = None

@@ -1,4 +1,5 @@
-"""The queue of a run: each cell once, claimed, run by one of the workers, its result stored.
+"""The queue of a run: each cell once, claimed, run by one of the workers, its result stored. One that lacked memory
+beside cells which lorabench chose to run at the same time runs again in the end, by itself.
 
 Threads, each with a worker of its own, take cells from one queue; the heavy work is in the workers' processes.
 Several runners may share a results directory: a cell that another one has claimed is put back and looked at
@@ -44,10 +45,11 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     )
 
 
-def ran_out_of_memory(result: CellResult) -> bool:
-    """Whether memory ended a cell, or may have: the system's killer is not always told from others."""
-    killed = result.error is not None and result.error.kind.startswith("killed by signal 9 ")
-    return result.outcome == "out_of_memory" or killed
+def lacked_memory(result: CellResult) -> bool:
+    """Whether memory ended a cell or a part of it, or may have: the system's killer is not always told from others."""
+    kinds = [f.kind for f in (*result.faults, *([result.error] if result.error else []))]
+    short = any(k in ("MemoryError", "OutOfMemoryError") or k.startswith("killed by signal 9 ") for k in kinds)
+    return short or result.outcome in ("out_of_memory", "skipped")
 
 
 class CellQueue:
@@ -72,7 +74,7 @@ class CellQueue:
         self.packed: set[str] = set()
         """cells of packs that have begun"""
         self.alone: list[Cell] = []
-        """cells that met the end of the memory beside others, which run by themselves in the end"""
+        """cells that lacked memory beside others, which run by themselves in the end"""
         self.held: dict[str, deque[Cell]] = {}
         """by the cell that a worker runs, those that may train with it"""
         self.stop, self.taking = threading.Event(), threading.Lock()
@@ -83,7 +85,8 @@ class CellQueue:
         """Until the queue is empty; a fault of one thread, or Ctrl-C, stops all."""
         self._empty()
         if self.alone and self.fault is None:
-            self.queue = WaitingCells(self.alone)
+            self.queue, self.pack = WaitingCells(self.alone), 1
+            self.marks |= {c.id: self._mark(c) for c in self.alone}
             self.pool.arrange(1)
             self._empty()
         remove_packs(self.plan.store.folder, self.plan.store.settled)
@@ -188,10 +191,12 @@ class CellQueue:
             result = self._repeated(cell, worker) or self._run(cell, worker, others)
             if self.stop.is_set():  # the worker was closed under the cell: that is no failure of the cell
                 return True
-            if self.pool.crowded and ran_out_of_memory(result):
+            if self.pool.crowded and lacked_memory(result):
+                if result.is_trained:  # what comes after its training is repeated
+                    store.put(result)
                 self.alone.append(cell)
                 if self.progress:
-                    self.progress.put_back(cell, result)
+                    self.progress.postpone(cell, result)
                 return True
             store.put(result)
             if fault := disk_fault(result):
@@ -255,6 +260,8 @@ class CellQueue:
         mark, result = self._mark(cell), self.plan.store.readable(cell.id, contents=True)
         if mark is not None and mark != self.marks[cell.id]:
             return result is not None
+        if cell in self.alone:
+            return False
         return self.repeat is None and not is_pending(result, self.retry)
 
     def _mark(self, cell: Cell) -> int | None:

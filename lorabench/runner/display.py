@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from lorabench.formatting import plural
-from lorabench.runner.progress import AGAIN, UNKNOWN, Progress, Tally, headline, state, verdict
+from lorabench.runner.progress import POSTPONED, UNKNOWN, Progress, Tally, headline, state, verdict
 from lorabench.runner.timing import LONG, Running
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class Lines:
             now = self._tally.end(cell, seconds, result.outcome == "finished")
             self._print(f"{self._number(now)} {now.words}: {verdict(result, seconds)}{self._time_left()}")
 
-    def put_back(self, cell: Cell, result: CellResult) -> None:
+    def postpone(self, cell: Cell, result: CellResult) -> None:
         with self.lock:
             self.begun.pop(cell.id, None)
-            now = self._tally.put_back(cell)
-            self._print(f"{self._number(now)} {now.words}: {AGAIN}{self._time_left()}")
+            now = self._tally.postpone(cell)
+            self._print(f"{self._number(now)} {now.words}: {POSTPONED}{self._time_left()}")
 
     def skip(self, cell: Cell) -> None:
         with self.lock:

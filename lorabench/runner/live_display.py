@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorabench.formatting import plural
-from lorabench.runner.progress import AGAIN, Tally, headline, state, verdict
+from lorabench.runner.progress import POSTPONED, Tally, headline, state, verdict
 from lorabench.runner.timing import Running
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class Live:
             line = Text(f"{self._number(now)} {now.words}: ")
             self.console.print(line.append(verdict(result, seconds), COLOURS[result.outcome]))
 
-    def put_back(self, cell: Cell, result: CellResult) -> None:
+    def postpone(self, cell: Cell, result: CellResult) -> None:
         with self.lock:
-            now = self._tally.put_back(cell)
-            self.console.print(Text(f"{self._number(now)} {now.words}: ").append(AGAIN, "yellow"))
+            now = self._tally.postpone(cell)
+            self.console.print(Text(f"{self._number(now)} {now.words}: ").append(POSTPONED, "yellow"))
 
     def skip(self, cell: Cell) -> None:
         with self.lock:

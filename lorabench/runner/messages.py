@@ -31,6 +31,8 @@ class Command(TypedDict):
     """GPUs that train the cell together, where one is not enough"""
     available: NotRequired[int]
     """bytes of its card that are the cell's, where other cells are on it"""
+    beside: NotRequired[int]
+    """cells, and packs, that share the machine's memory with the pack, itself counted"""
     gaining: NotRequired[bool]
     """whether only as many of them as gain by it"""
     before: NotRequired[object]

@@ -62,8 +62,8 @@ class Progress(Protocol):
     def end(self, cell: Cell, result: CellResult, seconds: float) -> None:
         """A cell has ended, well or not, after so many seconds."""
 
-    def put_back(self, cell: Cell, result: CellResult) -> None:
-        """A cell met the end of the memory beside others, by this result, and waits to run by itself."""
+    def postpone(self, cell: Cell, result: CellResult) -> None:
+        """A cell lacked memory beside others, by this result, and runs by itself when they are done."""
 
     def skip(self, cell: Cell) -> None:
         """Another runner has finished a pending cell."""
@@ -117,7 +117,7 @@ class Tally:
             self.estimator.finished(now, seconds, time.monotonic())
         return now
 
-    def put_back(self, cell: Cell) -> Running:
+    def postpone(self, cell: Cell) -> Running:
         """Counts a running cell among those that nobody has begun."""
         self.left[cell.id] = cell
         return self.running.pop(cell.id)
@@ -180,7 +180,7 @@ def state(now: Running) -> str:
     return words + took
 
 
-AGAIN = "out of memory beside other cells, runs again by itself when they are done"
+POSTPONED = "not enough memory beside other cells, runs by itself when they are done"
 
 
 def verdict(result: CellResult, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""How a study runs: plan, check, then each pending cell once (runner.cell_queue). Ctrl-C (KeyboardInterrupt) closes the
+"""How a study runs: plan, check, then each pending cell (runner.cell_queue). Ctrl-C (KeyboardInterrupt) closes the
 workers and keeps what is finished.
 """
 
@@ -87,7 +87,7 @@ def run(
             if known.issuperset(c.id for c in following.cells):
                 break  # every learning rate is chosen, and the other seeds have run at it
             plan = replace(following, notices=())
-            pool.arrange(len(plan.pending))
+            _arrange(pool, plan)
     if plan.pending or not _is_newest(plan.store, "cells.csv"):
         write_cells_csv(plan, frame)
     return plan
@@ -203,10 +203,17 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
-    pool.arrange(len(plan.pending))
+    _arrange(pool, plan)
     need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)
     notices += [need.warning()] if need is not None and need.is_short else []
     return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large), disk=need)
+
+
+def _arrange(pool: WorkerPool, plan: Plan) -> None:
+    """How many of the pending cells run at a time; one where any has a limit in seconds, which was meant for the whole
+    machine."""
+    limited = any(c.training.time_limit for c in plan.pending)
+    pool.arrange(1 if limited else len(plan.pending))
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:

@@ -1,7 +1,8 @@
 """How many threads a worker's libraries start, and how many of them a cell takes while others come and go.
 
     usable  = min(cores of the affinity mask, cgroup quota, physical cores)
-    most    = usable / workers, rounded down, 1 at least
+    most    = usable / workers, rounded down, 1 at least; of those that were free at the beginning where lorabench
+              chose how many workers there are (worker_count)
     threads = min(most, physical cores - cores that others keep busy), 1 at least
 
 A number that the user has set stands. Hyperthreads do not help matrix products, hence physical cores. Threads meet at
@@ -22,8 +23,6 @@ from lorabench import startup
 
 LOOK_SECONDS = 0.1  # ten of the kernel's ticks
 LOOK_EVERY = 1.0  # seconds between two looks during a cell at least
-VARIABLE = "LORABENCH_THREADS"
-"""tells a worker the most threads that it may take; absent where the user has set a number"""
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -45,18 +44,18 @@ def free_threads(most: int, busy: int | None = None) -> int:
 
 def thread_variables(most: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Of a process that begins with the threads which find a free core, and may take the most."""
-    return startup.spinning(environment) | {"OMP_NUM_THREADS": str(free_threads(most)), VARIABLE: str(most)}
+    return startup.spinning(environment) | {"OMP_NUM_THREADS": str(free_threads(most)), startup.THREADS: str(most)}
 
 
 def limit_threads(most: int) -> None:
     """Lets this process take no more from now on, whatever it began with."""
     import threadpoolctl
 
-    os.environ[VARIABLE] = str(most)
+    os.environ[startup.THREADS] = str(most)
     threadpoolctl.threadpool_limits(most)  # numpy's decompositions, too
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(min(most, torch.get_num_threads()))
+        torch.set_num_threads(most)
 
 
 class FreeThreads:
@@ -72,7 +71,7 @@ class FreeThreads:
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> FreeThreads:
         """Of a worker's environment; one that never changes anything where the user has chosen."""
-        return cls(int(environment.get(VARIABLE, 1)))
+        return cls(int(environment.get(startup.THREADS, 1)))
 
     def look(self) -> None:
         """Sets torch's number where LOOK_EVERY has gone by; to be called where torch computes, since OpenMP keeps a

@@ -60,10 +60,10 @@ class TrackedProgress:
         self._put(_end(cell.id, tracked_end(result)))
         self._shown.end(cell, result, seconds)
 
-    def put_back(self, cell: Cell, result: CellResult) -> None:
+    def postpone(self, cell: Cell, result: CellResult) -> None:
         """A run ends, and another one begins later."""
         self._put(_end(cell.id, tracked_end(result)))
-        self._shown.put_back(cell, result)
+        self._shown.postpone(cell, result)
 
     def skip(self, cell: Cell) -> None:
         """Another runner's cell is none of this one's runs."""

@@ -147,7 +147,6 @@ def _check(engine: Engine, command: Command) -> Reply:
 def _run(engine: Engine, command: Command, send: Callable[[Reply], None]) -> Reply:
     cell, folder = _cell(command["cell"]), Path(command["folder"])
     result: CellResult | None = None
-
     threads = FreeThreads.of()
 
     def report(event: Event) -> None:
@@ -193,7 +192,7 @@ def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report
     packed = engine.packs.training(
         cell,
         others,
-        lambda c: _prediction(engine, c, command),
+        lambda c: _prediction(engine, c, command, command.get("beside", 1)),
         report,
         folder.parent.parent / KEPT,
         command.get("gaining", False),
@@ -201,14 +200,16 @@ def _run_cell(engine: Engine, cell: Cell, folder: Path, command: Command, report
     return engine.run_cell(cell, folder, report, *([] if packed is None else [packed]))
 
 
-def _prediction(engine: Engine, cell: Cell, command: Command) -> MemoryPrediction | None:
-    """What a cell needs of what is its own of the card; None where it is trained by several, or nothing can be said."""
+def _prediction(engine: Engine, cell: Cell, command: Command, parts: int = 1) -> MemoryPrediction | None:
+    """What a cell needs of what is its own of the card, or of one of so many parts of what is free; None where it is
+    trained by several, or nothing can be said."""
     if command.get("cards", 1) > 1:
         return None
     prediction = engine.predict_memory(cell, *_calibrations(command))
-    if prediction is None or "available" not in command:
-        return prediction
-    return dataclasses.replace(prediction, available_bytes=min(prediction.available_bytes, command["available"]))
+    if prediction is None:
+        return None
+    own = min(prediction.available_bytes // parts, command.get("available", prediction.available_bytes))
+    return dataclasses.replace(prediction, available_bytes=own)
 
 
 def _calibrations(command: Command) -> tuple[Path, ...]:

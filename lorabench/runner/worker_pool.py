@@ -63,8 +63,9 @@ class SharesCores(Protocol):
     at_once: int
     """of the cells that it checked last, those that the memory holds at the same time"""
 
-    def limit(self, threads: int) -> None:
-        """Lets the cells that follow take so many threads at most."""
+    def limit(self, threads: int, cells: int) -> None:
+        """Lets the cells that follow take so many threads at most, and so great a part of the memory as so many cells
+        leave to each."""
 
 
 class WorkerPool:
@@ -83,8 +84,6 @@ class WorkerPool:
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
         self._workers, self._threads = workers or 1, threads_per_worker(workers or 1)
-        self._free = free_threads(self._threads) if workers is None and self._threads is not None else 1
-        """cores of workers whose number nobody has named; where the user chose their threads, they have one"""
         self.crowded = False
         """whether several cells run at the same time by lorabench's own choice"""
         self._cluster: Cluster | None = None
@@ -101,6 +100,9 @@ class WorkerPool:
                 f"an address and GPUs per cell are of a cluster, and the executor {executor} is none; executors that"
                 f" are: {', '.join(clusters())}"
             )
+        chooses = workers is None and self._cluster is None and self._threads is not None
+        self._free = free_threads(self._threads) if chooses and self._threads else 1
+        """cores of workers whose number nobody has named; where the user chose their threads, one at a time"""
         self._running: dict[int, Worker] = {0: self._open(self._threads)}
         self._lock = threading.Lock()
         self._closed = False
@@ -117,13 +119,12 @@ class WorkerPool:
             return
         workers = workers_for(cells, self._free, first.at_once)
         if workers != self._workers:
-            self._workers, self._threads = workers, self._free // workers
+            self._workers, self._threads, self.crowded = workers, self._free // workers, workers > 1
             for number in [n for n in self._running if n >= workers]:
                 self._running.pop(number).close()
             for worker in self._running.values():
                 assert isinstance(worker, SharesCores)
-                worker.limit(self._threads)
-            self.crowded = workers > 1
+                worker.limit(self._threads, workers)
 
     def _cluster_worker(self, threads: int | None) -> Worker:
         assert self._cluster is not None

@@ -5,21 +5,30 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from lorabench.commands.arguments import worker_count
 from lorabench.config import expand
+from lorabench.config.load import read_study
+from lorabench.config.source import parse_source
 from lorabench.engine.events import Foretold
 from lorabench.memory import predict_cell
 from lorabench.memory.predict_cell import BESIDE, PROCESS_BYTES, foretell, predict_memory
-from lorabench.runner import worker_pool
+from lorabench.record.memory_prediction import MemoryPrediction
+from lorabench.record.result import Fault
+from lorabench.runner import packs, worker, worker_pool
 from lorabench.runner.display import Lines
 from lorabench.runner.run import run
 from lorabench.runner.worker_count import SHARED, workers_for
 from lorabench.runner.worker_pool import WorkerPool
+from tests import synthetic
 from tests.report.stores import STUDY
 from tests.report.stores import study_of as study_file
+from tests.runner.conftest import STUDY as ODD
 from tests.runner.conftest import study_of
 
 
@@ -111,7 +120,7 @@ def test_a_cell_without_memory_beside_others_runs_again_by_itself(cores, open_od
     assert begun().count(seed) == 2 and begun()[-1] == seed and sorted({*begun()}) == sorted({0, 1, 2, seed})
     outcomes = {c.seed: plan.store.get(c.id).outcome for c in plan.cells}
     assert outcomes == {0: "finished", 1: "finished", 2: "finished", seed: "finished" if seed == 158 else "failed"}
-    assert told.getvalue().count("runs again by itself") == 1
+    assert told.getvalue().count("runs by itself") == 1
     assert told.getvalue().splitlines()[-1].startswith("[4/4]")
 
 
@@ -146,3 +155,82 @@ def test_what_the_command_line_takes():
     assert worker_count("auto") is None and worker_count("3") == 3
     with pytest.raises(Exception, match="'some' is no number of workers; allowed: auto, or a whole number such as 2"):
         worker_count("some")
+
+
+class Beside(synthetic.Worker):
+    """A worker that shares four cores, of whose cells one lacks memory in evaluation while it has company."""
+
+    at_once, short, seen = 4, 2, []
+
+    def limit(self, threads, cells):
+        self.cells = cells
+        self.seen.append(("limit", threads, cells))
+
+    def run(self, cell, folder, on_event, *args):
+        result = super().run(cell, folder, on_event, *args)
+        self.seen.append(("run", cell.seed))
+        if cell.seed != self.short:
+            return result
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+        fault = Fault(kind="OutOfMemoryError", message="no room", phase="evaluate")
+        return result.model_copy(update={"outcome": "out_of_memory", "error": fault})
+
+    def repeat(self, before, phases, cell, folder, on_event):
+        self.seen.append(("repeat", cell.seed, *phases))
+        return before.model_copy(update={"outcome": "finished", "error": None})
+
+
+def test_what_was_trained_beside_others_is_not_trained_again(cores, tmp_path):
+    Beside.seen.clear()
+    plan = run(study_of(0, 1, 2, 3, 4), tmp_path, pool=WorkerPool(lambda threads: Beside()))
+    assert [plan.store.get(c.id).outcome for c in plan.cells] == ["finished"] * 5
+    assert sorted(s for s in Beside.seen if s[0] == "run") == [("run", seed) for seed in range(5)]
+    assert Beside.seen[-1][:3] == ("repeat", 2, "evaluate")
+    assert Beside.seen[-2] == ("limit", 4, 1), "with all cores to itself"
+
+
+def test_a_limit_in_seconds_was_meant_for_the_whole_machine(cores, tmp_path):
+    Beside.seen.clear()
+    timed = ODD.replace("SEEDS", "0, 1, 3").replace("steps: 20", "steps: 20, time_limit: 60")
+    limited = read_study(parse_source(timed.lstrip(), "odd.yaml", tmp_path))
+    for one, workers in ((study_of(0, 1, 3), 3), (limited, 1)):
+        with WorkerPool(lambda threads: Beside()) as pool:
+            run(one, tmp_path / str(workers), pool=pool)
+            assert pool.workers == workers and pool.crowded == (workers > 1)
+
+
+def test_a_pack_is_told_of_those_that_share_its_memory(open_odd, begun, tmp_path, monkeypatch):
+    with WorkerPool(open_odd) as pool:
+        one, sent = pool.first, []
+        monkeypatch.setattr(one, "_send", lambda command: sent.append(command) or one._process.kill())
+        one.limit(1, 3)
+        first, second = expand(study_of(0, 1))
+        one.run(first, tmp_path, lambda event: None, pack=(second,), gaining=True)
+    assert sent[0] == {"do": "limit", "threads": 1}
+    assert sent[1]["beside"] == 3
+
+
+def test_parts_of_the_memory_are_what_a_pack_may_fill():
+    prediction = MemoryPrediction(100, 90, 110, 1200)
+    engine = SimpleNamespace(predict_memory=lambda cell: prediction)
+    for command, parts, available in (({}, 1, 1200), ({}, 3, 400), ({"available": 300}, 3, 300)):
+        assert worker._prediction(engine, None, command, parts).available_bytes == available
+    assert packs.fitting(worker._prediction(engine, None, {}, 6), 8) == 8, "nothing is known of its parts"
+
+
+def test_a_worker_keeps_to_its_threads(monkeypatch):
+    """In a process of its own, whose numbers they are."""
+    code = """
+import os, torch, numpy, threadpoolctl
+from lorabench.engine.environment import environment
+from lorabench.runner.threads import FreeThreads, limit_threads
+found = []
+for most in (2, 1):
+    limit_threads(most)
+    blas = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    found.append((torch.get_num_threads(), blas, FreeThreads.of()._most, environment(torch.device("cpu")).cores))
+assert found == [(n, {n}, n, n) for n in (2, 1)], found
+"""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    subprocess.run([sys.executable, "-c", code], check=True)
