@@ -25,7 +25,10 @@ def ran(tmp_path_factory):
         (["run", str(STUDY), *SETTINGS, "--set", "training.steps=many"], "training.steps"),
         (["run", str(STUDY), "--executor", "lcoal"], "did you mean 'local'?"),
         (["run", str(STUDY), *SETTINGS, "--workers", "0"], "0 workers"),
-        (["run", str(STUDY), *SETTINGS, "--workers", "x"], "invalid int value"),
+        (
+            ["run", str(STUDY), *SETTINGS, "--workers", "x"],
+            "no number of workers; allowed: auto, or a whole number such as 2",
+        ),
         (
             ["run", str(STUDY), *SETTINGS, "--set", "grid={method.rank: [5000]}", "--out", "/tmp/never-written"],
             "--set grid: rank 5000",
