@@ -100,7 +100,7 @@ class WorkerPool:
                 f"an address and GPUs per cell are of a cluster, and the executor {executor} is none; executors that"
                 f" are: {', '.join(clusters())}"
             )
-        chooses = workers is None and self._cluster is None and self._threads is not None
+        chooses = workers is None and self._cluster is None
         self._free = free_threads(self._threads) if chooses and self._threads else 1
         """cores of workers whose number nobody has named; where the user chose their threads, one at a time"""
         self._running: dict[int, Worker] = {0: self._open(self._threads)}
