@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from lorabench.formatting import plural
-from lorabench.runner.progress import POSTPONED, UNKNOWN, Progress, Tally, headline, state, verdict
+from lorabench.runner.progress import UNKNOWN, Progress, Tally, headline, postponed, state, verdict
 from lorabench.runner.timing import LONG, Running
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Lines:
         with self.lock:
             self.begun.pop(cell.id, None)
             now = self._tally.postpone(cell)
-            self._print(f"{self._number(now)} {now.words}: {POSTPONED}{self._time_left()}")
+            self._print(f"{self._number(now)} {now.words}: {postponed(result)}{self._time_left()}")
 
     def skip(self, cell: Cell) -> None:
         with self.lock:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorabench.formatting import plural
-from lorabench.runner.progress import POSTPONED, Tally, headline, state, verdict
+from lorabench.runner.progress import Tally, headline, postponed, state, verdict
 from lorabench.runner.timing import Running
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Live:
     def postpone(self, cell: Cell, result: CellResult) -> None:
         with self.lock:
             now = self._tally.postpone(cell)
-            self.console.print(Text(f"{self._number(now)} {now.words}: ").append(POSTPONED, "yellow"))
+            self.console.print(Text(f"{self._number(now)} {now.words}: ").append(postponed(result), "yellow"))
 
     def skip(self, cell: Cell) -> None:
         with self.lock:

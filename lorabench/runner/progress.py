@@ -97,7 +97,8 @@ class Tally:
     def start(self, cell: Cell) -> Running:
         """Counts a cell as running."""
         self.left.pop(cell.id, None)
-        number, now = self.done + len(self.running) + 1, time.monotonic()
+        taken = (now.number for now in self.running.values())  # one of them may have been postponed
+        number, now = max(self.done + len(self.running), *taken, 0) + 1, time.monotonic()
         self.running[cell.id] = Running(
             number, self.plan.words[cell.id], cell, now, phase_from=now, new_base=self.estimator.begin(cell)
         )
@@ -180,7 +181,10 @@ def state(now: Running) -> str:
     return words + took
 
 
-POSTPONED = "not enough memory beside other cells, runs by itself when they are done"
+def postponed(result: CellResult) -> str:
+    """Why a cell runs by itself in the end."""
+    why = result.error.message if result.error else "not enough memory beside other cells"
+    return f"{why}; it runs by itself when the others are done"
 
 
 def verdict(result: CellResult, seconds: float) -> str:
