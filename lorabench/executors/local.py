@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorabench import errors
-from lorabench.runner.lost_cell import end_words, failed, phase_words, signal_name
+from lorabench.runner.lost_cell import end_kind, end_words, failed, phase_words
 from lorabench.runner.messages import with_calibrations
 from lorabench.runner.oom_kills import counters, kills
 from lorabench.runner.patience import ADVICE, LOOK_SECONDS, SILENT_SECONDS, Patience
@@ -189,7 +189,6 @@ class LocalWorker:
             time.sleep(
                 0.5
             )  # the whole group was signalled, most likely: let the runner's own handler stop the study first
-        kind = f"killed by signal {-code} ({signal_name(-code)})" if code < 0 else f"exit code {code}"
         if code == -signal.SIGKILL and (kills(counted) or 0) > (kills_before or 0):
             words = f"the operating system ran out of memory and ended the worker process{phase_words(last_event)}"
             return failed(cell, folder, started, last_event, "OutOfMemoryError", words)
@@ -199,7 +198,7 @@ class LocalWorker:
             folder,
             started,
             last_event,
-            kind,
+            end_kind(code),
             f"the worker process {end_words(code)}{phase_words(last_event)}{hint}",
         )
 

@@ -19,6 +19,7 @@ from lorabench.config.decision import deciding_metric
 from lorabench.errors import StoreError
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.disk import disk_fault
+from lorabench.runner.lost_cell import lacked_memory
 from lorabench.runner.packs import AUTO, Size, remove_packs
 from lorabench.runner.waiting_cells import WaitingCells
 from lorabench.runner.worker_pool import WorkerPool
@@ -43,13 +44,6 @@ def unwritable(plan: Plan, error: OSError) -> StoreError:
     return StoreError(
         f"{plan.store.folder} cannot be written ({reason}); free some space or fix its permissions, then run again"
     )
-
-
-def lacked_memory(result: CellResult) -> bool:
-    """Whether memory ended a cell or a part of it, or may have: the system's killer is not always told from others."""
-    kinds = [f.kind for f in (*result.faults, *([result.error] if result.error else []))]
-    short = any(k in ("MemoryError", "OutOfMemoryError") or k.startswith("killed by signal 9 ") for k in kinds)
-    return short or result.outcome in ("out_of_memory", "skipped")
 
 
 class CellQueue:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from lorabench.record.result import CellResult, Outcome
 
 
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # kinds of faults
+
+
 def failed(cell: Cell, folder: Path, started: float, last_event: Event | None, kind: str, message: str) -> CellResult:
     """The result of a cell whose worker came to its end: what training read and saved is not lost."""
     from datetime import UTC, datetime
@@ -20,7 +23,7 @@ def failed(cell: Cell, folder: Path, started: float, last_event: Event | None, k
     from lorabench.record.result import CellResult, Fault
 
     phase = last_event.phase if last_event else None
-    outcome: Outcome = "out_of_memory" if kind in ("MemoryError", "OutOfMemoryError") else "failed"
+    outcome: Outcome = "out_of_memory" if kind in OUT_OF_MEMORY else "failed"
     fault = Fault(kind=kind, message=message, step=last_event.step if last_event else None, phase=phase)
     if phase not in (None, "foresee", "load", "train") and (trained := read_trained(folder)) is not None:
         (folder / TRAINED).unlink()
@@ -31,6 +34,19 @@ def failed(cell: Cell, folder: Path, started: float, last_event: Event | None, k
         started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         error=fault,
     )
+
+
+def lacked_memory(result: CellResult) -> bool:
+    """Whether memory ended a cell or a part of it, or may have: the system's killer is not always told from others."""
+    kinds = {f.kind for f in (result.error, *result.faults) if f is not None}
+    return result.outcome in ("out_of_memory", "skipped") or not kinds.isdisjoint(
+        (*OUT_OF_MEMORY, end_kind(-signal.SIGKILL))
+    )
+
+
+def end_kind(code: int) -> str:
+    """What is recorded as the kind of a fault that ended a process, by its exit code."""
+    return f"killed by signal {-code} ({signal_name(-code)})" if code < 0 else f"exit code {code}"
 
 
 def end_words(code: int) -> str:

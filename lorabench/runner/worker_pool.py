@@ -84,8 +84,6 @@ class WorkerPool:
         self.executor = executor if isinstance(executor, str) else None
         """the plug-in's name, None for a function of one's own"""
         self._workers, self._threads = workers or 1, threads_per_worker(workers or 1)
-        self.crowded = False
-        """whether several cells run at the same time by lorabench's own choice"""
         self._cluster: Cluster | None = None
         if isinstance(executor, str):
             plugin = plugins.load("executors", executor)
@@ -112,6 +110,11 @@ class WorkerPool:
         """Cells that run at the same time at most; of a cluster known once it was asked of what cells need."""
         return self._workers if self._cluster is None else self._cluster.workers
 
+    @property
+    def crowded(self) -> bool:
+        """Whether several cells run at the same time by lorabench's own choice."""
+        return self._free > 1 and self._workers > 1
+
     def arrange(self, cells: int) -> None:
         """Chooses how many of so many cells run at a time here, where nobody has; the first worker has checked them."""
         first = self.first
@@ -119,7 +122,7 @@ class WorkerPool:
             return
         workers = workers_for(cells, self._free, first.at_once)
         if workers != self._workers:
-            self._workers, self._threads, self.crowded = workers, self._free // workers, workers > 1
+            self._workers, self._threads = workers, self._free // workers
             for number in [n for n in self._running if n >= workers]:
                 self._running.pop(number).close()
             for worker in self._running.values():
