@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,24 @@ def show(driver: Any, path: Path, width: int, dark: bool = False) -> None:
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
     )
     emulate(driver, dark)
-    driver.get(path.as_uri())
-    deadline = time.monotonic() + 60
+    load(driver, path)
     undrawn = (
         "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.main-svg :is(.trace,"
         " .hm)')).length"
     )
-    while driver.execute_script(undrawn) and time.monotonic() < deadline:
+    wait(lambda: not driver.execute_script(undrawn))
+
+
+def load(driver: Any, path: Path) -> None:
+    """Not before the page is this file's: a navigation of the browser's own may end in between."""
+    driver.get(path.as_uri())
+    here = "return document.readyState === 'complete' ? location.href.split('#')[0] : ''"
+    wait(lambda: driver.execute_script(here) == path.as_uri())
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done() and time.monotonic() < deadline:
         time.sleep(0.2)
 
 

@@ -10,7 +10,7 @@ import pytest
 from lorabench.report.drawing import Axis, Drawing, Line
 from lorabench.report.figures import draw
 from lorabench.report.style import palette
-from tests.report.chromium import pytestmark  # noqa: F401
+from tests.report.chromium import load, pytestmark, wait  # noqa: F401
 
 DRAWN = """
 return [...document.querySelectorAll('.js-plotly-plot')].map(plot => [
@@ -33,7 +33,8 @@ def test_powers_of_ten_have_labels_and_what_lies_between_them_marks(browser: Any
             line = Line("a", palette(1)[0], tuple(map(float, range(len(values)))), values)
             figure = draw(Drawing(Axis("index"), Axis("share of the largest", log=True), (line,)))
             stream.write(figure.to_html(full_html=False, include_plotlyjs=i == 0))
-    browser.get(page.as_uri())
+    load(browser, page)
+    wait(lambda: len([drawn for drawn, _ in browser.execute_script(DRAWN) if drawn]) == len(CASES))
     for labels, (drawn, marks) in zip(CASES.values(), browser.execute_script(DRAWN), strict=True):
         assert sorted(drawn) == sorted(labels)
         assert marks > len(labels)
