@@ -21,6 +21,7 @@ SHARED = (
     "autocast",
     "optimizer",
     "loss",
+    "padding_free",
 )
 """fields of TrainingSpec in which the adapters of a pack agree; learning rate, schedule, warm-up, decay and clipping
 are each one's own"""

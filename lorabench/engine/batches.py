@@ -85,7 +85,7 @@ def collate(examples: Sequence[Example], layout: Layout, where: torch.device) ->
     """Examples as one batch: padded to the longest, or end to end where the layout allows it and it costs less."""
     lengths = [len(e.ids) for e in examples]
     longest, tokens = max(lengths), sum(lengths)
-    joined = layout.end_to_end is not None and _joined_costs_less(lengths, layout.end_to_end, layout.by_rows)
+    joined = lies_end_to_end(lengths, layout)
     shape = (1, tokens) if joined else (len(examples), longest)
     starts = list(itertools.accumulate(lengths, initial=0)) if joined else [i * longest for i in range(len(examples))]
     ids = np.full(shape, layout.padding, dtype=np.int64)
@@ -127,10 +127,14 @@ def read_positions(examples: Sequence[Example], size: int) -> int:
     return sum(lengths[i] * len(lengths[i : i + size]) for i in range(0, len(lengths), size))
 
 
-def _joined_costs_less(lengths: Sequence[int], hidden: int, by_rows: bool) -> bool:
+def lies_end_to_end(lengths: Sequence[int], layout: Layout) -> bool:
+    """Whether a layout lays rows of these lengths end to end."""
+    if layout.end_to_end is None:
+        return False
     tokens, padded, longest = sum(lengths), len(lengths) * max(lengths), max(lengths)
-    attended = sum(n * n for n in lengths) if by_rows else tokens * tokens
-    return tokens < padded and 6 * hidden * tokens + attended < padded * (6 * hidden + longest)
+    attended = sum(n * n for n in lengths) if layout.by_rows else tokens * tokens
+    costs = 6 * layout.end_to_end * tokens + attended
+    return tokens < padded and costs < padded * (6 * layout.end_to_end + longest)
 
 
 def skip_batches(rows: Iterator[list[Example]], count: int) -> None:

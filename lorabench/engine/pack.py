@@ -67,7 +67,7 @@ def train_pack(
         loaded.data.train,
         specs,
         seeds=[cell.seed for cell in cells],
-        layout=loaded.padded,
+        layout=loaded.layout,
         where=context.device,
         autocast=context.autocast,
         on_step=pace.tell,

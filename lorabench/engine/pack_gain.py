@@ -55,7 +55,7 @@ def useful_cells(cell: Cell) -> int:
         enough = training.epochs is not None or training.steps * (1 - 1 / 1.3) >= PROBE_STEPS
         return sys.maxsize if enough else 1
     examples = task_data(cell, load_tokenizer(cell.model)).train
-    tokens = training.batch_size * drawn_length(examples, training.batch_size)
+    tokens = training.batch_size * _row_positions(cell, examples)
     cells = int(WHOLE[cell.quantization.name] / tokens)
     if cells < 2:
         return 1
@@ -65,6 +65,13 @@ def useful_cells(cell: Cell) -> int:
     alone = cells * steps * (shared + tokens)
     packed = steps * (shared + cells * tokens) + cells * probes * (shared + tokens)
     return cells if alone > LEAST * packed else 1
+
+
+def _row_positions(cell: Cell, examples: Sequence[Example]) -> float:
+    """Of a row in training on a CPU, where rows lie end to end if nothing forbids it; with padding elsewhere."""
+    if cell.training.padding_free == "auto" and not cell.method.dropout:
+        return sum(len(e.ids) for e in examples) / len(examples)
+    return drawn_length(examples, cell.training.batch_size)
 
 
 def rows_together(cell: Cell, where: torch.device, examples: Sequence[Example], most: int, cells: int) -> int:

@@ -4,7 +4,8 @@
     one backward pass of their sum: no parameter belongs to two adapters, so each gets the gradient of its own loss
     clipping by each adapter's own norm; one AdamW or SGD with groups of its own, and so with rates and decay
 
-The rows of a pass are those of all adapters, each in the order of its own seed. An adapter whose loss or gradient is
+The rows of a pass are those of all adapters, each in the order of its own seed; they lie end to end where attention is
+computed row by row and none has dropout, padded to the longest of all elsewhere. An adapter whose loss or gradient is
 not finite stops with the weights it had; its rows stay in the passes, so that its neighbours' numbers are the same to
 the last bit whether it stopped or not.
 
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorabench.config.settings import TrainingSpec
-from lorabench.engine.batches import IGNORED, Batch, Layout, batches, collate, skip_batches
+from lorabench.engine.attention_backward import float32_attention_backward
+from lorabench.engine.batches import Batch, Layout, batches, collate, lies_end_to_end, skip_batches
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
 from lorabench.engine.loss import Loss, token_loss
@@ -32,6 +34,7 @@ from lorabench.engine.measure import Clock
 from lorabench.engine.pack_checkpoint import PackCheckpoint
 from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, bucketed
 from lorabench.engine.packed_layers import Streams, packed
+from lorabench.engine.row_attention import attention_by_rows
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
 
 if TYPE_CHECKING:
@@ -123,6 +126,8 @@ def train_packed(
     checkpoint: what a killed pack goes on from, and what is left of this one.
     """
     spec = specs[0]
+    if not layout.by_rows or any(adapter.dropout for adapter in adapters):
+        layout = replace(layout, end_to_end=None)
     order, buckets = bucketed(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     members = [
         Member(
@@ -168,25 +173,44 @@ class _Pass:
     """The rows of one forward pass: those of an adapter beside each other."""
 
     batch: Batch
-    rows: int
-    lengths: list[int]
-    """of each adapter's longest row"""
-    tokens: list[int]
-    predicted: torch.Tensor
-    """(adapters,)"""
+    drawn: list[list[Example]]
+    """by adapter"""
+    layout: Layout
+
+    def begin(self, streams: Streams) -> None:
+        """Tells the layers of it."""
+        if self.batch.positions is None:
+            longest = [max(len(e.ids) for e in rows) for rows in self.drawn]
+            streams.begin(len(self.drawn[0]), self.batch.ids.shape[1], longest)
+        else:
+            streams.begin_end_to_end(self.tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """of each adapter"""
+        return [sum(len(e.ids) for e in rows) for rows in self.drawn]
+
+    @property
+    def positions(self) -> list[int]:
+        """of each adapter, with the padding that it would have alone"""
+        lengths = [[len(e.ids) for e in rows] for rows in self.drawn]
+        return [sum(own) if lies_end_to_end(own, self.layout) else len(own) * max(own) for own in lengths]
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """(adapters,) labels"""
+        return torch.tensor([sum(int(e.predicted[1:].sum()) for e in rows) for rows in self.drawn])
+
+    def losses(self, table: torch.Tensor) -> torch.Tensor:
+        """(adapters,) the sums of a table of losses (rows, length)"""
+        cells = len(self.drawn)
+        spans = [table.numel() // cells] * cells if self.batch.positions is None else self.tokens
+        return torch.stack([own.sum() for own in table.flatten().split(spans)])
 
 
 def _pass(members: Sequence[Member], layout: Layout, where: torch.device) -> _Pass:
     drawn = [next(m.order) for m in members]
-    batch = collate([e for examples in drawn for e in examples], layout, torch.device("cpu"))
-    predicted = (batch.labels[:, 1:] != IGNORED).view(len(members), -1).sum(1)
-    return _Pass(
-        batch.to(where),
-        len(drawn[0]),
-        [max(len(e.ids) for e in examples) for examples in drawn],
-        [sum(len(e.ids) for e in examples) for examples in drawn],
-        predicted,
-    )
+    return _Pass(collate([e for rows in drawn for e in rows], layout, where), drawn, layout)
 
 
 def _step(
@@ -207,13 +231,14 @@ def _step(
     for bucket in buckets:
         bucket.grads.zero_()
     for part in micro:
-        streams.begin(part.rows, part.batch.ids.shape[1], part.lengths)
-        with mixed_precision(where, autocast):
-            table = loss_of(model, part.batch, "none")
-            losses = table.view(len(members), -1).sum(1) / predicted
-        with warnings.catch_warnings():  # that gradients are views of a buffer, which they are meant to be
-            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
-            losses.sum().backward()
+        part.begin(streams)
+        with float32_attention_backward(where), attention_by_rows(part.batch.lengths):
+            with mixed_precision(where, autocast):
+                table = loss_of(model, part.batch, "none")
+                losses = part.losses(table) / predicted
+            with warnings.catch_warnings():  # that gradients are views of a buffer, which they are meant to be
+                warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+                losses.sum().backward()
         total = total + losses.detach()
         del table, losses  # their graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
     norms = torch.cat([torch.linalg.vector_norm(b.grads, dim=1) for b in buckets])
@@ -246,7 +271,7 @@ def _record(
             done = member.progress
             tokens = sum(p.tokens[place] for p in micro)
             done.tokens += tokens
-            done.positions += sum(p.rows * p.lengths[place] for p in micro)
+            done.positions += sum(p.positions[place] for p in micro)
             lr = learning_rate(member.spec, step)
             done.curve.append(StepRecord(step, losses[place], lr, norms[place], seconds, tokens))
 

@@ -14,8 +14,8 @@ padding that its neighbours ask for; dtypes, which are PEFT's (adapters in float
 float32 without autocast); and LLM.int8() on a GPU, whose outlier columns are those of all rows of a product, so that
 there each adapter has one of its own.
 
-Limits: the rows of an adapter lie beside each other along the first dimension; a layer that sees other rows than the
-tokens (experts) is refused.
+Limits: the tokens of an adapter lie beside each other (packed_spans); a layer that sees other rows than the tokens
+(experts) is refused. What lies end to end has no dropout.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ import torch
 import torch.nn.functional as F
 
 from lorabench.engine.packed_adapters import Bucket
+from lorabench.engine.packed_spans import Spans
 from lorabench.errors import ModelError
 
 
 @dataclass
 class Streams:
-    """The random numbers of each adapter's dropout, drawn as it would draw them alone, and the rows of this pass."""
+    """The random numbers of each adapter's dropout, drawn as it would draw them alone, and the tokens of this pass."""
 
     states: list[torch.Tensor]
     """of the device's random generator, by adapter"""
@@ -47,6 +48,10 @@ class Streams:
     """of the longest row of each adapter, which it would be padded to alone"""
     drawn: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     """states before a layer's draw, by adapter and layer: a layer that is recomputed draws the same again"""
+    spans: Spans = field(default_factory=lambda: Spans([], torch.device("cpu")))
+    """of the adapters' tokens in this pass"""
+    filled: tuple[torch.Tensor, torch.Tensor] | None = None
+    """the last layer's input and its filled form: layers that read one input fill it up once"""
 
     @classmethod
     def seeded(cls, seeds: Sequence[int], where: torch.device) -> Streams:
@@ -59,9 +64,23 @@ class Streams:
         return cls(states, where)
 
     def begin(self, rows: int, length: int, lengths: Sequence[int]) -> None:
-        """A new forward pass."""
+        """A new forward pass over padded rows, the same number of each adapter."""
         self.rows, self.length, self.lengths = rows, length, lengths
+        self._begin([rows * length] * len(lengths))
+
+    def begin_end_to_end(self, tokens: Sequence[int]) -> None:
+        """A new forward pass over rows end to end, of so many tokens of each adapter."""
+        self._begin(tokens)
+
+    def _begin(self, tokens: Sequence[int]) -> None:
         self.drawn.clear()
+        self.spans, self.filled = Spans(tokens, self.where), None
+
+    def rows_of(self, x: torch.Tensor) -> torch.Tensor:
+        """(adapters, tokens of one, width) of a layer's input."""
+        if self.filled is None or self.filled[0] is not x:
+            self.filled = x, self.spans.filled(x)
+        return self.filled[1]
 
     def dropped(self, adapter: int, layer: str, x: torch.Tensor, probability: float) -> torch.Tensor:
         """An adapter's rows (tokens, in) after dropout; what its neighbours' length pads is left zero."""
@@ -120,17 +139,19 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The frozen layer's output plus that of each adapter for its rows."""
-        tokens = self.streams.rows * self.streams.length
-        if x.numel() != self.pack * tokens * x.shape[-1]:
+        spans = self.streams.spans
+        if x.numel() != spans.total * x.shape[-1]:
             raise ModelError(f"{self.name} does not see every token once, so that adapters on it cannot be packed")
         result = torch.cat([self.layer(rows) for rows in x.chunk(self.pack)]) if self.alone else self.layer(x)
-        rows, out = x.reshape(self.pack, tokens, -1), result.reshape(self.pack, tokens, -1)
+        rows, out = self.streams.rows_of(x), spans.filled(result)
         whole = self.parts[0][1]
         if len(self.parts) == 1 and whole is not None:
-            return self._adapted(whole, rows, out).view(result.shape)
-        sizes = [size for size, _ in self.parts]
-        pieces = zip(self.parts, rows.split(sizes), out.split(sizes), strict=True)
-        return torch.cat([y if b is None else self._adapted(b, x, y) for (_, b), x, y in pieces]).view(result.shape)
+            adapted = self._adapted(whole, rows, out)
+        else:
+            sizes = [size for size, _ in self.parts]
+            pieces = zip(self.parts, rows.split(sizes), out.split(sizes), strict=True)
+            adapted = torch.cat([y if b is None else self._adapted(b, x, y) for (_, b), x, y in pieces])
+        return spans.taken(adapted).view(result.shape)
 
     def _adapted(self, bucket: Bucket, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         a, b = bucket.factors[self.name]

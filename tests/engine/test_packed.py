@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lorabench import plugins
+from lorabench.engine import packed_adapters
 from lorabench.engine.adapt import peft_targets, resolve_targets
 from lorabench.engine.batches import IGNORED, Layout
 from lorabench.engine.data import task_data
@@ -24,6 +25,7 @@ from lorabench.engine.weight_deltas import adapted_layers
 from tests.engine.conftest import cell_of, cells_of, small_model
 
 CPU = torch.device("cpu")
+PADDED = Layout(0)
 MIXED = (
     ("method.rank=1", "method.alpha=2", "training.learning_rate=1e-3"),
     ("method.rank=4", "method.alpha=16", "training.learning_rate=5e-3", "training.schedule=constant"),
@@ -64,7 +66,7 @@ def sixty_four_bits(model, batch, reduction="sum"):
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
-def alone(base, cell, rows, autocast=None, **options):
+def alone(base, cell, rows, autocast=None, layout=PADDED, **options):
     """Curve and factors of a cell trained by the engine's own loop."""
     model = attached(base, cell)
     torch.manual_seed(cell.seed)
@@ -73,7 +75,7 @@ def alone(base, cell, rows, autocast=None, **options):
         rows,
         cell.training,
         seed=cell.seed,
-        layout=Layout(0),
+        layout=layout,
         where=CPU,
         autocast=autocast,
         on_step=lambda *_: None,
@@ -87,12 +89,11 @@ def alone(base, cell, rows, autocast=None, **options):
     return done, factors
 
 
-def together(base, cells, rows, autocast=None, **options):
+def together(base, cells, rows, autocast=None, layout=PADDED, **options):
     starts = []
     for cell in cells:
-        model = attached(base, cell)
-        starts.append(AdapterStart.of(model, cell.seed))
-        detached(model)
+        with packed_adapters.attached(base, cell.method, cell.seed) as model:
+            starts.append(AdapterStart.of(model, cell.seed))
     seeds = [c.seed for c in cells]
     return train_packed(
         base,
@@ -100,7 +101,7 @@ def together(base, cells, rows, autocast=None, **options):
         rows,
         [c.training for c in cells],
         seeds=seeds,
-        layout=Layout(0),
+        layout=layout,
         where=CPU,
         autocast=autocast,
         **options,
@@ -268,7 +269,7 @@ def test_the_base_is_as_it_was_and_the_process_keeps_its_random_numbers(rows):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train_packed(base_again, starts, rows, [cells[0].training], seeds=[0], layout=Layout(0), where=CPU, autocast=None)
+    train_packed(base_again, starts, rows, [cells[0].training], seeds=[0], layout=PADDED, where=CPU, autocast=None)
     assert torch.equal(torch.rand(3), expected)
     assert not base_again.training
     after = base_again.state_dict()
