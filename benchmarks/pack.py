@@ -1,7 +1,7 @@
 """What a pack gains: cells an hour of packed training against one cell after another, all in one run.
 
     python benchmarks/pack.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
-        [--ranks R ...] [--rounds N] [--limit SECONDS]
+        [--ranks R ...] [--rounds N] [--limit SECONDS] [--bfloat16] [--uneven [--padded]]
 
 For each storage and shape, alternating, round by round:
 
@@ -13,6 +13,9 @@ A step takes the median over the steps after the first of each round. `ratio` is
 adapters over the packed step, `bare_ratio` that of the bare ones, `processor_ratio` as `ratio`, in processor seconds,
 which other processes disturb less; on a GPU also the allocator's peaks. The base has random weights of a published
 configuration at full size (smollm2-135m, llama-3.2-1b, llama-3.1-8b), or is a shipped model (tiny-4m).
+
+bfloat16: products on a CPU in it, too, as `training.autocast: auto` has them where the CPU can. uneven: rows of a tenth
+of the length to all of it, most a quarter, which lie end to end on a CPU. padded: those of the pack alone are padded.
 """
 
 from __future__ import annotations
@@ -43,7 +46,6 @@ from lorabench.engine.packed_adapters import AdapterStart
 from lorabench.engine.train import train
 from lorabench.memory.meta_model import configuration
 
-AUTOCAST = torch.bfloat16 if CUDA else None  # as training.autocast: auto takes it
 STEPS = 4  # of a round; the first is not counted
 
 
@@ -121,11 +123,15 @@ class Bench:
         row = Row("loop", options.model, quantization, "lora", 16, rows, length, wide)
         self.model, self.ranks = base(row, folder(options.model)).requires_grad_(False), options.ranks
         self.starts = starts(self.model, options.ranks)
+        self.autocast = torch.bfloat16 if CUDA or options.bfloat16 else None
         chance = np.random.default_rng(0)
-        predicted = np.arange(length) > 0
-        self.examples = [
-            Example(chance.integers(5, 500, length).astype(np.int32), predicted, length) for _ in range(4 * rows)
-        ]
+        lengths = [length] * (4 * rows)
+        if options.uneven:
+            lengths = chance.triangular(length / 10, length / 4, length, 4 * rows).astype(int).tolist()
+        self.examples = [Example(chance.integers(5, 500, n).astype(np.int32), np.arange(n) > 0, n) for n in lengths]
+        hidden = self.model.config.hidden_size if options.uneven and not CUDA else None
+        self.layout = Layout(0, end_to_end=hidden, by_rows=True)
+        self.packed_layout = Layout(0) if options.padded else self.layout
         self.spec = TrainingSpec(steps=STEPS, batch_size=rows, sequence_length=length)
 
     def packed(self, end: Callable[[], None]) -> None:
@@ -136,9 +142,9 @@ class Bench:
             self.examples,
             [self.spec.model_copy(update={"learning_rate": 1e-4 * (1 + c % 3)}) for c in cells],
             seeds=cells,
-            layout=Layout(0),
+            layout=self.packed_layout,
             where=WHERE,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
             on_step=lambda step, tokens, seconds: end(),
         )
 
@@ -149,9 +155,9 @@ class Bench:
             self.examples,
             self.spec,
             seed=0,
-            layout=Layout(0),
+            layout=self.layout,
             where=WHERE,
-            autocast=AUTOCAST,
+            autocast=self.autocast,
             on_step=lambda step, tokens: end(),
         )
         model.unload()
@@ -161,7 +167,7 @@ class Bench:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
         ids = collate(self.examples[: self.spec.batch_size], Layout(0), WHERE).ids
         for _ in range(STEPS):
-            with torch.autocast(WHERE.type, AUTOCAST, enabled=AUTOCAST is not None):
+            with torch.autocast(WHERE.type, self.autocast, enabled=self.autocast is not None):
                 loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
             optimizer.step()
@@ -190,6 +196,8 @@ def measure(options: argparse.Namespace, quantization: str, rows: int, length: i
         "quantization": quantization,
         "rows": rows,
         "length": length,
+        "tokens": int(np.mean([len(e.ids) for e in bench.examples])),
+        "laid": "end to end" if bench.packed_layout.end_to_end else "padded",
         "ranks": options.ranks,
         "ratio": ratio(solo),
         "bare_ratio": ratio(bare),
@@ -209,6 +217,9 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", type=int, default=[16] * 8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=240)
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--uneven", action="store_true")
+    parser.add_argument("--padded", action="store_true")
     options = parser.parse_args()
     began, rows = time.monotonic(), []
     for quantization in options.quantization:

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from lorabench.config import expand
 from lorabench.config.packs import pack_key
 from lorabench.runner import waiting_cells
@@ -63,3 +65,15 @@ def test_what_a_cell_costs_the_queue_does_not_grow_with_the_cells_that_wait(monk
         queue.put_first(queue.take_mates(first, 8, 2, is_new))
     assert looks["key"] == len({c.condition_id for c in drawn}) == 5
     assert looks["new"] <= 8 * len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "workers", "packs"),
+    [(8, 2, [4, 4]), (7, 2, [4, 3]), (20, 2, [5, 5, 5, 5]), (32, 2, [8, 8, 8, 8]), (5, 1, [5]), (3, 4, [1, 1, 1])],
+)
+def test_workers_take_equal_packs_as_few_times_as_there_are_to_be(seeds, workers, packs):
+    waiting = WaitingCells(expand(study_of(*range(seeds))))
+    taken = []
+    while (first := waiting.take()) is not None:
+        taken.append(1 + len(waiting.take_mates(first, 8, workers)))
+    assert taken == packs
