@@ -22,8 +22,8 @@ class WaitingCells:
         """by pack_key, those that may train together, in the same order"""
         self._keys: dict[str, Hashable | None] = {}
         """by condition, whose seeds have one"""
-        self._shares: dict[Hashable, int] = {}
-        """by pack_key, the cells that a worker takes at once, by those that were there at first"""
+        self._at_first: dict[Hashable, int] = {}
+        """by pack_key, the cells that waited when the first of them was taken"""
         for cell in cells:
             self.add(cell)
 
@@ -55,17 +55,18 @@ class WaitingCells:
     def take_mates(
         self, first: Cell, most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
     ) -> list[Cell]:
-        """Takes the cells that may train with one that was taken: at most so many with it, and no more than its share
-        where workers take equal ones, as few times as there are to be.
+        """Takes the cells that may train with one that was taken: at most so many at once, and where there are
+        several workers equal packs, as few of each as hold all.
 
         is_new: whether nothing of a cell's training is there, which a pack would do again.
         """
         if most < 2 or (key := self._key(first)) is None or not is_new(first):
             return []
         alike = self._alike.get(key, OrderedDict())
-        cells = len(alike) + 1
-        share = self._shares.setdefault(key, -(-cells // (workers * -(-cells // (workers * most)))))
-        taken = list(islice(filter(is_new, alike.values()), min(most, share) - 1))
+        if workers > 1:
+            cells = self._at_first.setdefault(key, len(alike) + 1)
+            most = -(-cells // (workers * -(-cells // (workers * most))))
+        taken = list(islice(filter(is_new, alike.values()), most - 1))
         for cell in taken:
             self._remove(cell)
         return taken
