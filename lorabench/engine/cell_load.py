@@ -92,7 +92,9 @@ def _loaded(context: CellContext, base: LoadedBase, model: CausalModel, start: F
         varied = len({len(e.ids) for e in base.data.train}) > 1
         wanted = cell.training.padding_free == "auto" and context.device.type == "cpu" and not cell.method.dropout
         if varied and wanted and keeps_rows_apart(model):
-            hidden, by_rows = getattr(model.config.get_text_config(), "hidden_size", None), attends_by_rows(model)
+            longest = max(len(e.ids) for e in base.data.train)
+            hidden = getattr(model.config.get_text_config(), "hidden_size", None)
+            by_rows = attends_by_rows(model, longest)
     return LoadedCell(
         model, start, base.tokenizer, base.data, base.teacher, base.domain, cell.training.loss, hidden, by_rows
     )

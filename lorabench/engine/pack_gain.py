@@ -6,7 +6,7 @@
                 over the products of one token in it (4 operations a weight: forward, and for the gradients of the
                 inputs), and the dequantization of its weights
     alone       cells * passes * (shared + t)
-    packed      passes * (shared + cells * t) + cells * probes * (shared + t)
+    packed      passes * (shared + tokens of all) + cells * probes * (shared + t)
 
 Only what is paid once is saved: where a product's time grows with its rows, as it does beyond some hundred tokens on
 any processor, nothing is. By settings and data alone, so that a study runs the same way each time.
@@ -55,23 +55,25 @@ def useful_cells(cell: Cell) -> int:
         enough = training.epochs is not None or training.steps * (1 - 1 / 1.3) >= PROBE_STEPS
         return sys.maxsize if enough else 1
     examples = task_data(cell, load_tokenizer(cell.model)).train
-    tokens = training.batch_size * _row_positions(cell, examples)
-    cells = int(WHOLE[cell.quantization.name] / tokens)
-    if cells < 2:
+    whole, tokens = WHOLE[cell.quantization.name], _positions(cell, examples, 1)
+    cells = int(whole / tokens)
+    if cells < 2 or (cells := int(whole * cells / _positions(cell, examples, cells))) < 2:
         return 1
     shared = shared_tokens(cell, device())
     steps = training.over(len(examples)).steps * training.gradient_accumulation
     probes = PROBE_STEPS * training.gradient_accumulation
     alone = cells * steps * (shared + tokens)
-    packed = steps * (shared + cells * tokens) + cells * probes * (shared + tokens)
+    packed = steps * (shared + _positions(cell, examples, cells)) + cells * probes * (shared + tokens)
     return cells if alone > LEAST * packed else 1
 
 
-def _row_positions(cell: Cell, examples: Sequence[Example]) -> float:
-    """Of a row in training on a CPU, where rows lie end to end if nothing forbids it; with padding elsewhere."""
+def _positions(cell: Cell, examples: Sequence[Example], cells: int) -> float:
+    """Of a pass of so many cells on a CPU: their tokens, where rows lie end to end if nothing forbids it; with padding
+    to the longest row of all elsewhere."""
+    rows = cell.training.batch_size * cells
     if cell.training.padding_free == "auto" and not cell.method.dropout:
-        return sum(len(e.ids) for e in examples) / len(examples)
-    return drawn_length(examples, cell.training.batch_size)
+        return rows * sum(len(e.ids) for e in examples) / len(examples)
+    return rows * drawn_length(examples, rows)
 
 
 def rows_together(cell: Cell, where: torch.device, examples: Sequence[Example], most: int, cells: int) -> int:

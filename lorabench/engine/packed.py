@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,7 @@ from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, buck
 from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.row_attention import attention_by_rows
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
+from lorabench.errors import ModelError
 
 if TYPE_CHECKING:
     from lorabench.engine.packed_evaluation import HeldOut
@@ -66,6 +68,8 @@ class Member:
 
     start: AdapterStart
     spec: TrainingSpec
+    layout: Layout
+    """of its rows alone"""
     order: Iterator[list[Example]]
     bucket: Bucket
     place: int
@@ -126,13 +130,15 @@ def train_packed(
     checkpoint: what a killed pack goes on from, and what is left of this one.
     """
     spec = specs[0]
-    if not layout.by_rows or any(adapter.dropout for adapter in adapters):
-        layout = replace(layout, end_to_end=None)
+    padded = replace(layout, end_to_end=None)
+    layouts = [padded if adapter.dropout else layout for adapter in adapters]
+    together = padded if not layout.by_rows or padded in layouts else layout
     order, buckets = bucketed(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     members = [
         Member(
             adapters[i],
             specs[i],
+            layouts[i],
             batches(examples, specs[i].batch_size, seeds[i]),
             b,
             p,
@@ -150,7 +156,7 @@ def train_packed(
             skip_batches(member.order, begun * spec.gradient_accumulation)
         before, clock = max(m.progress.seconds for m in members), Clock(where)
         for step in range(begun + 1, spec.steps + 1):
-            micro = [_pass(members, layout, where) for _ in range(spec.gradient_accumulation)]
+            micro = [_pass(members, together, where) for _ in range(spec.gradient_accumulation)]
             losses, norms = _step(model, members, buckets, micro, streams, optimizer, step, autocast, loss_of)
             _record(members, micro, losses, norms, step, before + clock.seconds())
             if all(m.diverged for m in members):
@@ -175,7 +181,8 @@ class _Pass:
     batch: Batch
     drawn: list[list[Example]]
     """by adapter"""
-    layout: Layout
+    layouts: list[Layout]
+    """of each adapter's rows alone"""
 
     def begin(self, streams: Streams) -> None:
         """Tells the layers of it."""
@@ -185,16 +192,17 @@ class _Pass:
         else:
             streams.begin_end_to_end(self.tokens)
 
-    @property
+    @cached_property
     def tokens(self) -> list[int]:
         """of each adapter"""
         return [sum(len(e.ids) for e in rows) for rows in self.drawn]
 
-    @property
+    @cached_property
     def positions(self) -> list[int]:
         """of each adapter, with the padding that it would have alone"""
         lengths = [[len(e.ids) for e in rows] for rows in self.drawn]
-        return [sum(own) if lies_end_to_end(own, self.layout) else len(own) * max(own) for own in lengths]
+        each = zip(lengths, self.layouts, strict=True)
+        return [sum(own) if lies_end_to_end(own, layout) else len(own) * max(own) for own, layout in each]
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -203,14 +211,14 @@ class _Pass:
 
     def losses(self, table: torch.Tensor) -> torch.Tensor:
         """(adapters,) the sums of a table of losses (rows, length)"""
-        cells = len(self.drawn)
-        spans = [table.numel() // cells] * cells if self.batch.positions is None else self.tokens
-        return torch.stack([own.sum() for own in table.flatten().split(spans)])
+        if self.batch.positions is None:
+            return table.view(len(self.drawn), -1).sum(1)
+        return torch.stack([own.sum() for own in table.flatten().split(self.tokens)])
 
 
 def _pass(members: Sequence[Member], layout: Layout, where: torch.device) -> _Pass:
     drawn = [next(m.order) for m in members]
-    return _Pass(collate([e for rows in drawn for e in rows], layout, where), drawn, layout)
+    return _Pass(collate([e for rows in drawn for e in rows], layout, where), drawn, [m.layout for m in members])
 
 
 def _step(
@@ -232,13 +240,17 @@ def _step(
         bucket.grads.zero_()
     for part in micro:
         part.begin(streams)
-        with float32_attention_backward(where), attention_by_rows(part.batch.lengths):
+        with float32_attention_backward(where), attention_by_rows(part.batch.lengths) as by_rows:
             with mixed_precision(where, autocast):
                 table = loss_of(model, part.batch, "none")
                 losses = part.losses(table) / predicted
+            streams.forget()
+            if by_rows is not None and by_rows.left:
+                raise ModelError("rows end to end see each other in its attention, so that adapters cannot be packed")
             with warnings.catch_warnings():  # that gradients are views of a buffer, which they are meant to be
                 warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
                 losses.sum().backward()
+        streams.forget()
         total = total + losses.detach()
         del table, losses  # their graph: bitsandbytes' int8 layers keep their inputs in it, beyond the backward pass
     norms = torch.cat([torch.linalg.vector_norm(b.grads, dim=1) for b in buckets])

@@ -78,9 +78,16 @@ class Streams:
 
     def rows_of(self, x: torch.Tensor) -> torch.Tensor:
         """(adapters, tokens of one, width) of a layer's input."""
+        if self.spans.sources is None:
+            return self.spans.filled(x)
         if self.filled is None or self.filled[0] is not x:
             self.filled = x, self.spans.filled(x)
         return self.filled[1]
+
+    def forget(self) -> None:
+        """Lets go of the last layer's input; before the backward pass too, whose recomputed layers would otherwise find
+        what they have to save again."""
+        self.filled = None
 
     def dropped(self, adapter: int, layer: str, x: torch.Tensor, probability: float) -> torch.Tensor:
         """An adapter's rows (tokens, in) after dropout; what its neighbours' length pads is left zero."""

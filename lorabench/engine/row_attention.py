@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SHORT = 384
 """tokens of a row up to which the backward pass in float32 is the faster one, conversions included"""
 NAME = "sdpa"
+WINDOWS = ("sliding_window", "attention_chunk_size")
+"""what transformers' configurations call the tokens back that a layer sees"""
 
 
 class RowAttention:
@@ -98,9 +100,12 @@ def attention_by_rows(lengths: Sequence[int]) -> Iterator[RowAttention | None]:
 
 
 @torch.no_grad()
-def attends_by_rows(model: PreTrainedModel) -> bool:
-    """Whether all attention of a model over two rows is computed row by row; the model takes rows end to end
-    (causal.keeps_rows_apart)."""
+def attends_by_rows(model: PreTrainedModel, longest: int) -> bool:
+    """Whether all attention of a model over rows of so many tokens at most is computed row by row, which a window
+    shorter than them forbids; the model takes rows end to end (causal.keeps_rows_apart)."""
+    config = model.config.get_text_config()
+    if any((getattr(config, name, None) or longest) < longest for name in WINDOWS):
+        return False
     positions = torch.arange(4, device=model.device).repeat(2)[None]
     was = model.training
     model.eval()

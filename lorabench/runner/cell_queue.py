@@ -20,7 +20,7 @@ from lorabench.errors import StoreError
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.disk import disk_fault
 from lorabench.runner.lost_cell import lacked_memory
-from lorabench.runner.packs import AUTO, Size, remove_packs
+from lorabench.runner.packs import AUTO, Size, begun_with, remove_packs
 from lorabench.runner.waiting_cells import WaitingCells
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -148,7 +148,10 @@ class CellQueue:
         with self.taking:
             cell = self.queue.take()
             if cell is not None:
-                others.extend(self.queue.take_mates(cell, most, self.pool.workers, self._is_new))
+                names = begun_with(self.plan.store.folder, cell.id) if most > 1 else []
+                others.extend(
+                    self.queue.take_named(names) or self.queue.take_mates(cell, most, self.pool.workers, self._is_new)
+                )
             return cell
 
     def _give_back(self, mates: deque[Cell]) -> None:

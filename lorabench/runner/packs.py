@@ -91,7 +91,8 @@ class TrainedPacks:
                 return self._trained.pop(cell.id)
             if not others or cell.id in self._alone:
                 return None
-            most = min(len(pack), engine.useful_cells(cell)) if gaining else len(pack)
+            kinds = {bool(c.method.dropout): c for c in pack} if gaining else {}  # dropout asks for padded rows
+            most = min(len(pack), *(engine.useful_cells(kind) for kind in kinds.values())) if gaining else len(pack)
             if most > 1:
                 most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)
             self._alone |= {c.id for c in pack[:most]}
@@ -123,16 +124,28 @@ def remove_packs(results: Path, settled: Callable[[str], bool]) -> None:
     """Removes what is kept of packs whose cells all have results; `results` is the results directory. A list that
     cannot be read (cut, or removed by another runner) is as good as its name, the pack's first cell."""
     for listed in (results / KEPT).glob("*.json"):
-        try:
-            cells = json.loads(listed.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            cells = None
-        names = map(str, cells) if isinstance(cells, list) else [listed.stem]
-        if all(map(settled, names)):
+        if all(map(settled, _names(listed))):
             for file in (listed.with_suffix(".pt"), listed):
                 file.unlink(missing_ok=True)
     with suppress(OSError):  # it is not there, or holds packs under way
         (results / KEPT).rmdir()
+
+
+def begun_with(results: Path, cell: str) -> list[str]:
+    """The ids of the pack that a cell was in when a run was killed, in their order; empty where there is none. Only the
+    same cells go on from what is kept of it."""
+    for listed in sorted((results / KEPT).glob("*.json")):
+        if cell in (names := _names(listed)):
+            return names
+    return []
+
+
+def _names(listed: Path) -> list[str]:
+    try:
+        cells = json.loads(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        cells = None
+    return [str(name) for name in cells] if isinstance(cells, list) else [listed.stem]
 
 
 def _release() -> None:

@@ -55,8 +55,8 @@ class WaitingCells:
     def take_mates(
         self, first: Cell, most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
     ) -> list[Cell]:
-        """Takes the cells that may train with one that was taken: at most so many at once, and where there are
-        several workers equal packs, as few of each as hold all.
+        """Takes the cells that may train with one that was taken: at most so many at once. Several workers
+        take packs of nearly one size, in as few rounds as that allows.
 
         is_new: whether nothing of a cell's training is there, which a pack would do again.
         """
@@ -67,6 +67,14 @@ class WaitingCells:
             cells = self._at_first.setdefault(key, len(alike) + 1)
             most = -(-cells // (workers * -(-cells // (workers * most))))
         taken = list(islice(filter(is_new, alike.values()), most - 1))
+        for cell in taken:
+            self._remove(cell)
+        return taken
+
+    def take_named(self, names: Sequence[str], is_new: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
+        """Takes those of some ids that wait, in the order of these. is_new: as for take_mates."""
+        waiting = (self._waiting[name] for name in names if name in self._waiting)
+        taken = list(filter(is_new, waiting))
         for cell in taken:
             self._remove(cell)
         return taken

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, Olmo2Config
 
 from lorabench.config.packs import pack_key
 from lorabench.engine.batches import IGNORED, Layout
 from lorabench.engine.data import task_data
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.engine.packed_spans import Spans
-from tests.engine.conftest import cell_of, cells_of
+from lorabench.engine.row_attention import attends_by_rows
+from lorabench.errors import ModelError
+from tests.engine.conftest import cell_of, cells_of, small_config
 from tests.engine.test_packed import CPU, MIXED, alone, assert_equal_training, pack_of, same_bits, together, uneven
 
 UNDROPPED = [own for own in MIXED if not any("dropout" in setting for setting in own)]
@@ -156,3 +159,49 @@ def test_a_pack_pays_by_the_tokens_that_its_passes_have(monkeypatch):
         "training.steps=400", "training.batch_size=8", "training.sequence_length=400", "training.padding_free=never"
     )[0]
     assert pack_gain.useful_cells(cell) > pack_gain.useful_cells(padded)
+
+
+def random_model(kind, **settings):
+    torch.manual_seed(0)
+    config = small_config(kind)
+    config.update(settings)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def loaded_layout(model, rows):
+    return Layout(0, end_to_end=64, by_rows=attends_by_rows(model, max(len(e.ids) for e in rows)))
+
+
+def within(rows, words):
+    return [dataclasses.replace(e, ids=e.ids % words) for e in rows]
+
+
+def test_a_window_shorter_than_a_row_keeps_adapters_apart(rows):
+    """Masked attention would hand the numbers of an adapter that diverged to its neighbour."""
+    wild = ("training.learning_rate=1e30", "training.warmup=0", "training.schedule=constant")
+    base = random_model("mistral", sliding_window=16)
+    rows = within(rows, base.config.vocab_size)
+    layout = loaded_layout(base, rows)
+    assert not layout.by_rows and loaded_layout(random_model("mistral", sliding_window=64), rows).by_rows
+    first, second = together(base, pack_of("training.steps=4", cells=[("method.rank=2",), wild]), rows, layout=layout)
+    assert first.diverged is None and second.diverged is not None
+    with pytest.raises(ModelError, match="see each other"):
+        together(base, pack_of("training.steps=4", cells=[("method.rank=2",), wild]), rows, layout=END_TO_END)
+
+
+def test_a_layer_that_reads_its_blocks_input_is_recomputed(rows):
+    """In OLMo-2 no norm comes before the projections, so that a recomputed block reads the very tensor it read."""
+    cells = pack_of(
+        "training.steps=3",
+        "training.gradient_checkpointing=true",
+        "method.target_modules=[q_proj]",
+        cells=[("method.rank=2",), ("method.rank=4", "seeds=[1]")],
+    )
+    config = Olmo2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config)
+    rows = within(rows, 64)
+    for cell, ours in zip(cells, together(base, cells, rows, layout=END_TO_END), strict=True):
+        assert_equal_training(alone(base, cell, rows, layout=END_TO_END), ours, 1e-4, wide=1e-3)

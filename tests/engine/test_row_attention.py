@@ -184,9 +184,9 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_rows_alone(checkpointing, 
 def test_a_model_attends_by_rows_where_all_its_layers_do(kind):
     model = small_model(kind).train()
     assert keeps_rows_apart(model)
-    assert attends_by_rows(model) == (kind in TAKEN)
+    assert attends_by_rows(model, 4) == (kind in TAKEN)
     model.config._attn_implementation = "eager"
-    assert not attends_by_rows(model)
+    assert not attends_by_rows(model, 4)
     assert all(m.training for m in model.modules())
 
 

@@ -61,7 +61,7 @@ def test_they_are_free_as_soon_as_the_first_trains_alone(tmp_path):
 
     seen = []
     run(study_of(0, 1, 2), tmp_path, pool=WorkerPool(lambda threads: Alone(1, seen), 2))
-    assert sorted((seed, mates) for seed, mates, _ in seen) == [(0, [1]), (1, []), (2, [])]
+    assert sorted((seed, mates) for seed, mates, _ in seen) == [(0, [1]), (1, [2]), (2, [])]
 
 
 @pytest.mark.parametrize(("pack", "first"), [(1, ([], False)), (3, ([1, 2], False)), (None, ([1, 2, 3, 4], True))])
@@ -79,6 +79,22 @@ def test_a_cell_whose_training_is_there_or_under_way_goes_on_alone(tmp_path):
     (partial / CHECKPOINT).write_bytes(b"")
     seen = given(tmp_path, 5)
     assert seen[0] == (0, [1, 3, 4], True) and (2, [], False) in seen
+
+
+def test_the_cells_of_a_killed_pack_come_together_again(tmp_path):
+    """What is kept of a pack is of just these cells; four that are left would be two packs of two."""
+    from lorabench.runner.plan import make_plan
+
+    def pool(seen):
+        return WorkerPool(lambda threads: Packing(8, seen), 2)
+
+    run(study_of(*range(4)), tmp_path, pool=pool([]))
+    ids = {c.seed: c.id for c in make_plan(study_of(*range(8)), tmp_path).cells}
+    (tmp_path / KEPT).mkdir(exist_ok=True)
+    (tmp_path / KEPT / f"{ids[4]}.json").write_text(json.dumps([ids[seed] for seed in (4, 5, 6, 7)]))
+    seen = []
+    run(study_of(*range(8)), tmp_path, pool=pool(seen))
+    assert (4, [5, 6, 7]) in [(seed, mates) for seed, mates, _ in seen]
 
 
 @pytest.mark.parametrize("packed", [(), (1,), (1, 2)])
