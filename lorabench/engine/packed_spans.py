@@ -2,7 +2,7 @@
 
 even      (adapters * tokens, width) is (adapters, tokens, width), as batched products take it
 uneven    rows of different lengths end to end: adapters have different numbers of tokens, and each is filled up to
-          the largest with repetitions of its own last one, which nothing is computed from and no gradient reaches
+          the largest with repetitions of its own last one, whose outputs are dropped and which no gradient reaches
 """
 
 from __future__ import annotations

@@ -148,10 +148,9 @@ class CellQueue:
         with self.taking:
             cell = self.queue.take()
             if cell is not None:
-                names = begun_with(self.plan.store.folder, cell.id) if most > 1 else []
-                others.extend(
-                    self.queue.take_named(names) or self.queue.take_mates(cell, most, self.pool.workers, self._is_new)
-                )
+                names = begun_with(self.plan.store.folder, cell.id) if most > 1 and self._is_new(cell) else []
+                begun = self.queue.take_named(names, self._is_new)
+                others.extend(begun or self.queue.take_mates(cell, most, self.pool.workers, self._is_new))
             return cell
 
     def _give_back(self, mates: deque[Cell]) -> None:

@@ -55,8 +55,8 @@ class WaitingCells:
     def take_mates(
         self, first: Cell, most: int, workers: int, is_new: Callable[[Cell], bool] = lambda cell: True
     ) -> list[Cell]:
-        """Takes the cells that may train with one that was taken: at most so many at once. Several workers
-        take packs of nearly one size, in as few rounds as that allows.
+        """Takes the cells that may train with one that was taken: at most so many at once. Several workers take packs
+        of nearly one size, in as few rounds as that allows.
 
         is_new: whether nothing of a cell's training is there, which a pack would do again.
         """
