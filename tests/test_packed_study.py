@@ -20,7 +20,7 @@ from lorabench.engine.data import Example
 from lorabench.record.memory_prediction import MemoryPrediction
 from lorabench.record.merged import merged_of
 from lorabench.record.result_file import read_result
-from lorabench.runner.packs import AUTO, fitting
+from lorabench.runner.packs import AUTO, TrainedPacks, fitting
 from lorabench.runner.waiting_cells import WaitingCells
 from tests.engine.conftest import cells_of
 
@@ -195,6 +195,24 @@ def test_rows_are_counted_as_they_are_not_as_they_may_be():
 
     long, short = (cells_of(f"training.sequence_length={n}", "training.steps=100")[0] for n in (512, 32))
     assert useful_cells(short) > 1 == useful_cells(long)
+
+
+def test_a_pack_gains_by_the_rows_of_its_cells_with_dropout_too(tmp_path):
+    """Which are padded to the longest of all: a row in twenty is long here."""
+    from lorabench.engine.pack import useful_cells
+
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("".join(f"a{i}||b{' long' * 90 if i % 20 == 0 else ''}\n" for i in range(400)))
+    test.write_text("c||d\ne||f\n")
+    task = f"{{name: instruct, train: {train}, eval: {test}, separator: '||', columns: [q, a]"
+    shared = (f"task={task}, prompt: '{{q}}', response: '{{a}}'}}", "training.sequence_length=256")
+    more = ("training.steps=100", "training.batch_size=8")
+    cell, mate = (cells_of(*shared, *more, f"method.dropout={d}")[0] for d in (0.0, 0.1))
+    assert useful_cells(cell) > 1 == useful_cells(mate)
+    trained = TrainedPacks("lorabench.engine").training(
+        cell, [mate], lambda c: None, lambda e: None, tmp_path / "packs", gaining=True
+    )
+    assert trained is None and not (tmp_path / "packs").exists()
 
 
 def test_rows_are_evaluated_together_where_a_pass_is_short_and_memory_allows_it():
