@@ -20,7 +20,7 @@ from lorabench.errors import StoreError
 from lorabench.record.store import CHECKPOINT
 from lorabench.runner.disk import disk_fault
 from lorabench.runner.lost_cell import lacked_memory
-from lorabench.runner.packs import AUTO, Size, begun_with, remove_packs
+from lorabench.runner.packs import AUTO, Size, begun_packs, remove_packs
 from lorabench.runner.waiting_cells import WaitingCells
 from lorabench.runner.worker_pool import WorkerPool
 
@@ -65,6 +65,7 @@ class CellQueue:
         self.plan, self.pool, self.progress, self.retry = plan, pool, progress, retry
         self.queue = WaitingCells(plan.pending)
         self.marks = {c.id: self._mark(c) for c in plan.pending}
+        self.begun = begun_packs(plan.store.folder)
         self.packed: set[str] = set()
         """cells of packs that have begun"""
         self.alone: list[Cell] = []
@@ -148,7 +149,7 @@ class CellQueue:
         with self.taking:
             cell = self.queue.take()
             if cell is not None:
-                names = begun_with(self.plan.store.folder, cell.id) if most > 1 and self._is_new(cell) else []
+                names = self.begun.get(cell.id, []) if most > 1 and self._is_new(cell) else []
                 begun = self.queue.take_named(names, self._is_new)
                 others.extend(begun or self.queue.take_mates(cell, most, self.pool.workers, self._is_new))
             return cell

@@ -91,8 +91,10 @@ class TrainedPacks:
                 return self._trained.pop(cell.id)
             if not others or cell.id in self._alone:
                 return None
-            kinds = {bool(c.method.dropout): c for c in pack} if gaining else {}  # dropout asks for padded rows
-            most = min(len(pack), *(engine.useful_cells(kind) for kind in kinds.values())) if gaining else len(pack)
+            most = len(pack)
+            if gaining:
+                kinds = {bool(c.method.dropout): c for c in pack}  # dropout asks for padded rows
+                most = min(most, *map(engine.useful_cells, kinds.values()))
             if most > 1:
                 most = fitting(predict(max(pack, key=lambda c: c.method.rank or 0)), most)
             self._alone |= {c.id for c in pack[:most]}
@@ -131,13 +133,11 @@ def remove_packs(results: Path, settled: Callable[[str], bool]) -> None:
         (results / KEPT).rmdir()
 
 
-def begun_with(results: Path, cell: str) -> list[str]:
-    """The ids of the pack that a cell was in when a run was killed, in their order; empty where there is none. Only the
-    same cells go on from what is kept of it."""
-    for listed in sorted((results / KEPT).glob("*.json")):
-        if cell in (names := _names(listed)):
-            return names
-    return []
+def begun_packs(results: Path) -> dict[str, list[str]]:
+    """By the id of a cell, those of the pack that it was in when a run was killed, in their order. Only the same cells
+    go on from what is kept of it."""
+    packs = [_names(listed) for listed in sorted((results / KEPT).glob("*.json"))]
+    return {name: names for names in reversed(packs) for name in names}
 
 
 def _names(listed: Path) -> list[str]:

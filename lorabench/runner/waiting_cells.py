@@ -66,15 +66,15 @@ class WaitingCells:
         if workers > 1:
             cells = self._at_first.setdefault(key, len(alike) + 1)
             most = -(-cells // (workers * -(-cells // (workers * most))))
-        taken = list(islice(filter(is_new, alike.values()), most - 1))
-        for cell in taken:
-            self._remove(cell)
-        return taken
+        return self._take(islice(filter(is_new, alike.values()), most - 1))
 
     def take_named(self, names: Sequence[str], is_new: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
         """Takes those of some ids that wait, in the order of these. is_new: as for take_mates."""
         waiting = (self._waiting[name] for name in names if name in self._waiting)
-        taken = list(filter(is_new, waiting))
+        return self._take(filter(is_new, waiting))
+
+    def _take(self, cells: Iterable[Cell]) -> list[Cell]:
+        taken = list(cells)
         for cell in taken:
             self._remove(cell)
         return taken
