@@ -8,20 +8,19 @@
 
 PEFT takes eight products, six casts of tokens and three sums for what are here a product over A, a sum into W's product
 and their derivatives; on a CPU each of them is a meeting of threads. Losses and gradients are the same to rounding.
-Which layers share an input is seen in one pass over a few tokens. What PEFT computes otherwise (dropout, DoRA, a merged
-or a second adapter, dtypes that differ without autocast) is left to PEFT.
+What PEFT computes otherwise (dropout, DoRA, a merged or a second adapter, dtypes that differ without autocast) is left
+to PEFT.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 
+from lorabench.engine.shared_inputs import Frozen, by_input, computed_together, frozen_product
 from lorabench.engine.weight_deltas import adapted_layers
 
 KINDS = ("Linear", "Linear8bitLt", "Linear4bit")
@@ -36,16 +35,8 @@ def joined_adapters(model: torch.nn.Module, ids: torch.Tensor) -> Iterator[int]:
     ids: (1, tokens), a few that the model may see.
     """
     layers = [layer for _, layer in adapted_layers(model) if _joinable(layer)] if ids.device.type == "cpu" else []
-    groups = [_Group(members) for members in _sharing(model, layers, ids)] if layers else []
-    try:
-        for group in groups:
-            for place, layer in enumerate(group.layers):
-                layer.forward = partial(group.forward, place)
-        yield sum(len(group.layers) for group in groups if len(group.layers) > 1)
-    finally:
-        for group in groups:
-            for layer in group.layers:
-                del layer.forward
+    with computed_together(by_input(model, layers, ids), _together) as found:
+        yield found
 
 
 def _joinable(layer: Any) -> bool:
@@ -55,76 +46,19 @@ def _joinable(layer: Any) -> bool:
     return name in KINDS and type(layer).__module__.startswith("peft.tuners.lora.") and plain and alone
 
 
-def _sharing(model: torch.nn.Module, layers: Sequence[Any], ids: torch.Tensor) -> list[list[Any]]:
-    """The layers that one pass calls exactly once, those beside each other that get the same tensor."""
-    calls: list[tuple[Any, torch.Tensor]] = []
-    hooks = [layer.register_forward_pre_hook(lambda called, x: calls.append((called, x[0]))) for layer in layers]
-    try:
-        # as it is: bitsandbytes lays 4-bit weights out for inference where a model is set to evaluate
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(input_ids=ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups: list[list[Any]] = []
-    before: torch.Tensor | None = None
-    counts = Counter(id(layer) for layer, _ in calls)
-    for layer, x in calls:
-        if counts[id(layer)] > 1:
-            continue
-        if x is before:
-            groups[-1].append(layer)
-        else:
-            groups.append([layer])
-        before = x
-    return groups
-
-
-class _Group:
-    """Layers that read one input; the first call with it computes all, the others take what is theirs."""
-
-    def __init__(self, layers: list[Any]) -> None:
-        self.layers = layers
-        self._input: torch.Tensor | None = None
-        self._outputs: dict[int, torch.Tensor] = {}
-
-    def forward(self, place: int, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The output of the layer at a place."""
-        if self._input is not x or place not in self._outputs:
-            if args or kwargs or (outputs := self._together(x)) is None:
-                layer = self.layers[place]
-                return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
-            self._input, self._outputs = x, dict(enumerate(outputs))
-        output = self._outputs.pop(place)
-        if not self._outputs:
-            self._input = None
-        return output
-
-    def _together(self, x: torch.Tensor) -> Sequence[torch.Tensor] | None:
-        """None where PEFT's dtypes would be others."""
-        mixed = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
-        a = [layer.lora_A["default"].weight for layer in self.layers]
-        b = [layer.lora_B["default"].weight for layer in self.layers]
-        frozen = [_frozen(layer.base_layer) for layer in self.layers]
-        if not mixed and any(p.dtype != dtype for p in (*a, *(weight for weight, _ in frozen if weight is not None))):
-            return None
-        whole = all(weight is not None for weight, _ in frozen)
-        base = [] if whole else [layer.base_layer(x) for layer in self.layers]
-        scaling = [layer.scaling["default"] for layer in self.layers]
-        return _Together.apply(x, dtype, scaling, frozen, *a, *b, *base)  # type: ignore[no-any-return]
-
-
-Frozen = tuple[torch.Tensor | None, torch.Tensor | None]
-"""a layer's weight (out, in) and bias; None for a weight that the layer has to be asked for its product with"""
-
-
-def _frozen(layer: Any) -> Frozen:
-    from transformers.pytorch_utils import Conv1D
-
-    if layer.weight.requires_grad or type(layer) not in (torch.nn.Linear, Conv1D):
-        return None, None
-    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight, layer.bias
+def _together(layers: Sequence[Any], x: torch.Tensor) -> Sequence[torch.Tensor] | None:
+    """None where PEFT's dtypes would be others."""
+    mixed = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
+    a = [layer.lora_A["default"].weight for layer in layers]
+    b = [layer.lora_B["default"].weight for layer in layers]
+    frozen = [frozen_product(layer.base_layer) for layer in layers]
+    if not mixed and any(p.dtype != dtype for p in (*a, *(weight for weight, _ in frozen if weight is not None))):
+        return None
+    whole = all(weight is not None for weight, _ in frozen)
+    base = [] if whole else [layer.base_layer(x) for layer in layers]
+    scaling = [layer.scaling["default"] for layer in layers]
+    return _Together.apply(x, dtype, scaling, frozen, *a, *b, *base)  # type: ignore[no-any-return]
 
 
 class _Together(torch.autograd.Function):

@@ -34,6 +34,7 @@ from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
 from lorabench.engine.pack_checkpoint import PackCheckpoint
 from lorabench.engine.packed_adapters import AdapterStart, Bucket, Learned, bucketed
+from lorabench.engine.packed_joined import joined_packs
 from lorabench.engine.packed_layers import Streams, packed
 from lorabench.engine.row_attention import attention_by_rows
 from lorabench.engine.train import CausalModel, Diverged, learning_rate, mixed_precision
@@ -135,22 +136,15 @@ def train_packed(
     together = padded if not layout.by_rows or padded in layouts else layout
     order, buckets = bucketed(adapters, spec.batch_size * max(len(e.ids) for e in examples))
     members = [
-        Member(
-            adapters[i],
-            specs[i],
-            layouts[i],
-            batches(examples, specs[i].batch_size, seeds[i]),
-            b,
-            p,
-        )
+        Member(adapters[i], specs[i], layouts[i], batches(examples, specs[i].batch_size, seeds[i]), b, p)
         for i, (b, p) in zip(order, ((b, p) for b in buckets for p in range(len(b.adapters))), strict=True)
     ]
     optimizer = _optimizer(members)
     streams = Streams.seeded([m.start.seed for m in members], where)
-    with packed(model, buckets, streams):
-        model.train()
-        if spec.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with packed(model, buckets, streams), joined_packs(model, int(examples[0].ids[0])):
         begun = checkpoint.resume(members, optimizer, streams) if checkpoint is not None else 0
         for member in members:
             skip_batches(member.order, begun * spec.gradient_accumulation)
@@ -164,9 +158,9 @@ def train_packed(
             on_step(step, sum(m.progress.tokens for m in members), before + clock.seconds())
             if checkpoint is not None:
                 checkpoint.after(step, members, optimizer, streams)
-        if spec.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
-        model.eval()
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    model.eval()
     trained = {index: member.training(len(members)) for index, member in zip(order, members, strict=True)}
     results = [trained[index] for index in range(len(adapters))]
     if checkpoint is not None:

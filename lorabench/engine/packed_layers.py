@@ -76,6 +76,17 @@ class Streams:
         self.drawn.clear()
         self.spans, self.filled = Spans(tokens, self.where), None
 
+    @contextmanager
+    def one_token_each(self, adapters: int) -> Iterator[None]:
+        """A pass over a token of each adapter within, after which they draw as if it had not been."""
+        states = list(self.states)
+        self.begin(1, 1, [1] * adapters)
+        try:
+            yield
+        finally:
+            self.states = states
+            self.forget()
+
     def rows_of(self, x: torch.Tensor) -> torch.Tensor:
         """(adapters, tokens of one, width) of a layer's input."""
         if self.spans.sources is None:

@@ -32,15 +32,21 @@ class Spans:
 
     def filled(self, x: torch.Tensor) -> torch.Tensor:
         """(adapters, longest, width) of (..., width) with `total` tokens."""
-        if self.sources is None:
-            return x.reshape(self.adapters, self.longest, -1)
-        rows: torch.Tensor = _Filled.apply(x.reshape(self.total, -1), self.sources, self.places)
+        x = x.reshape(self.total, -1)
+        rows: torch.Tensor = x if self.sources is None else _Filled.apply(x, self.sources, self.places)
         return rows.view(self.adapters, self.longest, -1)
 
     def taken(self, rows: torch.Tensor) -> torch.Tensor:
         """(total, width): `filled` undone."""
         rows = rows.reshape(self.adapters * self.longest, -1)
         return rows if self.places is None else _Taken.apply(rows, self.places)  # type: ignore[no-any-return]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """(adapters, longest, width) as `filled`, but with zeros, where nothing comes of the repetitions."""
+        x = x.reshape(self.total, -1)
+        if self.places is not None:
+            x = x.new_zeros(self.adapters * self.longest, x.shape[1]).index_copy_(0, self.places, x)
+        return x.view(self.adapters, self.longest, -1)
 
 
 class _Filled(torch.autograd.Function):

@@ -31,6 +31,11 @@ def rows():
     return uneven(task_data(cell, load_tokenizer(cell.model)).train[:40])
 
 
+def trained_on(seen):
+    """A hook that notes the shape of what each pass with a derivative sees."""
+    return lambda _, __, named: seen.append(named["input_ids"].shape) if torch.is_grad_enabled() else None
+
+
 def wide_loss(model, batch, reduction="sum"):
     """token_loss without its step to float32."""
     targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
@@ -124,7 +129,7 @@ def test_rows_are_padded_where_an_adapter_drops_out_or_attention_sees_all_rows(r
     cells = pack_of("training.steps=2", cells=cells)
     base = load_base(cells[0], CPU)
     seen = []
-    hook = base.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True)
+    hook = base.register_forward_pre_hook(trained_on(seen), with_kwargs=True)
     together(base, cells, rows, layout=layout)
     hook.remove()
     assert {shape[0] for shape in seen} == {2 * cells[0].training.batch_size}
@@ -134,7 +139,7 @@ def test_a_pass_end_to_end_holds_the_tokens_of_all_adapters_and_nothing_else(row
     cells = pack_of("training.steps=3", cells=UNDROPPED[:3])
     base = load_base(cells[0], CPU)
     seen, told = [], []
-    hook = base.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True)
+    hook = base.register_forward_pre_hook(trained_on(seen), with_kwargs=True)
     together(base, cells, rows, layout=END_TO_END, on_step=lambda step, tokens, _: told.append(tokens))
     hook.remove()
     assert seen == [(1, after - before) for before, after in itertools.pairwise([0, *told])]
