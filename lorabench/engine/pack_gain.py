@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -25,6 +26,8 @@ from lorabench.engine.adapt import linear_modules
 from lorabench.engine.batches import drawn_length, read_positions
 from lorabench.engine.data import Example, task_data
 from lorabench.engine.model import device, load_tokenizer, meta_model, resolve_product_dtype
+from lorabench.engine.rehearsal import small_copy
+from lorabench.engine.row_attention import attends_by_rows
 
 PROBE_STEPS = 6
 """that each cell of a pack takes alone: one to warm up and five to be timed"""
@@ -55,25 +58,32 @@ def useful_cells(cell: Cell) -> int:
         enough = training.epochs is not None or training.steps * (1 - 1 / 1.3) >= PROBE_STEPS
         return sys.maxsize if enough else 1
     examples = task_data(cell, load_tokenizer(cell.model)).train
-    whole, tokens = WHOLE[cell.quantization.name], _positions(cell, examples, 1)
+    positions = partial(_positions, cell, examples, _end_to_end(cell, examples))
+    whole, tokens = WHOLE[cell.quantization.name], positions(1)
     cells = int(whole / tokens)
-    if cells < 2 or (cells := int(whole * cells / _positions(cell, examples, cells))) < 2:
+    if cells < 2 or (cells := int(whole * cells / positions(cells))) < 2:
         return 1
     shared = shared_tokens(cell, device())
     steps = training.over(len(examples)).steps * training.gradient_accumulation
     probes = PROBE_STEPS * training.gradient_accumulation
     alone = cells * steps * (shared + tokens)
-    packed = steps * (shared + _positions(cell, examples, cells)) + cells * probes * (shared + tokens)
+    packed = steps * (shared + positions(cells)) + cells * probes * (shared + tokens)
     return cells if alone > LEAST * packed else 1
 
 
-def _positions(cell: Cell, examples: Sequence[Example], cells: int) -> float:
-    """Of a pass of so many cells on a CPU: their tokens, where rows lie end to end if nothing forbids it; with padding
-    to the longest row of all elsewhere."""
+def _positions(cell: Cell, examples: Sequence[Example], end_to_end: bool, cells: int) -> float:
+    """Of a pass of so many cells on a CPU, with padding to the longest row of all where rows lie so."""
     rows = cell.training.batch_size * cells
-    if cell.training.padding_free == "auto" and not cell.method.dropout:
-        return rows * sum(len(e.ids) for e in examples) / len(examples)
-    return rows * drawn_length(examples, rows)
+    return rows * (sum(len(e.ids) for e in examples) / len(examples) if end_to_end else drawn_length(examples, rows))
+
+
+def _end_to_end(cell: Cell, examples: Sequence[Example]) -> bool:
+    """Whether the rows of a pack lie end to end, as far as a small copy of the model can tell: a larger one is taken
+    to attend row by row."""
+    if cell.training.padding_free != "auto" or cell.method.dropout:
+        return False
+    small = small_copy(meta_model(cell.model))
+    return small is None or attends_by_rows(small, max(len(e.ids) for e in examples))
 
 
 def rows_together(cell: Cell, where: torch.device, examples: Sequence[Example], most: int, cells: int) -> int:

@@ -150,20 +150,28 @@ def test_cells_with_and_without_padding_are_no_pack():
     assert keys[0] == keys[2] != keys[1]
 
 
-def test_a_pack_pays_by_the_tokens_that_its_passes_have(monkeypatch):
-    """Rows of 8 tokens and one in fifty of 400: padded to the longest of a batch they are too many for a pack."""
+def test_a_pack_pays_by_the_tokens_that_its_passes_have(monkeypatch, tmp_path):
+    """Rows of 8 tokens and one in fifty of 400: padded to the longest of a batch they are too many for a pack, as they
+    are where a window keeps attention from going row by row."""
     from lorabench.engine import pack_gain
 
-    cell = cells_of("training.steps=400", "training.batch_size=8", "training.sequence_length=400")[0]
+    size = ("training.steps=400", "training.batch_size=8", "training.sequence_length=400")
+    (cell,) = cells_of(*size)
     (example,) = task_data(cell, load_tokenizer(cell.model)).train[:1]
     long = dataclasses.replace(example, ids=np.resize(example.ids, 400), predicted=np.resize(example.predicted, 400))
     short = dataclasses.replace(long, ids=long.ids[:8], predicted=long.predicted[:8])
     data = dataclasses.replace(task_data(cell, load_tokenizer(cell.model)), train=[long, *[short] * 49])
     monkeypatch.setattr(pack_gain, "task_data", lambda *_: data)
-    padded = cells_of(
-        "training.steps=400", "training.batch_size=8", "training.sequence_length=400", "training.padding_free=never"
-    )[0]
+    (padded,) = cells_of(*size, "training.padding_free=never")
     assert pack_gain.useful_cells(cell) > pack_gain.useful_cells(padded)
+    for window, pays in ((256, False), (512, True)):
+        tokenizer = load_tokenizer(cell.model)
+        settings = {"sliding_window": window, "vocab_size": len(tokenizer), "max_position_embeddings": 512}
+        folder = tmp_path / str(window)
+        random_model("mistral", **settings).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (other,) = cells_of(*size, f"model={folder}")
+        assert (pack_gain.useful_cells(other) > 1) == pays
 
 
 def random_model(kind, **settings):
