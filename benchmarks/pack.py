@@ -1,7 +1,7 @@
 """What a pack gains: cells an hour of packed training against one cell after another, all in one run.
 
     python benchmarks/pack.py --json FILE [--model NAME] [--quantization none|int8|nf4 ...] [--shape ROWSxTOKENS ...]
-        [--ranks R ...] [--rounds N] [--limit SECONDS] [--bfloat16] [--uneven [--padded]]
+        [--ranks R ...] [--rounds N] [--limit SECONDS] [--bfloat16] [--uneven [--padded]] [--apart]
 
 For each storage and shape, alternating, round by round:
 
@@ -16,6 +16,7 @@ configuration at full size (smollm2-135m, llama-3.2-1b, llama-3.1-8b), or is a s
 
 bfloat16: products on a CPU in it, too, as `training.autocast: auto` has them where the CPU can. uneven: rows of a tenth
 of the length to all of it, most a quarter, which lie end to end on a CPU. padded: those of the pack alone are padded.
+apart: packed steps whose layers are computed one by one, too; `apart_ratio` is their step over the packed one.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import peft
@@ -148,6 +151,10 @@ class Bench:
             on_step=lambda step, tokens, seconds: end(),
         )
 
+    def apart(self, end: Callable[[], None]) -> None:
+        with mock.patch("lorabench.engine.packed.joined_packs", lambda *_: nullcontext()):
+            self.packed(end)
+
     def solo(self, rank: int, end: Callable[[], None]) -> None:
         model = adapted(self.model, rank, 0)
         train(
@@ -179,9 +186,11 @@ class Bench:
 def measure(options: argparse.Namespace, quantization: str, rows: int, length: int, until: float) -> dict[str, Any]:
     empty_cache()
     bench, ranks = Bench(options, quantization, rows, length), sorted(set(options.ranks))
-    packed, solo, bare = Steps(), {r: Steps() for r in ranks}, {r: Steps() for r in ranks}
+    packed, apart, solo, bare = Steps(), Steps(), {r: Steps() for r in ranks}, {r: Steps() for r in ranks}
     for done in range(options.rounds):
         packed.take(bench.packed)
+        if options.apart:
+            apart.take(bench.apart)
         for rank in ranks:
             solo[rank].take(partial(bench.solo, rank))
             bare[rank].take(partial(bench.bare, rank))
@@ -205,7 +214,7 @@ def measure(options: argparse.Namespace, quantization: str, rows: int, length: i
         "packed": packed.told(),
         "solo": {r: s.told() for r, s in solo.items()},
         "bare": {r: s.told() for r, s in bare.items()},
-    }
+    } | ({"apart_ratio": apart.told()["seconds"] / packed.told()["seconds"]} if options.apart else {})
 
 
 def main() -> None:
@@ -220,6 +229,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--uneven", action="store_true")
     parser.add_argument("--padded", action="store_true")
+    parser.add_argument("--apart", action="store_true")
     options = parser.parse_args()
     began, rows = time.monotonic(), []
     for quantization in options.quantization:
