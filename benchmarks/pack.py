@@ -152,7 +152,7 @@ class Bench:
         )
 
     def apart(self, end: Callable[[], None]) -> None:
-        with mock.patch("lorabench.engine.packed.joined_packs", lambda *_: nullcontext()):
+        with mock.patch("lorabench.engine.packed.joined_packs", return_value=nullcontext()):
             self.packed(end)
 
     def solo(self, rank: int, end: Callable[[], None]) -> None:
