@@ -84,7 +84,7 @@ def _together(layers: Sequence[PackedLinear], x: torch.Tensor) -> Sequence[torch
     frozen = [frozen_product(layer.layer) for layer in layers]
     own = all(w is not None and (mixed or w.dtype == x.dtype == dtype) for w, _ in frozen)
     base = [] if own else [layer.layer(x) for layer in layers]
-    rounded = not mixed and layers[0].quantized  # as PEFT's layers over codes: before the sum
+    rounded = [layer.quantized and not mixed for layer in layers]  # as PEFT's layers over codes: before the sum
     return _Together.apply(x, dtype, spans, parts, frozen if own else [], rounded, *a, *b, *base)  # type: ignore[no-any-return]
 
 
@@ -100,7 +100,7 @@ class _Together(torch.autograd.Function):
         spans: Spans,
         parts: Sequence[_Part],
         frozen: Sequence[Frozen],
-        rounded: bool,
+        rounded: Sequence[bool],
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         n = sum(len(part.places) for part in parts)
@@ -131,7 +131,7 @@ class _Together(torch.autograd.Function):
                 y = tokens @ weights[place].T if bias is None else torch.addmm(bias.to(dtype), tokens, weights[place].T)
             else:
                 y = base[place].reshape(spans.total, -1)
-            y = _plus(y, added[place], spans, rounded, bool(weights))
+            y = _plus(y, added[place], spans, rounded[place], bool(weights))
             outputs.append(torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[1])))
         ctx.save_for_backward(rows, *all_a, *kept_b, *inner, *weights)
         ctx.set_materialize_grads(False)
