@@ -1,6 +1,6 @@
 """One adapter's training, a cell of `lorabench run` against a bare PEFT loop with transformers' defaults.
 
-    python -m benchmarks.solo [--task sst2 gsm8k] [--steps 12] [--rounds 3] [--busy 0 1] [--json FILE]
+    python -m benchmarks.solo [--task sst2 gsm8k] [--steps 12] [--rounds 3] [--busy 0 1] [--beside N] [--json FILE]
 
 The model is SmolLM2-135M-Instruct (benchmarks.real fetches it), the task and its settings those of studies/real at rank
 16 in batches of 8, the rows and their order the same for both, in processes of their own, alternating:
@@ -12,6 +12,9 @@ The model is SmolLM2-135M-Instruct (benchmarks.real fetches it), the task and it
 --busy N runs beside N processes that compute without a pause. `ratio` is the bare loop's median of seconds a step over
 the cell's, the first step of each left out; `loss` the mean loss of the last third of the steps, which differs by what
 bfloat16 rounds; `kept` the cell's speed beside a busy process over its speed without.
+
+--beside N runs a study of N cells (seeds), too, as lorabench chooses to: `beside_ratio` is the bare loop's seconds a
+step over theirs, a step of N cells at a time counted as N. Workers begin some seconds apart: take 64 steps and more.
 """
 
 from __future__ import annotations
@@ -40,11 +43,11 @@ BATCH = 8  # rows of a step, as Trainer takes by default
 BURN = "import os\nimport numpy as n\na, p = n.random.rand(400, 400), os.getppid()\nwhile os.getppid() == p: a @ a"
 
 
-def settings(task: str, steps: int) -> dict[str, object]:
-    """The one-cell study of a task of studies/real, as plain data with whole paths."""
+def settings(task: str, steps: int, cells: int = 1) -> dict[str, object]:
+    """The study of a task of studies/real with a cell for each seed, as plain data with whole paths."""
     plain = yaml.safe_load((ROOT / STUDY.format(task)).read_text())
     folder = (ROOT / STUDY.format(task)).parent
-    plain |= {"model": str(MODEL), "seeds": [0], "include": [], "reference": None, "name": f"solo-{task}"}
+    plain |= {"model": str(MODEL), "seeds": [*range(cells)], "include": [], "reference": None, "name": f"solo-{task}"}
     plain.pop("tuning_seeds", None)
     for field in ("train", "eval"):
         plain["task"][field] = str((folder / plain["task"][field]).resolve())
@@ -55,18 +58,21 @@ def settings(task: str, steps: int) -> dict[str, object]:
     return {k: v for k, v in plain.items() if v is not None}
 
 
-def cell(task: str, steps: int, scratch: Path) -> dict[str, list[float]]:
-    """Seconds and losses of the steps of `lorabench run`."""
-    study, out = scratch / "study.yaml", scratch / "out"
-    study.write_text(yaml.safe_dump(settings(task, steps)))
-    command = [sys.executable, "-m", "lorabench", "run", str(study), "--out", str(out)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (curve,) = out.glob("cells/*/curve.csv")
-    with curve.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    clock = [float(row["seconds"]) for row in rows]
-    seconds = [after - before for before, after in itertools.pairwise(clock)]
-    return {"seconds": seconds, "losses": [float(row["loss"]) for row in rows]}
+def run(task: str, steps: int, cells: int) -> dict[str, list[float]]:
+    """Seconds and losses of the steps of `lorabench run`; seconds of a step over the cells that take it at a time."""
+    seconds, losses = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        study, out = Path(scratch) / "study.yaml", Path(scratch) / "out"
+        study.write_text(yaml.safe_dump(settings(task, steps, cells)))
+        command = [sys.executable, "-m", "lorabench", "run", str(study), "--out", str(out)]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for curve in sorted(out.glob("cells/*/curve.csv")):
+            with curve.open(newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            clock = [float(row["seconds"]) for row in rows]
+            seconds += [(after - before) / cells for before, after in itertools.pairwise(clock)]
+            losses += [float(row["loss"]) for row in rows]
+    return {"seconds": seconds, "losses": losses}
 
 
 def bare(task: str, steps: int) -> dict[str, list[float]]:
@@ -130,12 +136,14 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def compared(task: str, steps: int, rounds: int, count: int) -> dict[str, object]:
-    """Both sides, alternating."""
-    sides: dict[str, list[dict[str, list[float]]]] = {"cell": [], "bare": []}
+def compared(task: str, steps: int, rounds: int, count: int, beside: int) -> dict[str, object]:
+    """The sides, alternating."""
+    sides: dict[str, list[dict[str, list[float]]]] = {"cell": [], "bare": []} | ({"beside": []} if beside else {})
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as scratch, busy(count):
-            sides["cell"].append(cell(task, steps, Path(scratch)))
+        with busy(count):
+            sides["cell"].append(run(task, steps, 1))
+            if beside:
+                sides["beside"].append(run(task, steps, beside))
             command = [sys.executable, "-m", "benchmarks.solo", "--bare", task, "--steps", str(steps)]
             told = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
             sides["bare"].append(json.loads(told.splitlines()[-1]))
@@ -145,6 +153,7 @@ def compared(task: str, steps: int, rounds: int, count: int) -> dict[str, object
         "task": task,
         "busy": count,
         "ratio": step["bare"] / step["cell"],
+        **({"beside_ratio": step["bare"] / step["beside"]} if beside else {}),
         **{f"{name}_step_seconds": s for name, s in step.items()},
         **{f"{name}_loss": loss for name, loss in last.items()},
     }
@@ -157,6 +166,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--beside", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--bare", metavar="TASK", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,7 +177,7 @@ def main() -> int:
     found = []
     for task in options.task:
         for count in options.busy:
-            found.append(compared(task, options.steps, options.rounds, count))
+            found.append(compared(task, options.steps, options.rounds, count, options.beside))
             quiet = next(row for row in found if row["task"] == task and row["busy"] == options.busy[0])
             found[-1]["kept"] = quiet["cell_step_seconds"] / found[-1]["cell_step_seconds"]
             print(json.dumps(found[-1]), flush=True)
