@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lorabench.engine.shared_inputs import Frozen, by_input, computed_together, frozen_product
+from lorabench.engine.shared_inputs import Frozen, by_input, computed_together, frozen_matrix, product
 from lorabench.engine.weight_deltas import adapted_layers
 
 KINDS = ("Linear", "Linear8bitLt", "Linear4bit")
@@ -52,7 +52,7 @@ def _together(layers: Sequence[Any], x: torch.Tensor) -> Sequence[torch.Tensor] 
     dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
     a = [layer.lora_A["default"].weight for layer in layers]
     b = [layer.lora_B["default"].weight for layer in layers]
-    frozen = [frozen_product(layer.base_layer) for layer in layers]
+    frozen = [frozen_matrix(layer.base_layer) for layer in layers]
     if not mixed and any(p.dtype != dtype for p in (*a, *(weight for weight, _ in frozen if weight is not None))):
         return None
     whole = all(weight is not None for weight, _ in frozen)
@@ -84,8 +84,7 @@ class _Together(torch.autograd.Function):
                 y = base[i].reshape(len(rows), len(factor))
                 y = torch.addmm(y, h, factor.T) if y.dtype == dtype else y + (h @ factor.T).to(y.dtype)
             else:
-                bias = frozen[i][1]
-                y = rows @ weights[i].T if bias is None else torch.addmm(bias.to(dtype), rows, weights[i].T)
+                y = product(rows, weights[i], frozen[i][1])
                 y.addmm_(h, factor.T)
             shape = (*x.shape[:-1], len(factor))
             outputs.append(torch.ops.aten._unsafe_view(y, shape))  # Falcon adds in place: no views

@@ -25,7 +25,7 @@ import torch
 from lorabench.engine.packed_adapters import Bucket
 from lorabench.engine.packed_layers import PackedLinear
 from lorabench.engine.packed_spans import Spans
-from lorabench.engine.shared_inputs import Frozen, by_input, computed_together, frozen_product
+from lorabench.engine.shared_inputs import Frozen, by_input, computed_together, frozen_matrix, product
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _together(layers: Sequence[PackedLinear], x: torch.Tensor) -> Sequence[torch
     a, b = zip(*(pair for part in parts for pair in part.factors(layers)), strict=True)
     mixed = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if mixed else a[0].dtype
-    frozen = [frozen_product(layer.layer) for layer in layers]
+    frozen = [frozen_matrix(layer.layer) for layer in layers]
     own = all(w is not None and (mixed or w.dtype == x.dtype == dtype) for w, _ in frozen)
     base = [] if own else [layer.layer(x) for layer in layers]
     rounded = [layer.quantized and not mixed for layer in layers]  # as PEFT's layers over codes: before the sum
@@ -126,11 +126,7 @@ class _Together(torch.autograd.Function):
         weights = [weight.to(dtype) for weight, _ in frozen if weight is not None]
         outputs = []
         for place in range(len(weights or base)):
-            if weights:
-                bias = frozen[place][1]
-                y = tokens @ weights[place].T if bias is None else torch.addmm(bias.to(dtype), tokens, weights[place].T)
-            else:
-                y = base[place].reshape(spans.total, -1)
+            y = product(tokens, weights[place], frozen[place][1]) if weights else base[place].reshape(spans.total, -1)
             y = _plus(y, added[place], spans, rounded[place], bool(weights))
             outputs.append(torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[1])))
         ctx.save_for_backward(rows, *all_a, *kept_b, *inner, *weights)

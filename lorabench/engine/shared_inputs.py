@@ -66,13 +66,18 @@ def computed_together(groups: Sequence[Sequence[Any]], compute: Compute) -> Iter
                 del layer.forward
 
 
-def frozen_product(layer: Any) -> Frozen:
+def frozen_matrix(layer: Any) -> Frozen:
     """What a frozen layer multiplies by, where that is a matrix as it stands."""
     from transformers.pytorch_utils import Conv1D
 
     if type(layer) not in (torch.nn.Linear, Conv1D) or layer.weight.requires_grad:
         return None, None
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight, layer.bias
+
+
+def product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(tokens, out) of rows (tokens, in) and a weight (out, in) of one dtype."""
+    return rows @ weight.T if bias is None else torch.addmm(bias.to(rows.dtype), rows, weight.T)
 
 
 class _Group:
