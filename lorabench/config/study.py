@@ -155,6 +155,12 @@ class Cell(Condition):
         """The same without the seed."""
         return self.identity[1]
 
+    @property
+    def measured_as(self) -> str | None:
+        """Equal for cells that take the same memory on a CPU, to the byte; None over int8, whose products compute
+        outlier columns apart, as many as activations have."""
+        return None if self.quantization.name == "int8" else self.condition_id
+
     @cached_property
     def identity(self) -> tuple[dict[str, object], str]:
         """What its id is made of but the seed, and its condition's id; one value of all seeds that were made by

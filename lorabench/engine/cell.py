@@ -13,8 +13,9 @@ import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.cell_context import CellContext, Report
-from lorabench.engine.cell_evaluate import Scorer, decompose, evaluate_cell, measure, truncate
+from lorabench.engine.cell_evaluate import Scorer, decompose, evaluate_cell, truncate
 from lorabench.engine.cell_load import load, restore
+from lorabench.engine.cell_measure import measure
 from lorabench.engine.cell_record import CellRecord
 from lorabench.engine.cell_train import kept_for_repetition, save_cell, train_cell
 from lorabench.engine.packed import PackedTraining

@@ -1,4 +1,4 @@
-"""The phases of a cell that measure its trained model: the evaluation, spectra, lower ranks, memory."""
+"""The phases of a cell that measure its trained model: the evaluation, spectra, lower ranks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from lorabench.engine.adapt import linear_modules
 from lorabench.engine.answers import task_readings
-from lorabench.engine.batches import Layout, collate, largest_batch
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
 from lorabench.engine.cell_load import domain_of
 from lorabench.engine.data import Example
@@ -19,13 +16,13 @@ from lorabench.engine.evaluate import Losses, forgetting_reading, losses, per_pa
 from lorabench.engine.evaluate_truncated import truncations
 from lorabench.engine.lm_eval_runner import LmEvalRunner
 from lorabench.engine.loss import Loss, token_loss
-from lorabench.engine.measure import LiveBytes, PhaseMeter, held_tensors
+from lorabench.engine.measure import PhaseMeter
 from lorabench.engine.outlook import rows_evaluated
 from lorabench.engine.pack import evaluation_alone
 from lorabench.engine.packed import PackedTraining
 from lorabench.engine.packed_evaluation import HeldOut
 from lorabench.engine.precision import evaluated
-from lorabench.engine.train import Diverged, peak_of_two_steps
+from lorabench.engine.train import Diverged
 from lorabench.engine.weight_deltas import (
     adapted_layers,
     adapted_stacks,
@@ -137,27 +134,6 @@ def truncate(context: CellContext, loaded: LoadedCell, scorer: Scorer, scores: S
         results = truncations(loaded.model, cell, loaded.start, lambda: scorer.score()[0], list(scores))
         save_truncations(context.folder / "truncation.csv", results)
     yield from ()  # all of it lies in a file
-
-
-def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
-    """On a CPU: the peak of live tensors in one evaluation batch and in two training steps; last, since the steps
-    change weights.
-    """
-    if context.device.type == "cuda":
-        return
-    context.clock.enter("measure")
-    model, data, spec, where = loaded.model, loaded.data, context.cell.training, context.device
-    evaluation = context.cell.evaluation
-    tested = data.test[: evaluation.max_sequences]
-    longest = largest_batch(tested, min(evaluation.batch_size, len(tested)))
-    with evaluated(model, context.cell) as wide, torch.no_grad(), LiveBytes([*held_tensors(model), *wide]) as live:
-        token_loss(model, collate(longest, Layout(loaded.padding), where), "none")
-    yield from reading("eval_peak_bytes", live.peak)
-    if not spec.steps:
-        return
-    rows = largest_batch(data.train, spec.batch_size)
-    micro = [collate(rows, loaded.padded, where) for _ in range(spec.gradient_accumulation)]
-    yield from reading("train_peak_bytes", peak_of_two_steps(model, micro, spec, context.autocast, loaded.loss))
 
 
 def _losses(context: CellContext, loaded: LoadedCell, examples: Sequence[Example], loss: Loss = token_loss) -> Losses:

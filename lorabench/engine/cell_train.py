@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lorabench.engine.cell_context import CellContext, LoadedCell, PhaseRun, cuda_peaks, reading
+from lorabench.engine.cell_measure import is_measured
 from lorabench.engine.checkpoint import Checkpoints, TrainingProgress
 from lorabench.engine.domain import is_kept
 from lorabench.engine.measure import PhaseMeter
@@ -118,7 +119,8 @@ def _ahead(context: CellContext, loaded: LoadedCell) -> Ahead:
     """What comes after the steps and how long it should take."""
     cell, model = context.cell, loaded.model
     samples = context.base_survives and not is_kept(cell, model.get_base_model(), context.device)
-    return outlook(cell, loaded.data, model, samples, base_cache(cell, context.folder).is_known)
+    base_is_known = base_cache(cell, context.folder).is_known
+    return outlook(cell, loaded.data, model, samples, base_is_known, is_measured(context, loaded))
 
 
 def _write_curve(folder: Path, curve: Sequence[StepRecord]) -> None:

@@ -9,7 +9,7 @@ Mixtral keeps 45 of its 47 billion parameters in 16 bits, and trains none of the
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 
 WORTH_TELLING = 0.01  # share of the model's parameters: routers and short convolutions are below it
+
+
+def has_experts(config: Any) -> bool:
+    """Whether a model's configuration names several experts, each of which computes the rows that it is chosen for."""
+    return any((getattr(config, n, None) or 0) > 1 for n in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 def unreached(model: PreTrainedModel) -> Unreached | None:

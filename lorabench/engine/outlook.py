@@ -24,6 +24,7 @@ import torch
 
 from lorabench.config.study import Cell
 from lorabench.engine.adapt import linear_modules
+from lorabench.engine.answers import passed
 from lorabench.engine.batches import drawn_length, read_positions
 from lorabench.engine.data import MultipleChoice, TaskData
 from lorabench.engine.evaluate import SAMPLE_TOKENS, SAMPLES
@@ -44,21 +45,25 @@ MODULE_SECONDS = 0.004  # reading, forming and writing, beside the decomposition
 BYTES_PER_TOKEN = 4.0  # of text that is not tokenised yet
 
 
-def outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
+def outlook(
+    cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool, measured: bool
+) -> Ahead:
     """Phase to (seconds, optimizer steps) for each that comes; nothing where it cannot be told (an installed lm-eval
     task of unknown size).
 
     `samples`: whether the base's text is still to be sampled; `base_is_known`: whether the base's own decompositions
-    are kept. No cell is lost by it.
+    are kept; `measured`: whether its memory is known. No cell is lost by it.
     """
     try:
-        return _outlook(cell, data, model, samples, base_is_known)
+        return _outlook(cell, data, model, samples, base_is_known, measured)
     except Exception:
         traceback.print_exc()
         return {}
 
 
-def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool) -> Ahead:
+def _outlook(
+    cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, base_is_known: bool, measured: bool
+) -> Ahead:
     spec, training = cell.evaluation, cell.training
     if not training.steps:
         return {}
@@ -74,9 +79,8 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
     if lm_eval is None or lm_eval:
         ahead["prepare"] = (0.0 if "lm_eval.models.huggingface" in sys.modules else IMPORT_SECONDS, 0.0)
     if lm_eval is not None:
-        held_out = read_positions(
-            [one for row in data.test[: spec.max_sequences] for one in row.choices or (row,)], spec.batch_size
-        ) + _generated(data, cell)
+        read = read_positions(passed(data.test[: spec.max_sequences]), spec.batch_size)
+        held_out = read + _generated(data, cell)
         validated = read_positions(data.validation[: spec.max_sequences], spec.batch_size) if cell.tuned_over else 0.0
         ahead["evaluate"] = (0.0, (held_out + lm_eval + validated + domain) / step)
         cuts = len(cell.analysis.truncation) * (1 + cell.analysis.per_module)
@@ -84,7 +88,7 @@ def _outlook(cell: Cell, data: TaskData, model: PreTrainedModel, samples: bool, 
             ahead["truncate"] = (0.0, cuts * (held_out + lm_eval) / step)
     if cell.analysis.spectra != "none":
         ahead["decompose"] = (decompose_seconds(cell, model, base_is_known), 0.0)
-    if next(model.parameters()).device.type == "cpu":
+    if next(model.parameters()).device.type == "cpu" and not measured:
         longest = (
             max((len(e.ids) for e in data.train), default=1)
             * training.batch_size
@@ -125,7 +129,7 @@ def rows_evaluated(cell: Cell, data: TaskData, domain: int) -> int | None:
     if any(n not in own for n in names):
         return None
     rows = sum(len(i.choices) for n in names for i in own[n][: spec.limit])
-    rows += sum(max(1, len(row.choices)) for row in data.test[: spec.max_sequences])
+    rows += len(passed(data.test[: spec.max_sequences]))
     return rows + (len(data.validation[: spec.max_sequences]) if cell.tuned_over else 0) + domain
 
 

@@ -30,6 +30,7 @@ from lorabench.engine.attention_backward import float32_attention_backward
 from lorabench.engine.batches import Batch, Layout, batches, collate, lies_end_to_end, skip_batches
 from lorabench.engine.checkpoint import StepRecord, TrainingProgress
 from lorabench.engine.data import Example
+from lorabench.engine.experts import has_experts
 from lorabench.engine.loss import Loss, token_loss
 from lorabench.engine.measure import Clock
 from lorabench.engine.pack_checkpoint import PackCheckpoint
@@ -91,7 +92,7 @@ class Member:
 def unpackable(model: CausalModel) -> str | None:
     """Why adapters of a model have to be trained one by one; None where they can be packed."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    if any((getattr(config, n, None) or 0) > 1 for n in ("num_experts", "num_local_experts", "n_routed_experts")):
+    if has_experts(config):
         return "its experts compute with the rows of all adapters at once"
     rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if any("dynamic" in str(kind) or "longrope" in str(kind) for kind in _kinds(rotary)):

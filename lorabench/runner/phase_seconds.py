@@ -66,9 +66,11 @@ def is_complete(cell: Cell, phases: Collection[str]) -> bool:
     return "rest" in phases or needed_phases(cell) <= set(phases)
 
 
-def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_is_new: bool) -> dict[str, float]:
+def expected(
+    cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_is_new: bool, memory_is_new: bool
+) -> dict[str, float]:
     """Seconds by phase of a cell to come; phases that nobody has measured are absent. Whether its base is still to be
-    decomposed, and its text to be sampled."""
+    decomposed, its text to be sampled, and its memory to be measured."""
     seconds = {}
     alike = [(m, likeness(cell, m.cell)) for m in measured]
     for phase in PHASES:
@@ -78,6 +80,7 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
         if (
             phase == "prepare"
             or (phase == "sample" and not text_is_new)
+            or (phase == "measure" and not memory_is_new)
             or (phase == "start" and any(m.cell.condition_id == cell.condition_id for m in measured))
         ):
             continue
@@ -90,6 +93,8 @@ def expected(cell: Cell, measured: Sequence[Measured], base_is_new: bool, text_i
             for m, like in some
             if like == best
         ][-LATEST:]
+        if phase == "measure":  # next to nothing in a cell whose condition had been measured
+            each = [max(each)]
         seconds[phase] = work * sum(each) / len(each)
     return seconds
 

@@ -11,6 +11,7 @@ method, rank, the whole condition, in this order), in proportion to its work:
     truncate     cuts
     start        nothing for a condition that ran already: its memory is predicted; others are traced anew
     sample       once a base; prepare: once a process
+    measure      once a condition (Cell.measured_as)
 
 A running cell counts as measured, too, with the phases that it has behind it, its own pace of training, and `ahead`
 (engine.outlook) for what nobody has measured. Where the training of a cell cannot be told, nothing is; where another
@@ -174,7 +175,8 @@ class TimeEstimator:
         """Seconds of each cell that has not begun, and whether that is all of it; None where the training of one cannot
         be told."""
         times = []
-        bases, grounds = {base_of(m.cell) for m in measured}, {sampled_by(m.cell) for m in measured if m.now}
+        bases, now = {base_of(m.cell) for m in measured}, [m.cell for m in measured if m.now]
+        grounds, conditions = {sampled_by(c) for c in now}, {c.measured_as for c in now} - {None}
         time_of: dict[tuple[object, ...], tuple[float, bool] | None] = {}
         for cell in left:
             pack = self.packs.get(cell.id)
@@ -183,11 +185,16 @@ class TimeEstimator:
                 cell.training.learning_rate,
                 base_of(cell) in bases,
                 sampled_by(cell) in grounds,
+                cell.measured_as in conditions,
                 pack,
             )
             if key not in time_of:
                 profile = expected(
-                    cell, measured, base_is_new=base_of(cell) not in bases, text_is_new=sampled_by(cell) not in grounds
+                    cell,
+                    measured,
+                    base_is_new=base_of(cell) not in bases,
+                    text_is_new=sampled_by(cell) not in grounds,
+                    memory_is_new=cell.measured_as not in conditions,
                 )
                 if (
                     pack and "train" in profile
@@ -200,6 +207,7 @@ class TimeEstimator:
             times.append(time)
             bases.add(base_of(cell))
             grounds.add(sampled_by(cell))
+            conditions |= {cell.measured_as} - {None}
         return times
 
     def profile(self, r: Running, others: Sequence[Measured], now: float) -> dict[str, float]:
@@ -210,6 +218,7 @@ class TimeEstimator:
             others,
             base_is_new=r.new_base,
             text_is_new=not any(m.now and sampled_by(m.cell) == sampled_by(r.cell) for m in others),
+            memory_is_new=r.cell.measured_as not in {m.cell.measured_as for m in others if m.now} - {None},
         )
         alike = any(likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:

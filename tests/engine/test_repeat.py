@@ -117,10 +117,15 @@ def a_bug(*args):
 
 @pytest.mark.parametrize("phase", ["decompose", "truncate", "measure"])
 def test_a_bug_in_an_analysis_is_a_recorded_fault_and_loses_nothing_else(phase, folder, monkeypatch, capfd):
-    name = {"decompose": "adapter_deltas", "truncate": "truncations", "measure": "held_tensors"}[phase]
+    where = {
+        "decompose": "cell_evaluate.adapter_deltas",
+        "truncate": "cell_evaluate.truncations",
+        "measure": "cell_measure.held_tensors",
+    }
+    monkeypatch.setattr("lorabench.engine.cell_measure._PEAKS", {})
     cell = settings("method=lora", "analysis.truncation=[1]")
     with monkeypatch.context() as patched:
-        patched.setattr(f"lorabench.engine.cell_evaluate.{name}", a_bug)
+        patched.setattr(f"lorabench.engine.{where[phase]}", a_bug)
         result = run_cell(cell, folder)
     assert result.outcome == "finished"
     (fault,) = result.faults

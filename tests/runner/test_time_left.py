@@ -26,9 +26,9 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
 
 
-def phases_of(cell, first, new_base, scale):
+def phases_of(cell, first, new_base, new_memory, scale):
     """[(phase, seconds)] as such a cell really takes on a laptop: the first of a process imports lm-eval, the first on
-    a base samples it and decomposes it."""
+    a base samples it and decomposes it, and a process measures the memory of a condition once."""
     quantized, steps, full = cell.quantization.name != "none", cell.training.steps, cell.method.name == "full"
     pace = 2.5 * (1.3 if quantized else 1.0) * (1.4 if full else 1.0)
     found = [("start", 1.5), ("load", 2.0 + quantized)]
@@ -39,11 +39,11 @@ def phases_of(cell, first, new_base, scale):
     if steps:
         found += [("decompose", (8.0 if new_base else 5.0) * (1.3 if quantized else 1.0) * (2 if full else 1))]
         found += [("truncate", 8.0 * len(cell.analysis.truncation))] if cell.analysis.truncation else []
-        found += [("measure", 3.0 * pace)]
+        found += [("measure", 3.0 * pace * new_memory)]
     return [(p, s * scale) for p, s in found]
 
 
-def ahead_of(cell, first, new_base, error, scale):
+def ahead_of(cell, first, new_base, new_memory, error, scale):
     """What the engine tells before the first step: right to a factor `error`."""
     steps = cell.training.steps
     if not steps:
@@ -52,8 +52,8 @@ def ahead_of(cell, first, new_base, error, scale):
         "save": (0.3, 0.0),
         "evaluate": (0.0, 3.0 * error),
         "decompose": ((8.0 if new_base else 5.0) * error, 0.0),
-        "measure": (0.0, 3.0 * error),
     }
+    told |= {"measure": (0.0, 3.0 * error)} if new_memory else {}
     told |= {"prepare": (6.0 if first else 0.0, 0.0)} | ({"sample": (0.0, 3.0 * error)} if new_base else {})
     told |= {"truncate": (0.0, 3.0 * len(cell.analysis.truncation))} if cell.analysis.truncation else {}
     return {phase: (scale * seconds, steps) for phase, (seconds, steps) in told.items()}
@@ -62,15 +62,19 @@ def ahead_of(cell, first, new_base, error, scale):
 def script(cells, workers, error, scale):
     """(when, what, cell, event) of a whole run, in order of time, and when it ends."""
     made, bases, free = [], set(), [(0.0, i, True) for i in range(workers)]
+    known = set()
     order = itertools.count()
     for cell in cells:
         at, worker, first = heapq.heappop(free)
         base = cell.quantization.name
         new_base = base not in bases and cell.training.steps > 0
+        new_memory = cell.quantization.name == "int8" or (worker, cell.condition_id) not in known
+        known.add((worker, cell.condition_id))
         made.append((at, next(order), "start", cell, None))
-        for phase, seconds in phases_of(cell, first, new_base, scale):
+        for phase, seconds in phases_of(cell, first, new_base, new_memory, scale):
             if phase != "start":
-                ahead = ahead_of(cell, first, new_base, error, scale) if phase == "train" else None
+                told = ahead_of(cell, first, new_base, new_memory, error, scale)
+                ahead = told if phase == "train" else None
                 made.append(
                     (at, next(order), "event", cell, Event(cell.id, phase, total=WHOLE.get(phase), ahead=ahead))
                 )
