@@ -143,7 +143,7 @@ def loading_faults(info: LoadingInfo) -> Faults:
 def renamed(folder: Path, names: Names) -> dict[str, object]:
     """The tensors of a folder under other names, none of them read yet; those of a GGUF file dequantized."""
     if (gguf := gguf_of(folder)) is not None:
-        return dict(dequantized(gguf))
+        return dict(dequantized(gguf, folder))
     files = weight_files(folder)
     if files[0].suffix == ".safetensors":
         opened = [safe_open(f, framework="pt", device="cpu") for f in files]

@@ -55,7 +55,7 @@ class Weights:
         config = read_config(folder) if (folder / "config.json").is_file() else {}
         self.transposed = config.get("model_type") in _TRANSPOSED_TYPES
         files: Sequence[TensorFile | GgufTensors] = (
-            [GgufTensors(gguf)]
+            [GgufTensors(gguf, folder)]
             if gguf
             else [TensorFile(f) for f in ([self.place] if self.place.is_file() else weight_files(self.place))]
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ class GgufTensors:
     asked for.
     """
 
-    def __init__(self, gguf: GgufFile) -> None:
+    def __init__(self, gguf: GgufFile, folder: Path) -> None:
         self.path = Path(gguf.file)
-        self._gguf = gguf
+        self._gguf, self._folder = gguf, folder
 
     def names(self) -> tuple[str, ...]:
         """transformers' names, sorted."""
@@ -42,24 +43,43 @@ class GgufTensors:
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return dequantized(self._gguf)
+        return dequantized(self._gguf, self._folder)
 
 
-def dequantized(gguf: GgufFile) -> dict[str, torch.Tensor]:
+@contextlib.contextmanager
+def _one_table() -> Iterator[None]:
+    """The gguf package makes its table of names once within, which transformers asks it for at every module of a model
+    (397 times 15 ms for a Llama of 30 layers)."""
+    import gguf
+
+    own = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = lru_cache(own)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = own
+
+
+def dequantized(gguf: GgufFile, folder: Path) -> dict[str, torch.Tensor]:
     """Name to tensor in float32, the whole model: four bytes a weight.
+
+    folder: which describes the file; without it transformers reads the header twice, a Python object for each token.
 
     ModelError where transformers does not make a whole model of it, or where a weight is not finite.
     """
     import transformers
 
-    loader: Any = transformers.AutoModelForCausalLM  # its hints forget output_loading_info
     file = Path(gguf.file)
     whole = getattr(transformers, "GgufConfig", None)  # before it came, every GGUF was dequantized
     wanted = {"quantization_config": whole(dequantize=True)} if whole else {}
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
+    with contextlib.redirect_stderr(io.StringIO()), _one_table():  # a progress bar that nothing switches off
         try:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):
+                loader: Any = type(transformers.AutoModelForCausalLM.from_config(config))
             model, info = loader.from_pretrained(
                 str(file.parent),
+                config=config,
                 gguf_file=file.name,
                 dtype=torch.float32,
                 output_loading_info=True,

@@ -5,6 +5,7 @@ no such file is one sentence.
 import shutil
 import sys
 
+import gguf
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,6 +19,7 @@ from lorabench.engine.cell import run_cell
 from lorabench.engine.model import load_base, load_tokenizer
 from lorabench.errors import LorabenchError, ModelError, StudyError
 from lorabench.spectra.files import Weights
+from lorabench.spectra.gguf_weights import dequantized
 from lorabench.spectra.source import open_base
 from tests.engine.conftest import cell_of, told
 from tests.engine.gguf_files import SHIPPED, real_file, written
@@ -48,6 +50,18 @@ def test_logits_are_those_of_the_dequantized_weights(q4_1):
     path, weights = q4_1
     assert torch.allclose(logits(path), reference(weights), atol=1e-4)
     assert not torch.allclose(logits(path), reference({}), atol=1e-2)  # Q4_1 costs something
+
+
+def test_a_header_is_read_once_and_names_are_looked_up_in_one_table(q4_1, monkeypatch):
+    read, made = [], []
+    reader, table = gguf.GGUFReader.__init__, gguf.TensorNameMap.__init__
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", lambda self, *a, **k: (read.append(a), reader(self, *a, **k))[1])
+    monkeypatch.setattr(gguf.TensorNameMap, "__init__", lambda self, *a, **k: (made.append(a), table(self, *a, **k))[1])
+    asked = gguf.get_tensor_name_map
+    folder = model_directory(str(q4_1[0]))
+    dequantized(gguf_of(folder), folder)
+    assert (len(read), len(made)) == (1, 1)
+    assert gguf.get_tensor_name_map is asked, "as it was"
 
 
 def test_its_tokenizer_reads_text_as_the_original_does(q4_1):
