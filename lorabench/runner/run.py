@@ -203,17 +203,19 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
-    _arrange(pool, plan)
+    limited = _arrange(pool, plan)
+    notices += [told] if (told := pool.one_at_a_time(len(plan.pending), limited)) else []
     need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)
     notices += [need.warning()] if need is not None and need.is_short else []
     return replace(plan, notices=(*plan.notices, *notices, *notes(plan)), large=len(large), disk=need)
 
 
-def _arrange(pool: WorkerPool, plan: Plan) -> None:
+def _arrange(pool: WorkerPool, plan: Plan) -> bool:
     """How many of the pending cells run at a time; one where any has a limit in seconds, which was meant for the whole
-    machine."""
+    machine, and whether that is so."""
     limited = any(c.training.time_limit for c in plan.pending)
     pool.arrange(1 if limited else len(plan.pending))
+    return limited
 
 
 def refuse_absent_models(plan: Plan, source: Source | None, cells: Sequence[Cell]) -> None:

@@ -29,9 +29,12 @@ COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ) -> int | None:
     """The most that each worker takes, its part of the usable cores; None where the user has set a number, which
     stands."""
-    if any(name in user for name in COUNTS):
-        return None
-    return max(1, usable_cores() // workers)
+    return None if user_count(user) else max(1, usable_cores() // workers)
+
+
+def user_count(user: Mapping[str, str] = os.environ) -> str | None:
+    """The variable by which the user has set a number of threads; None where they have not."""
+    return next((name for name in COUNTS if name in user), None)
 
 
 def free_threads(most: int, busy: int | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from lorabench import plugins
 from lorabench.errors import LorabenchError
 from lorabench.runner.cluster import Cluster, ClusterOptions
-from lorabench.runner.threads import free_threads, threads_per_worker
+from lorabench.runner.threads import free_threads, threads_per_worker, usable_cores, user_count
 from lorabench.runner.worker_count import workers_for
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class WorkerPool:
                 f"an address and GPUs per cell are of a cluster, and the executor {executor} is none; executors that"
                 f" are: {', '.join(clusters())}"
             )
-        chooses = workers is None and self._cluster is None
-        self._free = free_threads(self._threads) if chooses and self._threads else 1
+        self._chooses = workers is None and self._cluster is None
+        self._free = free_threads(self._threads) if self._chooses and self._threads else 1
         """cores of workers whose number nobody has named; where the user chose their threads, one at a time"""
         self._running: dict[int, Worker] = {0: self._open(self._threads)}
         self._lock = threading.Lock()
@@ -128,6 +129,22 @@ class WorkerPool:
             for worker in self._running.values():
                 assert isinstance(worker, SharesCores)
                 worker.limit(self._threads, workers)
+
+    def one_at_a_time(self, cells: int, limited: bool) -> str | None:
+        """What is to be told of why so many cells run one after another although cores are free; None where they do
+        not, or the user asked for it. limited: whether a cell has a limit in seconds."""
+        first = self.first
+        if not self._chooses or not isinstance(first, SharesCores):
+            return None
+        if (variable := user_count()) is not None:
+            threads = os.environ[variable]
+            beside = usable_cores() // int(threads) if threads.isdigit() and int(threads) else 1
+            reason = f"{variable}={threads} is set"
+        else:
+            beside = self._free if limited else 1
+            reason = "training.time_limit is set, which is a cell's time with all cores"
+        named = min(beside, cells, first.at_once)
+        return f"cells run one at a time, since {reason}; --workers {named} runs {named} at once" if named > 1 else None
 
     def _cluster_worker(self, threads: int | None) -> Worker:
         assert self._cluster is not None

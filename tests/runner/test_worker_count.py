@@ -23,6 +23,7 @@ from lorabench.record.result import Fault
 from lorabench.runner import packs, worker, worker_pool
 from lorabench.runner.display import Lines
 from lorabench.runner.run import run
+from lorabench.runner.threads import usable_cores
 from lorabench.runner.worker_count import SHARED, workers_for
 from lorabench.runner.worker_pool import WorkerPool
 from tests import synthetic
@@ -106,9 +107,54 @@ def test_one_cell_at_a_time_where_the_user_chose_their_threads(open_odd, begun, 
     monkeypatch.setenv("ODD_AT_ONCE", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with WorkerPool(open_odd) as pool:
-        run(study_of(*range(4)), tmp_path / "out", pool=pool)
+        plan = run(study_of(*range(4)), tmp_path / "out", pool=pool)
         assert pool.workers == 1
     assert len({pid for pid, _ in begun_by(tmp_path)}) == 1
+    assert any("OMP_NUM_THREADS=1" in notice for notice in plan.notices) == (usable_cores() > 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "limited", "at_once", "cells", "told"),
+    [
+        (
+            {"OMP_NUM_THREADS": "1"},
+            False,
+            9,
+            9,
+            "OMP_NUM_THREADS=1 is set; --workers 4",
+        ),
+        (
+            {"MKL_NUM_THREADS": "2"},
+            False,
+            9,
+            9,
+            "MKL_NUM_THREADS=2 is set; --workers 2",
+        ),
+        (
+            {},
+            True,
+            9,
+            3,
+            "time_limit is set, which is a cell's time with all cores; --workers 3 runs 3 at",
+        ),
+        ({"OMP_NUM_THREADS": "4"}, False, 9, 9, None),  # all of the cores
+        ({"OMP_NUM_THREADS": "1"}, False, 1, 9, None),  # a GPU, or no memory for two
+        ({"OMP_NUM_THREADS": "1"}, True, 9, 1, None),
+        ({"OMP_NUM_THREADS": "4,2"}, False, 9, 9, None),  # of nested teams
+        ({}, False, 9, 9, None),
+    ],
+)
+def test_why_cells_run_one_at_a_time_is_told(cores, monkeypatch, variables, limited, at_once, cells, told):
+    monkeypatch.setattr(worker_pool, "usable_cores", lambda: 4)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setattr(worker_pool, "threads_per_worker", lambda workers: None)
+    monkeypatch.setattr(Beside, "at_once", at_once)
+    with WorkerPool(lambda threads: Beside()) as pool:
+        found = pool.one_at_a_time(cells, limited)
+    assert (found is None) == (told is None) and (told or "") in (found or ""), found
+    with WorkerPool(lambda threads: Beside(), 1) as pool:
+        assert pool.one_at_a_time(cells, limited) is None, "the user's own number"
 
 
 @pytest.mark.parametrize("seed", [158, 100])
