@@ -51,7 +51,8 @@ def train_pack(
     context = CellContext.of(cells[0], Path(os.devnull), ("train",), report, "")
     if context.device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # as a cell alone
-    loaded, _ = load_untrained(context)
+    plain = next((cell for cell in cells if not cell.method.dropout), cells[0])  # by which rows may lie end to end
+    loaded, _ = load_untrained(replace(context, cell=plain))
     if (reason := unpackable(loaded.model)) is not None:
         report(Event(cells[0].id, "load", note=f"its cells train one by one: {reason}"))
         return {}

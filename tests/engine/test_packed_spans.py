@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, Olmo2Config
 
 from lorabench.config.packs import pack_key
 from lorabench.engine.batches import IGNORED, Layout
+from lorabench.engine.cell import run_cell
 from lorabench.engine.data import task_data
 from lorabench.engine.model import load_base, load_tokenizer
+from lorabench.engine.pack import train_pack
 from lorabench.engine.packed_spans import Spans
 from lorabench.engine.row_attention import attends_by_rows
 from lorabench.errors import ModelError
@@ -218,3 +220,22 @@ def test_a_layer_that_reads_its_blocks_input_is_recomputed(rows):
     rows = within(rows, 64)
     for cell, ours in zip(cells, together(base, cells, rows, layout=END_TO_END), strict=True):
         assert_equal_training(alone(base, cell, rows, layout=END_TO_END), ours, 1e-4, wide=1e-3)
+
+
+@pytest.mark.parametrize("dropped", [0, 1], ids=["the first has dropout", "the second has"])
+def test_a_cell_records_the_positions_that_it_has_alone_whichever_has_dropout(tmp_path, dropped):
+    lines = [f'{{"q": "{"x" * n}", "a": "{n}"}}\n' for n in range(1, 30)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    task = f'{{name: instruct, train: {tmp_path}/rows.jsonl, prompt: "{{q}}", response: " {{a}}", test_percent: 40}}'
+    settings = ("training.steps=3", "training.batch_size=4", "analysis.spectra=none", "evaluation.max_sequences=2")
+    cells = [
+        cells_of(*settings, f"method.dropout={0.1 * (place == dropped)}", f"seeds=[{place}]", f"task={task}")[0]
+        for place in (0, 1)
+    ]
+    trained = train_pack(cells)
+    for place, cell in enumerate(cells):
+        (folder := tmp_path / "cells" / cell.id).mkdir(parents=True)
+        alone = run_cell(cell, folder)
+        done = trained[cell.id].progress
+        assert (done.positions > done.tokens) == (place == dropped)
+        assert alone.value("padding_percent") == pytest.approx(100 * (1 - done.tokens / done.positions))
