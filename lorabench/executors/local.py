@@ -270,7 +270,10 @@ class LocalWorker:
     def _last_line(self) -> str:
         self._early.seek(0)
         lines = [line for line in self._early.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return f": {lines[-1].strip()}" if lines else ""
+        last = lines[-1].strip() if lines else ""
+        if any(words in last for words in ("MemoryError", "allocate memory", "Memory allocation")):
+            last = f"{last.rstrip('.:')}; free memory, or raise its limit (ulimit -v): PyTorch takes 1.5 GB to begin"
+        return f": {last}" if last else ""
 
 
 def _environment(threads: int | None) -> dict[str, str]:

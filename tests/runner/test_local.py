@@ -104,6 +104,18 @@ def test_check_answers_with_problems_errors_and_faults(worker, begun):
         ask(61)
 
 
+def test_too_little_memory_to_begin_is_one_sentence(begun, tmp_path, monkeypatch):
+    from lorabench.executors import local
+
+    (tmp_path / "narrow").mkdir()
+    (tmp_path / "narrow" / "__init__.py").write_text("raise MemoryError\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = local.open_worker(engine="narrow")
+    with pytest.raises(LorabenchError, match=r"first cell: MemoryError; free memory, or raise its limit \(ulimit -v\)"):
+        worker.check(cells(0))
+    worker.close()
+
+
 def test_an_engine_that_cannot_be_imported_is_one_sentence(begun):
     from lorabench.executors import local
 
