@@ -34,7 +34,10 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: 
         yield f"{card.name} is taken as {article} {card.capacity}."
     else:
         yield f"{card.name} is {card.capacity}."
-    if not card.bf16 and trainer.name != OWN:
+    if not card.bf16 and card.kind == "cpu":
+        if trainer.name == OWN:
+            yield "This CPU does not compute in bfloat16: weights are float32 where model.dtype is auto."
+    elif not card.bf16 and trainer.name != OWN:
         yield (
             f"{card.name} does not compute in bfloat16: {trainer.title} is assumed to use float16 for mixed precision."
         )

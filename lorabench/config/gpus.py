@@ -17,6 +17,7 @@ import difflib
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -114,6 +115,19 @@ def gpus() -> dict[str, Gpu]:
     return {c.name: c for c in sorted(cards, key=lambda c: (c.memory_bytes, c.name))}
 
 
+@cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this machine's CPU has products in bfloat16 (AVX-512 BF16, AMX), as torch tells; without it, where the
+    system lists what a CPU can."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        import torch
+
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(flags & {"avx512_bf16", "amx_tile"})
+
+
 def find_gpu(text: str | Gpu) -> Gpu:
     """A card by name, one of a class ("24GB", "1TB") or an amount ("23.5GiB", "24000MiB"), or "cpu", this machine; a
     card as it is.
@@ -130,7 +144,7 @@ def find_gpu(text: str | Gpu) -> Gpu:
     if shown.lower() == "cpu":
         import psutil
 
-        return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu")
+        return Gpu("cpu", int(psutil.virtual_memory().total), kind="cpu", bf16=cpu_has_bfloat16())
     if size := _SIZE.fullmatch(text.strip()):
         return _card_of_size(text.strip(), float(size.group(1)) * GIB[size.group(2).lower()], bool(size.group(3)))
     matches = cards_named(text)

@@ -22,17 +22,19 @@ def is_large(parameters: int) -> bool:
     return parameters >= FLOAT32_BELOW
 
 
-def weights_dtype(declared: Dtype, method: str, large: Callable[[], bool]) -> DtypeName:
-    """The dtype of unquantized weights: the declared one; auto is float32 below 100M parameters, where precision costs
-    little, else bfloat16.
+def weights_dtype(declared: Dtype, method: str, device: DeviceKind, bf16: bool, large: Callable[[], bool]) -> DtypeName:
+    """The dtype of unquantized weights on a device that computes in bfloat16 or does not: the declared one; auto is
+    float32 below 100M parameters, where precision costs little, else bfloat16.
 
-    Weights that are trained themselves are float32 under auto, whatever their number: most updates of bfloat16
-    weights round to nothing, and the reference of a study would be a cripple. Adapters are float32 in PEFT, too.
-    `large` is asked only where the answer turns on the size, which is slow to count.
+    On a CPU without bfloat16 auto is float32 whatever their number: products in bfloat16 take 2 to 5 times as long
+    there. So are weights that are trained themselves: most updates of bfloat16 weights round to nothing, and the
+    reference of a study would be a cripple. Adapters are float32 in PEFT, too. `large` is asked only where the answer
+    turns on the size, which is slow to count.
     """
     if declared != "auto":
         return declared
-    return "bfloat16" if not plugins.load("methods", method).TRAINS_BASE and large() else "float32"
+    narrow = (device == "cuda" or bf16) and not plugins.load("methods", method).TRAINS_BASE
+    return "bfloat16" if narrow and large() else "float32"
 
 
 def autocast_dtype(

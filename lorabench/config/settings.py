@@ -29,7 +29,7 @@ class ModelSpec(NamedSetting):
     gguf_file: str | None = None
     """a GGUF file in a directory or hub repository that the name gives; joined to it"""
     dtype: Dtype = "auto"
-    """precision of unquantized weights; auto is float32 below 100M parameters, else bfloat16"""
+    """precision of unquantized weights; auto: float32 below 100M parameters and on CPUs without bfloat16, else that"""
     trust_remote_code: bool = False
     """run code that the model's repository brings: only on the user's explicit word"""
 

@@ -24,6 +24,7 @@ from lorabench.config import hub
 from lorabench.config.checkpoint import CheckpointQuantization, declared_quantization, matched, stored_quantization
 from lorabench.config.checkpoint_files import described_shards, weight_files
 from lorabench.config.gguf_file import gguf_of
+from lorabench.config.gpus import cpu_has_bfloat16
 from lorabench.config.paths import model_directory, model_label, model_source
 from lorabench.config.precision import (
     DeviceKind,
@@ -222,7 +223,7 @@ def _check_finite(model: PreTrainedModel, spec: ModelSpec, dtype: torch.dtype) -
 
 
 def resolve_dtype(condition: Condition) -> torch.dtype:
-    """The dtype of unquantized weights, by config.precision."""
+    """The dtype of unquantized weights on this machine, by config.precision."""
     return torch_dtype(_weights(condition))
 
 
@@ -232,8 +233,9 @@ def torch_dtype(name: DtypeName) -> torch.dtype:
 
 
 def _weights(condition: Condition) -> DtypeName:
-    model = condition.model
-    return weights_dtype(model.dtype, condition.method.name, lambda: _is_large(model))
+    model, where = condition.model, device()
+    bf16 = computes_in_bfloat16(where)
+    return weights_dtype(model.dtype, condition.method.name, _kind(where), bf16, lambda: _is_large(model))
 
 
 def _is_large(model: ModelSpec) -> bool:
@@ -275,7 +277,7 @@ def computes_in_bfloat16(where: torch.device) -> bool:
     """Whether a device has products in bfloat16; older GPUs (T4, V100) and most CPUs emulate them through float32."""
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return cpu_has_bfloat16()
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

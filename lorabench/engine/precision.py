@@ -1,7 +1,7 @@
 """In which precision a model is evaluated: one for all conditions of a model, whatever trained it.
 
     declared dtype      that
-    auto                that of the frozen base: float32 below 100M parameters, else bfloat16
+    auto                that of the frozen base: float32 below 100M parameters and on CPUs without bfloat16, else that
 
 Full fine-tuning trains float32 weights under auto, also of models whose adapters stand on a bfloat16 base. Its weights
 are therefore

@@ -166,13 +166,14 @@ def _possible(setting: TrainConfig, planner: CardPlanner) -> list[str]:
     adapters = not method.TRAINS_BASE
     smaller = setting.quantization.name == "none" and not stored and takes_quantized_base(setting.method.name)
     states = ("adamw", "paged-adamw", "adamw-8bit", "paged-adamw-8bit")
+    on_cpu, wide = planner.gpu.kind == "cpu", resolve_dtype(on_card(setting, planner.gpu)) == torch.float32
     able = {
         "micro_batch": training.batch_size > 1,
         "checkpointing": not training.gradient_checkpointing,
         "paged-adamw": planner.gpu.kind == "cuda" and training.optimizer == "adamw",
         "adamw-8bit": training.optimizer == "adamw",
         "paged-adamw-8bit": planner.gpu.kind == "cuda" and training.optimizer in states[:3],
-        "bfloat16": not adapters and planner.gpu.bf16 and resolve_dtype(setting) == torch.float32,
+        "bfloat16": wide and (on_cpu and setting.shape.is_large if adapters else on_cpu or planner.gpu.bf16),
         "nf4": smaller or (not stored and (not adapters or setting.quantization.name == "int8")),
         "int8": smaller or (not stored and not adapters),
         "rank": adapters and (setting.method.rank or 0) > 8,

@@ -53,13 +53,15 @@ def _autocast(setting: TrainConfig) -> DtypeName | None:
 def _weights(setting: TrainConfig) -> DtypeName:
     """Other trainers keep the checkpoint's dtype: bfloat16, float16 on cards without it, where weights that are trained
     are float32; and float32 of trainers whose weights follow mixed precision, where there is none."""
-    trainer = setting.trainer
+    trainer, keeps = setting.trainer, setting.bf16 or setting.device == "cpu"
     if trainer.name == OWN or setting.model.dtype != "auto":
-        weights = precision.weights_dtype(setting.model.dtype, setting.method.name, lambda: setting.shape.is_large)
+        weights = precision.weights_dtype(
+            setting.model.dtype, setting.method.name, setting.device, setting.bf16, lambda: setting.shape.is_large
+        )
     elif plugins.load("methods", setting.method.name).TRAINS_BASE:
-        weights = trainer.full_dtype if setting.bf16 else "float32"
+        weights = trainer.full_dtype if keeps else "float32"
     else:
-        weights = "bfloat16" if setting.bf16 else "float16"
+        weights = "bfloat16" if keeps else "float16"
     if trainer.weights_follow and weights == "bfloat16" and setting.device == "cpu":
         return "float32"
     return weights
