@@ -14,6 +14,7 @@ a smaller class. A size in GiB or MiB is an amount of usable memory, as PyTorch 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +33,8 @@ _SEVERAL = re.compile(
     r"(?P<before>\d{1,6})\s*[x×*]\s*(?P<card>.*\S)|(?P<first>.*\S)\s*[x×*:]\s*(?P<after>\d{1,6})", re.IGNORECASE
 )
 _APPLE = re.compile(r"(?:apple)?m[1-9](?:pro|max|ultra)?|mps|metal|apple.*")
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""oneDNN's names of the instruction sets that multiply in float32 alone"""
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9])(\d+)\s*(?:gb|gib|g)(?![a-z0-9])")
 _BUS = re.compile(r"pcie?|sxm\d?")
@@ -115,13 +118,18 @@ def gpus() -> dict[str, Gpu]:
     return {c.name: c for c in sorted(cards, key=lambda c: (c.memory_bytes, c.name))}
 
 
-@cache
 def cpu_has_bfloat16() -> bool:
-    """Whether this machine's CPU has products in bfloat16 (AVX-512 BF16, AMX), as torch tells; without it, where the
-    system lists what a CPU can."""
+    """Whether products in bfloat16 are quick on this machine's CPU: it has instructions for them (AVX-512 BF16, AMX),
+    and oneDNN, which takes the products, may use these."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
+    return most.upper() not in _WITHOUT_BFLOAT16 and _computes_in_bfloat16()
+
+
+@cache
+def _computes_in_bfloat16() -> bool:
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
+    except OSError:  # another system
         import torch
 
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -17,10 +17,10 @@ import torch
 from lorabench import plugins
 from lorabench.config.checkpoint import local_folder
 from lorabench.config.checkpoint_files import has_weights
-from lorabench.config.paths import gguf_sentence, model_directory, model_label
+from lorabench.config.paths import model_directory, model_label
 from lorabench.config.settings import ModelSpec
 from lorabench.config.study import Cell
-from lorabench.config.validity import leaves_experts, length_fault
+from lorabench.config.validity import length_fault
 from lorabench.engine.adapt import linear_modules, odd_linear, peft_targets, resolve_targets
 from lorabench.engine.causal import sees_ahead, sentence
 from lorabench.engine.data import task_data
@@ -28,10 +28,10 @@ from lorabench.engine.data_check import data_fault, data_lines
 from lorabench.engine.distill import excess_rank
 from lorabench.engine.evaluate import file_text
 from lorabench.engine.events import Problem
-from lorabench.engine.experts import unreached
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.lm_eval_check import lm_eval_fault
 from lorabench.engine.model import check_device, check_stored, device, load_tokenizer, meta_model, stored_form
+from lorabench.engine.notices import notices
 from lorabench.engine.parameter_targets import resolve_parameters, stack_fault
 from lorabench.engine.positions import positions
 from lorabench.engine.rehearsal import STEP_BELOW, quantized_fault, small_copy, step_fault
@@ -58,7 +58,7 @@ def check_cells(cells: Sequence[Cell]) -> tuple[Problem, ...]:
             fault = _model_fault(cell, model_faults) or _fault(cell, fault_cache)
             if fault:
                 problems.append(Problem(cell.id, *fault))
-    return tuple(problems) or (*_data_problems(cells), *_notices(cells))
+    return tuple(problems) or (*_data_problems(cells), *notices(cells))
 
 
 def _model_fault(cell: Cell, fault_cache: dict[ModelSpec, str | None]) -> tuple[str, str] | None:
@@ -133,28 +133,6 @@ def _quantized_fault(cell: Cell, model: PreTrainedModel, fault_cache: dict[str, 
             fault_cache[key] = quantized_fault(cell, small) if small is not None else None
     fault = fault_cache[key]
     return ("quantization", fault) if fault else None
-
-
-def _notices(cells: Sequence[Cell]) -> tuple[Problem, ...]:
-    """What a checkpoint brings, and what stays as it is in a model whatever is asked for: no faults, told once a
-    model."""
-    first: dict[ModelSpec, list[Cell]] = {}
-    for cell in cells:
-        first.setdefault(cell.model, []).append(cell)
-    sentences = []
-    for spec, own in first.items():
-        name, stored, left = model_label(spec.name), stored_form(spec), unreached(meta_model(spec))
-        if stored is not None:
-            sentences.append(f"{name} is stored in {stored.words} and stays so; nothing is quantized again")
-        if words_of_file := gguf_sentence(spec.name):
-            sentences.append(words_of_file)
-        if left is not None:
-            words = left.words(
-                quantized=any(c.quantization.name != "none" for c in own),
-                adapted=any(leaves_experts(c.method) for c in own),
-            )
-            sentences += [f"{name}: {words}"] if words else []
-    return tuple(Problem(cells[0].id, "model", words, fatal=False) for words in sentences)
 
 
 def _data_problems(cells: Sequence[Cell]) -> tuple[Problem, ...]:

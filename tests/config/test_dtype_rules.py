@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from lorabench.config import gpus
 from lorabench.config.precision import autocast_dtype, compute_dtype, product_dtype, trainer_autocast, weights_dtype
 from lorabench.config.settings import QuantizationSpec
 
 
 def test_auto_weights_are_float32_where_they_are_trained_or_few():
-    assert weights_dtype("auto", "lora", lambda: True) == "bfloat16"
-    assert weights_dtype("auto", "lora", lambda: False) == "float32"
-    assert weights_dtype("auto", "full", lambda: True) == "float32"
-    assert weights_dtype("float16", "lora", lambda: False) == "float16"
+    for device, bf16 in (("cuda", True), ("cuda", False), ("cpu", True)):
+        assert weights_dtype("auto", "lora", device, bf16, lambda: True) == "bfloat16"
+        assert weights_dtype("auto", "lora", device, bf16, lambda: False) == "float32"
+        assert weights_dtype("auto", "full", device, bf16, lambda: True) == "float32"
+        assert weights_dtype("float16", "lora", device, bf16, lambda: False) == "float16"
+
+
+def test_on_a_cpu_without_bfloat16_auto_weights_are_float32_and_declared_ones_as_declared():
+    for method in ("lora", "full", "base"):
+        assert weights_dtype("auto", method, "cpu", False, lambda: True) == "float32"
+        assert weights_dtype("bfloat16", method, "cpu", False, lambda: True) == "bfloat16"
 
 
 def test_a_model_is_counted_only_where_the_answer_turns_on_its_size():
     def count():
         raise AssertionError("counted")
 
-    assert weights_dtype("auto", "full", count) == "float32"
-    assert weights_dtype("bfloat16", "lora", count) == "bfloat16"
+    assert weights_dtype("auto", "full", "cuda", True, count) == "float32"
+    assert weights_dtype("bfloat16", "lora", "cuda", True, count) == "bfloat16"
+    assert weights_dtype("auto", "lora", "cpu", False, count) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "most", "quick"),
+    [
+        ("fpu avx512f avx512_bf16", "", True),
+        ("fpu amx_bf16 amx_tile", "", True),
+        ("fpu avx2 avx512f avx512_vnni", "", False),
+        ("fpu avx512_bf16", "AVX512_CORE_BF16", True),
+        ("fpu avx512_bf16", "avx512_core_vnni", False),
+        ("fpu avx512_bf16", "AVX2", False),
+        ("fpu avx512_bf16", "DEFAULT", True),
+        ("fpu avx2", "AVX512_CORE_AMX", False),
+    ],
+)
+def test_a_cpu_is_quick_in_bfloat16_where_it_has_instructions_that_onednn_may_use(monkeypatch, flags, most, quick):
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    monkeypatch.setattr(gpus.Path, "read_text", lambda *_, **__: f"model name: X\nflags\t\t: {flags}\n")
+    gpus._computes_in_bfloat16.cache_clear()
+    try:
+        assert gpus.cpu_has_bfloat16() == quick == gpus.find_gpu("cpu").bf16
+    finally:
+        gpus._computes_in_bfloat16.cache_clear()
+
+
+def test_it_is_what_torch_says_of_this_machine(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    torch_says = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    gpus._computes_in_bfloat16.cache_clear()
+    assert gpus.cpu_has_bfloat16() == torch_says
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM
 from lorabench.engine import answers, domain
 from lorabench.engine import cell_evaluate as engine
 from lorabench.engine.cell import run_cell
+from lorabench.engine.check import check_cells
 from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
+from lorabench.memory.predict_cell import predict_memory
 from tests.engine.conftest import cell_of, small_config
 
 CPU = torch.device("cpu")
@@ -21,9 +23,10 @@ ALL = ("evaluation.forgetting=self", "evaluation.lm_eval=[python-docs-cloze]", "
 
 @pytest.fixture
 def large(monkeypatch):
-    """The shipped model counts as one of 100M parameters: adapters stand on bfloat16, full fine-tuning trains
-    float32."""
+    """The shipped model counts as one of 100M parameters on a CPU with bfloat16: adapters stand on that, full
+    fine-tuning trains float32."""
     monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda: True)
     domain._DOMAINS.clear()
     yield
     domain._DOMAINS.clear()
@@ -184,3 +187,28 @@ def test_a_cell_that_ends_without_a_finite_loss_has_diverged(folder):
     assert result.outcome == "diverged"
     assert "the held-out loss was not finite at step 1" in result.error.message
     assert result.value("eval_loss") is None
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_on_a_cpu_without_bfloat16_a_large_model_is_float32_and_its_memory_predicted_so(
+    large, quantization, folder, monkeypatch
+):
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda: False)
+    cell = cell_of("training.steps=2", f"quantization={quantization}", "analysis.spectra=none")
+    result, values = readings(cell, folder)
+    own = result.resolved
+    assert (own.dtype, own.eval_dtype, own.autocast) == ("float32", "float32", None)
+    assert own.compute_dtype == {"none": None, "nf4": "float32", "int8": "float16"}[quantization]
+    assert predict_memory(cell).train_peak_bytes == pytest.approx(values["train_peak_bytes"], rel=0.02)
+
+
+def test_what_a_cpu_emulates_is_told_where_it_is_asked_for(monkeypatch):
+    asked = (cell_of("training.autocast=bfloat16"), cell_of("model.dtype=bfloat16"), cell_of())
+    for quick in (True, False):
+        monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda quick=quick: quick)
+        told = [p.message for p in check_cells(asked) if "emulates" in p.message]
+        assert len(told) == (not quick)
+        assert (
+            quick or "emulates model.dtype and training.autocast: bfloat16 in 2 to 5 times the time of auto" in told[0]
+        )
+        assert not any("emulates" in p.message for p in check_cells(asked[2:]))
