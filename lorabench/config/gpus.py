@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -118,22 +119,25 @@ def gpus() -> dict[str, Gpu]:
     return {c.name: c for c in sorted(cards, key=lambda c: (c.memory_bytes, c.name))}
 
 
-def cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16(elsewhere: Callable[[], bool] = lambda: False) -> bool:
     """Whether products in bfloat16 are quick on this machine's CPU: it has instructions for them (AVX-512 BF16, AMX),
-    and oneDNN, which takes the products, may use these."""
+    and oneDNN, which takes the products, may use these.
+
+    elsewhere: tells of the instructions where the system does not, as Linux does.
+    """
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
-    return most.upper() not in _WITHOUT_BFLOAT16 and _computes_in_bfloat16()
+    if most.upper() in _WITHOUT_BFLOAT16:
+        return False
+    flags = _cpu_flags()
+    return elsewhere() if flags is None else bool(flags & {"avx512_bf16", "amx_tile"})
 
 
 @cache
-def _computes_in_bfloat16() -> bool:
+def _cpu_flags() -> frozenset[str] | None:
     try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:  # another system
-        import torch
-
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(flags & {"avx512_bf16", "amx_tile"})
+        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return None
 
 
 def find_gpu(text: str | Gpu) -> Gpu:

@@ -277,7 +277,7 @@ def computes_in_bfloat16(where: torch.device) -> bool:
     """Whether a device has products in bfloat16; older GPUs (T4, V100) and most CPUs emulate them through float32."""
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return cpu_has_bfloat16()
+    return cpu_has_bfloat16(lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def check_device(condition: Condition, where: torch.device) -> None:

@@ -50,18 +50,27 @@ def test_a_cpu_is_quick_in_bfloat16_where_it_has_instructions_that_onednn_may_us
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
     monkeypatch.setattr(gpus.Path, "read_text", lambda *_, **__: f"model name: X\nflags\t\t: {flags}\n")
-    gpus._computes_in_bfloat16.cache_clear()
+    gpus._cpu_flags.cache_clear()
     try:
-        assert gpus.cpu_has_bfloat16() == quick == gpus.find_gpu("cpu").bf16
+        assert gpus.cpu_has_bfloat16(lambda: not quick) == quick == gpus.find_gpu("cpu").bf16
     finally:
-        gpus._computes_in_bfloat16.cache_clear()
+        gpus._cpu_flags.cache_clear()
+
+
+def test_another_is_asked_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(gpus, "_cpu_flags", lambda: None)
+    assert gpus.cpu_has_bfloat16(lambda: True) and not gpus.cpu_has_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not gpus.cpu_has_bfloat16(lambda: True)
 
 
 def test_it_is_what_torch_says_of_this_machine(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     torch_says = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    gpus._computes_in_bfloat16.cache_clear()
+    gpus._cpu_flags.cache_clear()
     assert gpus.cpu_has_bfloat16() == torch_says
 
 

@@ -261,7 +261,7 @@ def test_full_fine_tuning_is_in_float32_unless_said_otherwise(monkeypatch):
     from lorabench.engine.model import resolve_dtype
 
     monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
-    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda *_: True)
     assert resolve_dtype(cell_of()) == torch.bfloat16
     assert resolve_dtype(cell_of("method=full")) == torch.float32
     assert resolve_dtype(cell_of("method=full", "model.dtype=bfloat16")) == torch.bfloat16

@@ -26,7 +26,7 @@ def large(monkeypatch):
     """The shipped model counts as one of 100M parameters on a CPU with bfloat16: adapters stand on that, full
     fine-tuning trains float32."""
     monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
-    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda *_: True)
     domain._DOMAINS.clear()
     yield
     domain._DOMAINS.clear()
@@ -193,7 +193,7 @@ def test_a_cell_that_ends_without_a_finite_loss_has_diverged(folder):
 def test_on_a_cpu_without_bfloat16_a_large_model_is_float32_and_its_memory_predicted_so(
     large, quantization, folder, monkeypatch
 ):
-    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda *_: False)
     cell = cell_of("training.steps=2", f"quantization={quantization}", "analysis.spectra=none")
     result, values = readings(cell, folder)
     own = result.resolved
@@ -205,7 +205,7 @@ def test_on_a_cpu_without_bfloat16_a_large_model_is_float32_and_its_memory_predi
 def test_what_a_cpu_emulates_is_told_where_it_is_asked_for(monkeypatch):
     asked = (cell_of("training.autocast=bfloat16"), cell_of("model.dtype=bfloat16"), cell_of())
     for quick in (True, False):
-        monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda quick=quick: quick)
+        monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda _, quick=quick: quick)
         told = [p.message for p in check_cells(asked) if "emulates" in p.message]
         assert len(told) == (not quick)
         assert (

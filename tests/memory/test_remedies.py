@@ -1,6 +1,8 @@
 """A remedy fits by the trace of its own setting, says so in flags that estimate takes, and stands alone where one
 change is enough."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorabench.commands.parser import make_parser
@@ -49,3 +51,13 @@ def test_full_fine_tuning_that_can_fit_is_kept_and_else_the_card_that_would_hold
     assert roomy and not any("method.name" in remedy.changes for remedy in roomy)
     cramped = remedies(full, CardPlanner(Gpu("cramped", 1)))
     assert not cramped.fitting and cramped.least.changes["method.name"] == "lora" and cramped.card
+
+
+def test_weights_in_bfloat16_are_a_remedy_on_a_cpu_that_takes_float32_by_itself(monkeypatch):
+    monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
+    asked, narrow = replace(setting(), device="cpu"), {"model.dtype": "bfloat16"}
+    for quick in (True, False):
+        card = Gpu("cpu", 10**12, kind="cpu", bf16=quick)
+        small = replace(card, memory_bytes=round(0.9 * estimate(asked, card).high_bytes))
+        fitting = remedies(asked, CardPlanner(small)).fitting
+        assert (narrow in [r.changes for r in fitting]) == (not quick), "the base is that already"

@@ -14,6 +14,7 @@ from lorabench.config.trainer import find_trainer, trainers
 from lorabench.errors import LorabenchError
 from lorabench.memory import losses
 from lorabench.memory.estimate import estimate
+from lorabench.memory.step_dtypes import resolve_dtype
 from lorabench.memory.step_profile import predict_evaluation, predict_step
 from lorabench.memory.train_config import TrainConfig, on_card
 
@@ -223,3 +224,10 @@ def test_full_fine_tuning_of_axolotl_leaves_embeddings_and_norms_wide_where_no_k
     assert wide.parts["optimizer"] - flash.parts["optimizer"] == 4 * parameters
     assert wide.peak_bytes > flash.peak_bytes + 6 * parameters
     assert cut.parts["weights"] == flash.parts["weights"]
+
+
+def test_on_a_cpu_without_bfloat16_other_trainers_keep_a_checkpoints_dtype_and_the_own_loop_takes_float32():
+    for name, dtype in (("transformers", "bfloat16"), ("trl", "bfloat16"), ("lorabench", "float32")):
+        setting = replace(of(name, quantization="none"), device="cpu", bf16=False)
+        assert str(resolve_dtype(setting)) == f"torch.{dtype}"
+        assert str(resolve_dtype(replace(setting, bf16=True))) == "torch.bfloat16"
