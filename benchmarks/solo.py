@@ -11,7 +11,8 @@ The model is SmolLM2-135M-Instruct (benchmarks.real fetches it), the task and it
 
 --busy N runs beside N processes that compute without a pause. `ratio` is the bare loop's median of seconds a step over
 the cell's, the first step of each left out; `loss` the mean loss of the last third of the steps, which differs by what
-bfloat16 rounds; `kept` the cell's speed beside a busy process over its speed without.
+bfloat16 rounds; `kept` the cell's speed beside a busy process over its speed without. With ONEDNN_MAX_CPU_ISA set to
+AVX512_CORE or AVX2 both are as on a CPU without bfloat16.
 
 --beside N runs a study of N cells (seeds), too, as lorabench chooses to: `beside_ratio` is the bare loop's seconds a
 step over theirs, a step of N cells at a time counted as N. Workers begin some seconds apart: take 64 steps and more.
