@@ -72,6 +72,8 @@ class CellQueue:
         """cells that lacked memory beside others, which run by themselves in the end"""
         self.held: dict[str, deque[Cell]] = {}
         """by the cell that a worker runs, those that may train with it"""
+        self.conditions: dict[int, str] = {}
+        """by worker, of its last cell that it ran, or runs"""
         self.stop, self.taking = threading.Event(), threading.Lock()
         self.fault: BaseException | None = None
         self._seen: tuple[tuple[Cell, ...], Mapping[str, Sequence[Cell]], Sequence[TaskSpec]] | None = None
@@ -112,10 +114,11 @@ class CellQueue:
             waiting = 0
             others: deque[Cell] = deque()
             while not self.stop.is_set():
-                cell = others.popleft() if others else self._next(others, worker)
+                cell = others.popleft() if others else self._next(others, worker, index, in_order=waiting > 0)
                 if cell is None:
                     self.pool.rest(index)
                     return
+                self.conditions[index] = cell.condition_id
                 self.held[cell.id] = others
                 taken = self._attempt(cell, worker, tuple(others))
                 self._give_back(self.held.pop(cell.id))
@@ -142,13 +145,19 @@ class CellQueue:
             self.stop.set()
             self.pool.close()
 
-    def _next(self, others: deque[Cell], worker: Worker) -> Cell | None:
+    def _next(self, others: deque[Cell], worker: Worker, index: int, in_order: bool) -> Cell | None:
         """The next cell, None where none waits; those that may train with it go into `others`, and come after it on the
-        same worker."""
+        same worker. Several workers keep to a condition each, whose memory a process measures once.
+
+        in_order: whatever the conditions, as cells that other runners have are asked for in turn.
+        """
         most = (AUTO if self.pack is None else self.pack) if getattr(worker, "packs", False) else 1
         with self.taking:
-            cell = self.queue.take()
+            last = self.conditions.pop(index, None)
+            in_order |= self.pool.workers == 1
+            cell = self.queue.take() if in_order else self.queue.take(last, set(self.conditions.values()))
             if cell is not None:
+                self.conditions[index] = cell.condition_id
                 names = self.begun.get(cell.id, []) if most > 1 and self._is_new(cell) else []
                 begun = self.queue.take_named(names, self._is_new)
                 others.extend(begun or self.queue.take_mates(cell, most, self.pool.workers, self._is_new))

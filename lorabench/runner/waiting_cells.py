@@ -6,7 +6,7 @@ Both are found without looking through the others, so that a run of n cells take
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from itertools import islice
 
 from lorabench.config.packs import pack_key
@@ -24,6 +24,8 @@ class WaitingCells:
         """by condition, whose seeds have one"""
         self._at_first: dict[Hashable, int] = {}
         """by pack_key, the cells that waited when the first of them was taken"""
+        self._conditions: dict[str, OrderedDict[str, Cell]] = {}
+        """by condition, in the same order"""
         for cell in cells:
             self.add(cell)
 
@@ -33,6 +35,7 @@ class WaitingCells:
     def add(self, cell: Cell) -> None:
         """Puts a cell behind the others."""
         self._waiting[cell.id] = cell
+        self._conditions.setdefault(cell.condition_id, OrderedDict())[cell.id] = cell
         if (key := self._key(cell)) is not None:
             self._alike.setdefault(key, OrderedDict())[cell.id] = cell
 
@@ -41,14 +44,22 @@ class WaitingCells:
         for cell in reversed(cells):
             self.add(cell)
             self._waiting.move_to_end(cell.id, last=False)
+            self._conditions[cell.condition_id].move_to_end(cell.id, last=False)
             if (key := self._key(cell)) is not None:
                 self._alike[key].move_to_end(cell.id, last=False)
 
-    def take(self) -> Cell | None:
-        """The first of them; None where there is none."""
+    def take(self, last: str | None = None, others: Collection[str] = ()) -> Cell | None:
+        """The first of them; None where there is none.
+
+        last, others: the condition of the worker's last cell, of which the first one comes where any waits, since the
+        worker keeps what a condition's cells share; and those that other workers run, which are left to these as long
+        as any other waits.
+        """
         if not self._waiting:
             return None
-        first = next(iter(self._waiting.values()))
+        same = self._conditions.get(last or "", OrderedDict())
+        free = (c for c in self._waiting.values() if c.condition_id not in others)
+        first = next(iter(same.values()), None) or next(free, None) or next(iter(self._waiting.values()))
         self._remove(first)
         return first
 
@@ -81,6 +92,7 @@ class WaitingCells:
 
     def _remove(self, cell: Cell) -> None:
         del self._waiting[cell.id]
+        del self._conditions[cell.condition_id][cell.id]
         if (key := self._key(cell)) is not None:
             del self._alike[key][cell.id]
 

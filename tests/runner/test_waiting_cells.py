@@ -1,5 +1,6 @@
 """The queue of a run gives what looking through all of it would give, without looking."""
 
+import heapq
 import random
 
 import pytest
@@ -45,6 +46,50 @@ def test_cells_come_in_order_each_once_with_their_mates():
         assert len(queue) == len(waiting)
     assert queue.take() is None
     assert sorted(c.id for c in out) == sorted(c.id for c in cells(8))
+
+
+@pytest.mark.parametrize("drawn", range(20))
+def test_a_worker_keeps_to_its_condition_and_leaves_those_of_others(drawn):
+    chance, waiting = random.Random(drawn), list(cells(5))
+    chance.shuffle(waiting)
+    queue = WaitingCells(waiting)
+    for _ in range(len(waiting)):
+        last = chance.choice(waiting).condition_id if chance.random() < 0.7 else None
+        others = {c.condition_id for c in chance.sample(waiting, min(len(waiting), chance.randrange(4)))}
+        others.discard(last)
+        ranked = sorted(waiting, key=lambda c: (c.condition_id != last, c.condition_id in others))  # a stable sort
+        found = queue.take(last, others)
+        assert found is ranked[0]
+        waiting.remove(found)
+        if chance.random() < 0.2:  # another runner has it
+            queue.add(found)
+            waiting.append(found)
+    assert len(queue) == len(waiting)
+
+
+def shared(planned, workers, keeps):
+    """(worker, condition) of each cell, played with workers that take a little longer or shorter for each."""
+    chance, queue, now, runs = random.Random(workers), WaitingCells(planned), {}, []
+    free = [(0.0, n) for n in range(workers)]
+    while len(queue):
+        at, worker = heapq.heappop(free)
+        last = now.pop(worker, None)
+        cell = queue.take(last, set(now.values())) if keeps else queue.take()
+        now[worker] = cell.condition_id
+        runs.append((worker, cell.condition_id))
+        heapq.heappush(free, (at + chance.uniform(1, 1.3), worker))
+    return runs
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_few_workers_share_a_condition(workers, seeds):
+    planned = cells(seeds)
+    conditions = len({c.condition_id for c in planned})
+    kept, in_order = (shared(planned, workers, keeps) for keeps in (True, False))
+    assert len(kept) == len(in_order) == len(planned)
+    assert len(set(kept)) <= conditions + workers * (workers - 1) / 2
+    assert len(set(kept)) < len(set(in_order))
 
 
 def test_what_a_cell_costs_the_queue_does_not_grow_with_the_cells_that_wait(monkeypatch):
