@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from lorabench.advice.evidence import FULL, REACH, WHOLE, ComparisonGroup, Key, MethodResult
 from lorabench.advice.priors import learning_rate, published, rank_by_capacity, rules
 from lorabench.advice.types import EvidenceItem, Quality
+from lorabench.config.gpus import Gpu
 from lorabench.config.imported import knows
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
@@ -80,22 +81,23 @@ def candidate_specs(
     return tuple(_candidate_spec(k, parameters, tokens, trainable, group, others, batch_size) for k in keys)
 
 
-def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, bf16: bool) -> list[CandidateSpec]:
+def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, card: Gpu) -> list[CandidateSpec]:
     """The same with weights in the dtypes that a trainer is told: full fine-tuning in float32, and beside it, where the
-    trainer takes a checkpoint's dtype, all in bfloat16. A small model's base (`large` is false) is float32, but for
-    trainers that leave frozen weights as they are stored.
+    trainer takes a checkpoint's dtype, all in bfloat16. A small model's base (`large` is false) is float32, as any
+    on a CPU that does not compute in bfloat16, but for trainers that leave frozen weights as they are stored.
 
-    `bf16` tells whether the card computes in it. Unchanged for lorabench's own loop, whose rule is the same.
+    Unchanged for lorabench's own loop, whose rule is the same.
     """
     if trainer.name == OWN:
         return list(specs)
-    candidates = []
+    candidates, on_cpu = [], card.kind == "cpu"
+    large &= card.bf16 or not on_cpu
     for spec in specs:
         if spec.key != WHOLE:
             candidates.append(spec if large or trainer.full_dtype == "float32" else replace(spec, dtype="float32"))
             continue
         candidates.append(replace(spec, dtype="float32"))
-        if trainer.full_dtype == "bfloat16" and bf16:
+        if trainer.full_dtype == "bfloat16" and (card.bf16 or on_cpu):
             measured = any(item.kind == "cells" for item in spec.evidence)
             caveats = (BFLOAT16, *(("what was measured is of float32 weights",) if measured else ()), *spec.caveats)
             candidates.append(

@@ -69,9 +69,7 @@ def _add_setting_options(c: argparse.ArgumentParser) -> None:
     add_target_parameters_option(c)
     c.add_argument("--quantization", metavar="NAME", help="none, int8, fp4, nf4 (default: none)")
     c.add_argument("--double-quant", action="store_true", help="quantize the block constants, too")
-    c.add_argument(
-        "--dtype", metavar="DTYPE", help="of unquantized weights (default: bfloat16 from 100M parameters on)"
-    )
+    c.add_argument("--dtype", metavar="DTYPE", help="of unquantized weights (default: as model.dtype: auto)")
     c.add_argument("--micro-batch-size", metavar="N", help="sequences of one forward pass (default: 8)")
     c.add_argument("--batch-size", dest="micro_batch_size", metavar="sequences of one forward pass", **OLD_NAME)
     c.add_argument("--sequence-length", metavar="N", help="tokens of a training sequence at most (default: 256)")

@@ -79,8 +79,8 @@ class Gpu:
     fp32_flops: float | None = None
     """a second, outside the tensor cores"""
     bf16: bool = True
-    """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, and products of
-    bfloat16 weights go through float32"""
+    """whether it computes in bfloat16; where it does not the engine leaves mixed precision off, products of bfloat16
+    weights go through float32, and on a CPU weights are float32 by themselves"""
     capability: int = 8
     """major compute capability"""
     nominal_gib: float | None = None
@@ -120,8 +120,8 @@ def gpus() -> dict[str, Gpu]:
 
 
 def cpu_has_bfloat16(elsewhere: Callable[[], bool] = lambda: False) -> bool:
-    """Whether products in bfloat16 are quick on this machine's CPU: it has instructions for them (AVX-512 BF16, AMX),
-    and oneDNN, which takes the products, may use these.
+    """Whether products in bfloat16 are quick on this machine's CPU: it has instructions for them (AVX-512 BF16, AMX,
+    ARM's BF16), and oneDNN, which takes the products, may use these.
 
     elsewhere: tells of the instructions where the system does not, as Linux does.
     """
@@ -129,7 +129,7 @@ def cpu_has_bfloat16(elsewhere: Callable[[], bool] = lambda: False) -> bool:
     if most.upper() in _WITHOUT_BFLOAT16:
         return False
     flags = _cpu_flags()
-    return elsewhere() if flags is None else bool(flags & {"avx512_bf16", "amx_tile"})
+    return elsewhere() if flags is None else bool(flags & {"avx512_bf16", "amx_tile", "bf16"})
 
 
 @cache

@@ -18,7 +18,7 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 def is_large(parameters: int) -> bool:
-    """Whether a model of so many parameters is bfloat16 under auto."""
+    """Whether a model of so many parameters is bfloat16 under auto, where that is quick."""
     return parameters >= FLOAT32_BELOW
 
 

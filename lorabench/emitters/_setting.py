@@ -180,7 +180,8 @@ def precision(workload: Workload, candidate: Candidate) -> DtypeName:
     """The dtype of unquantized weights: the candidate's, else as the engine chooses it."""
     model = workload.model
     declared = model.dtype if candidate.dtype == "auto" else candidate.dtype
-    return weights_dtype(declared, candidate.method.name, workload.device, workload.bf16, lambda: _is_large(model))
+    keeps = workload.bf16 or workload.device == "cpu"  # other trainers keep a checkpoint's, as memory.step_dtypes
+    return weights_dtype(declared, candidate.method.name, workload.device, keeps, lambda: _is_large(model))
 
 
 def mixed_precision(workload: Workload, candidate: Candidate, follows: bool = False) -> DtypeName | None:

@@ -19,7 +19,9 @@ from lorabench.engine.cell_measure import measure
 from lorabench.engine.cell_record import CellRecord
 from lorabench.engine.cell_train import kept_for_repetition, save_cell, train_cell
 from lorabench.engine.packed import PackedTraining
+from lorabench.engine.precision import refuse_other_dtype
 from lorabench.engine.sharded import ShardedTraining
+from lorabench.errors import ModelError
 from lorabench.record.result import CellResult, Phase
 
 
@@ -46,10 +48,16 @@ def repeat_cell(
 
     The trained model is put together as training left it, so that the readings are those of a run which was never
     disturbed.
-    ModelError is the result's error where the weights are not there.
+    ModelError is the result's error where the weights are not there, or where this machine would measure them in
+    another dtype than they were measured in.
     """
     context = CellContext.of(cell, Path(folder), tuple(phases), report, before.started_at)
-    return _recorded(context, CellRecord(context, before))
+    record = CellRecord(context, before)
+    try:
+        refuse_other_dtype(cell, before)
+    except ModelError as e:
+        return record.ended_by(e)
+    return _recorded(context, record)
 
 
 def _recorded(context: CellContext, record: CellRecord) -> CellResult:

@@ -8,7 +8,7 @@ how many columns and rows are computed by themselves, so that there each cell me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -20,7 +20,9 @@ from lorabench.engine.loss import token_loss
 from lorabench.engine.measure import LiveBytes, held_tensors
 from lorabench.engine.precision import evaluated
 from lorabench.engine.train import peak_of_two_steps
+from lorabench.record.result import Reading
 
+METRICS = {"evaluate": "eval_peak_bytes", "train": "train_peak_bytes"}
 _PEAKS: dict[tuple[object, ...], int] = {}
 """bytes, by phase, condition and rows"""
 
@@ -33,16 +35,17 @@ def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
     training, evaluation = context.cell.training, context.cell.evaluation
     tested = loaded.data.test[: evaluation.max_sequences]
     longest = largest_batch(tested, min(evaluation.batch_size, len(tested)))
-    yield from reading("eval_peak_bytes", _once("evaluate", context, loaded, longest, _evaluation_peak))
+    yield from _once("evaluate", context, loaded, longest, _evaluation_peak)
     if training.steps:
         rows = largest_batch(loaded.data.train, training.batch_size)
-        yield from reading("train_peak_bytes", _once("train", context, loaded, rows, _training_peak))
+        yield from _once("train", context, loaded, rows, _training_peak)
 
 
 def is_measured(context: CellContext, loaded: LoadedCell) -> bool:
     """Whether the peaks of a cell's condition are known, so that this phase takes no time."""
-    rows = largest_batch(loaded.data.train, context.cell.training.batch_size)
-    return context.cell.measured_as is not None and _key("train", context, rows) in _PEAKS
+    if not _PEAKS or not _is_shared(context, loaded):
+        return False
+    return _key("train", context, largest_batch(loaded.data.train, context.cell.training.batch_size)) in _PEAKS
 
 
 def _once(
@@ -50,14 +53,21 @@ def _once(
     context: CellContext,
     loaded: LoadedCell,
     rows: Sequence[Example],
-    peak: Callable[[CellContext, LoadedCell, Sequence[Example]], int],
-) -> int:
-    if context.cell.measured_as is None or has_experts(loaded.model.config.get_text_config()):
-        return peak(context, loaded, rows)
-    key = _key(phase, context, rows)
-    if key not in _PEAKS:
-        _PEAKS[key] = peak(context, loaded, rows)
-    return _PEAKS[key]
+    measured: Callable[[CellContext, LoadedCell, Sequence[Example]], int | None],
+) -> Iterator[Reading]:
+    """The reading of a phase, none where no whole step could be taken."""
+    key, shared = _key(phase, context, rows), _is_shared(context, loaded)
+    peak = _PEAKS.get(key) if shared else None
+    if peak is None:
+        peak = measured(context, loaded, rows)
+    if peak is not None:
+        if shared:
+            _PEAKS[key] = peak
+        yield from reading(METRICS[phase], peak)
+
+
+def _is_shared(context: CellContext, loaded: LoadedCell) -> bool:
+    return context.cell.measured_as is not None and not has_experts(loaded.model.config.get_text_config())
 
 
 def _key(phase: str, context: CellContext, rows: Sequence[Example]) -> tuple[object, ...]:
@@ -72,7 +82,7 @@ def _evaluation_peak(context: CellContext, loaded: LoadedCell, rows: Sequence[Ex
     return live.peak
 
 
-def _training_peak(context: CellContext, loaded: LoadedCell, rows: Sequence[Example]) -> int:
+def _training_peak(context: CellContext, loaded: LoadedCell, rows: Sequence[Example]) -> int | None:
     spec = context.cell.training
     micro = [collate(rows, loaded.padded, context.device) for _ in range(spec.gradient_accumulation)]
     return peak_of_two_steps(loaded.model, micro, spec, context.autocast, loaded.loss)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lorabench import startup
+from lorabench.engine.model import computes_in_bfloat16
 from lorabench.record.result import Environment
 
 PACKAGES = (
@@ -51,7 +52,7 @@ def _lasting(where: torch.device) -> Environment:
 
 def _instructions() -> str:
     """What decides which kernels libraries take on a CPU, and with them the last digits of a loss."""
-    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # not in every torch
+    bf16 = computes_in_bfloat16(torch.device("cpu"))
     return torch.backends.cpu.get_cpu_capability() + (" with BF16" if bf16 else "")
 
 

@@ -29,12 +29,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorabench.config.settings import MethodSpec, ModelSpec
-from lorabench.config.study import Condition
+from lorabench.config.study import Cell, Condition
 from lorabench.engine.library_messages import quiet
 from lorabench.engine.model import load_config, resolve_dtype
+from lorabench.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from lorabench.record.result import CellResult
 
 
 _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_modules=None)
@@ -43,6 +46,18 @@ _FROZEN = MethodSpec(name="base", rank=None, alpha=None, dropout=None, target_mo
 def resolve_eval_dtype(condition: Condition) -> torch.dtype:
     """The dtype of unquantized weights in evaluation: that which the model has where its weights are not trained."""
     return resolve_dtype(condition.model_copy(update={"method": _FROZEN}))
+
+
+def refuse_other_dtype(cell: Cell, before: CellResult) -> None:
+    """ModelError where model.dtype: auto means another dtype here than where a cell was measured: a CPU without
+    bfloat16, a machine with it, an earlier version."""
+    then = before.resolved
+    now = [str(d).removeprefix("torch.") for d in (resolve_dtype(cell), resolve_eval_dtype(cell))]
+    if then is not None and (other := {then.dtype, then.eval_dtype or then.dtype} - {*now}):
+        raise ModelError(
+            f"this cell was measured with weights in {' and '.join(sorted(other))}, which model.dtype: auto is not on "
+            "this machine; repeat it on a machine like the first, or remove its folder and run the study again"
+        )
 
 
 @contextmanager

@@ -138,9 +138,9 @@ def peak_of_two_steps(
     spec: TrainingSpec,
     autocast: torch.dtype | None,
     loss_of: Loss = token_loss,
-) -> int:
+) -> int | None:
     """The peak of live tensor bytes on a CPU over two optimizer steps, of which the second has the optimizer's state;
-    changes weights.
+    None where a loss or gradient is not finite, so that no step is taken; changes weights.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
@@ -149,7 +149,9 @@ def peak_of_two_steps(
     with LiveBytes(held_tensors(model)) as live:
         optimizer = make_optimizer(parameters, spec)
         for _ in range(2):
-            take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
+            found = take_step(model, micro, parameters, optimizer, spec.max_grad_norm, autocast, loss_of)
+            if not all(map(math.isfinite, found)):
+                return None
     return live.peak
 
 

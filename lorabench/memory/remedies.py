@@ -154,7 +154,9 @@ def _sets(setting: TrainConfig, planner: CardPlanner, size: int) -> Iterator[tup
 
 def _all(setting: TrainConfig, planner: CardPlanner, with_lora: bool) -> tuple[str, ...]:
     possible = _possible(setting, planner)
-    method = ("lora", "nf4") if with_lora or "lora" not in possible else ("bfloat16",)
+    method: tuple[str, ...] = ("lora", "nf4") if with_lora else ("bfloat16",)
+    if "lora" not in possible:  # adapters are
+        method = ("nf4", "bfloat16")
     names = (*method, "checkpointing", "paged-adamw-8bit", "adamw-8bit", "rank", "micro_batch")
     return tuple(n for n in names if n in possible and not (n == "adamw-8bit" and "paged-adamw-8bit" in possible))
 

@@ -9,19 +9,23 @@ and that is told.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from lorabench.config.gpus import cpu_has_bfloat16
 from lorabench.config.inputs import Input, Inputs, data_inputs, inputs_of, model_inputs, moved
 from lorabench.config.paths import model_directory, model_label
+from lorabench.config.precision import is_large, weights_dtype
 from lorabench.config.study import Cell
 from lorabench.errors import LorabenchError, StoreError
 from lorabench.formatting import plural
 from lorabench.record.plan_file import Earlier
+from lorabench.record.result import CellResult
 from lorabench.record.store import Store
 from lorabench.runner.cell_pairs import pairs_of, settings_of
 
@@ -80,6 +84,28 @@ def changes(store: Store, cells: Sequence[Cell]) -> Changes:
             f" cells/; {SHOWN}"
         )
     return Changes(tuple(words), tuple(c.id for c in dropped if c.id in finished))
+
+
+def other_dtypes(results: Iterable[CellResult]) -> str | None:
+    """A sentence on the results of CPUs that took another dtype than this one for model.dtype: auto, or of an earlier
+    version; None where there are none."""
+    quick, others = cpu_has_bfloat16(), Counter[str]()
+    for result in results:
+        cell, parameters = result.cell, result.value("total_parameters") or 0.0
+        frozen = int(parameters - (result.value("trainable_parameters") or 0.0))
+        on_cpu = result.environment is not None and result.environment.device == "cpu"
+        if cell.model.dtype != "auto" or cell.imported or not on_cpu or result.resolved is None or not parameters:
+            continue
+        here = weights_dtype("auto", cell.method.name, "cpu", quick, partial(is_large, frozen))
+        if result.resolved.dtype != here:
+            others[result.resolved.dtype] += 1
+    if not others:
+        return None
+    (dtype, count), *_ = others.most_common()
+    return (
+        f"{plural(count, 'cell')} of this folder had weights in {dtype}, which model.dtype: auto is not on this CPU:"
+        f" what runs now is not quite comparable; model.dtype: {dtype} in another folder keeps to it"
+    )
 
 
 def standing_changes(store: Store) -> tuple[str, ...]:

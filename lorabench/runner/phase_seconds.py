@@ -92,9 +92,9 @@ def expected(
             m.seconds[phase] / _work(m.cell, phase) * _base_factor(phase, m.new_base, base_is_new)
             for m, like in some
             if like == best
-        ][-LATEST:]
-        if phase == "measure":  # next to nothing in a cell whose condition had been measured
-            each = [max(each)]
+        ]
+        # next to nothing in a cell whose condition had been measured
+        each = [max(each)] if phase == "measure" else each[-LATEST:]
         seconds[phase] = work * sum(each) / len(each)
     return seconds
 

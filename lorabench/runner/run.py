@@ -174,6 +174,7 @@ def check(
     One replicate of each condition is asked. With skip_infeasible a condition that cannot fit into memory is no fault:
     it will be skipped.
     """
+    from lorabench.runner.changes import other_dtypes
     from lorabench.runner.keep import notes
     from lorabench.runner.plan import condition_words, problem_sentence
 
@@ -203,6 +204,7 @@ def check(
         notices.append(
             f"{len(large) - SHOWN_LARGE} more of {len(cells)} conditions may not or would not fit into memory either"
         )
+    notices += [told] if (told := other_dtypes(plan.results.values())) else []
     limited = _arrange(pool, plan)
     notices += [told] if (told := pool.one_at_a_time(len(plan.pending), limited)) else []
     need = disk_need(plan.pending, getattr(pool.first, "disk", {}), pool.workers, plan.store.folder)

@@ -138,7 +138,7 @@ class WorkerPool:
             return None
         if (variable := user_count()) is not None:
             threads = os.environ[variable]
-            beside = usable_cores() // int(threads) if threads.isdigit() and int(threads) else 1
+            beside = usable_cores() // int(threads) if threads.isdecimal() and int(threads) else 1
             reason = f"{variable}={threads} is set"
         else:
             beside = self._free if limited else 1

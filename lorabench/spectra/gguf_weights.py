@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from lorabench.config.gguf_file import GgufFile
 from lorabench.errors import ModelError
 from lorabench.formatting import error_line
+
+_TABLE = threading.Lock()
 
 
 class GgufTensors:
@@ -52,12 +55,13 @@ def _one_table() -> Iterator[None]:
     (397 times 15 ms for a Llama of 30 layers)."""
     import gguf
 
-    own = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = lru_cache(own)
-    try:
-        yield
-    finally:
-        gguf.get_tensor_name_map = own
+    with _TABLE:
+        own = gguf.get_tensor_name_map
+        gguf.get_tensor_name_map = lru_cache(own)
+        try:
+            yield
+        finally:
+            gguf.get_tensor_name_map = own
 
 
 def dequantized(gguf: GgufFile, folder: Path) -> dict[str, torch.Tensor]:
@@ -72,20 +76,21 @@ def dequantized(gguf: GgufFile, folder: Path) -> dict[str, torch.Tensor]:
     file = Path(gguf.file)
     whole = getattr(transformers, "GgufConfig", None)  # before it came, every GGUF was dequantized
     wanted = {"quantization_config": whole(dequantize=True)} if whole else {}
-    with contextlib.redirect_stderr(io.StringIO()), _one_table():  # a progress bar that nothing switches off
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
         try:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             with torch.device("meta"):
                 loader: Any = type(transformers.AutoModelForCausalLM.from_config(config))
-            model, info = loader.from_pretrained(
-                str(file.parent),
-                config=config,
-                gguf_file=file.name,
-                dtype=torch.float32,
-                output_loading_info=True,
-                local_files_only=True,
-                **wanted,
-            )
+            with _one_table():
+                model, info = loader.from_pretrained(
+                    str(file.parent),
+                    config=config,
+                    gguf_file=file.name,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    local_files_only=True,
+                    **wanted,
+                )
         except MemoryError:
             raise
         except Exception as e:  # ValueError, KeyError, NotImplementedError, RuntimeError: no kind of its own

@@ -7,7 +7,8 @@ TRAINER = Trainer(
     title="lorabench",
     versions=(),
     differences=(
-        "The base under an adapter is bfloat16 from 100 million parameters on; trained weights are float32.",
+        "The base under an adapter is bfloat16 from 100 million parameters on, but on CPUs without it; trained "
+        "weights are float32.",
         "The forward pass runs under autocast on cards that compute in bfloat16.",
         "Logits are computed where a label is, with one float32 copy, and freed by the backward pass.",
         "Adapters, their gradients and optimizer states are float32; the optimizer is torch's fused AdamW.",

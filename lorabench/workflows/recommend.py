@@ -108,9 +108,7 @@ def recommend(
     groups, chosen = stored.groups, nearest(stored.groups, bool(folders))
     wanted = candidate_specs(parameters, train_tokens, trainable, chosen, groups, batch_size)
     specs, notes = _possible(
-        with_parameters(
-            for_trainer(wanted, base.trainer, is_large(parameters), card.bf16 or card.kind == "cpu"), target_parameters
-        ),
+        with_parameters(for_trainer(wanted, base.trainer, is_large(parameters), card), target_parameters),
         lambda key: with_parameters([by_rules(key, parameters, train_tokens, trainable)], target_parameters)[0],
         workload,
         base,

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lorabench import plugins
-from lorabench.advice.types import Candidate, Workload
+from lorabench.advice.candidates import CandidateSpec, for_trainer
+from lorabench.advice.types import Candidate, Quality, Workload
 from lorabench.config.gpus import find_gpu
 from lorabench.config.settings import MethodSpec, ModelSpec, QuantizationSpec, TrainingSpec
 from lorabench.config.validity import float16_fault, quantized_base_fault
@@ -114,3 +115,20 @@ def test_full_fine_tuning_is_predicted_with_the_mixed_precision_that_its_files_s
     assert (resolve_autocast(setting) is not None) == mixes
     assert mixes == (not (tool == "axolotl" and dtype == "float32"))
     assert str(resolve_dtype(setting)) == f"torch.{dtype}"
+
+
+@pytest.mark.parametrize("tool", ["trl", "peft", "axolotl", "llamafactory"])
+@pytest.mark.parametrize(("card", "bf16"), [("cpu", True), ("cpu", False), ("rtx4090", True)])
+def test_weights_are_emitted_in_the_dtype_that_they_are_predicted_in(tool, card, bf16, monkeypatch):
+    monkeypatch.setattr("lorabench.config.precision.FLOAT32_BELOW", 1000)
+    trainer, card = plugins.load("emitters", tool).TRAINER, replace(find_gpu(card), bf16=bf16)
+    lora = MethodSpec(rank=4, dropout=0.0)
+    spec = CandidateSpec(lora, QuantizationSpec(), 1e-4, "cosine", 0.05, 0.0, 1.0, Quality("none"), ())
+    (asked,) = for_trainer([spec], trainer, True, card)
+    workload = Workload(ModelSpec(name=MODEL), 64, 1, device=card.kind, bf16=bf16)
+    told = replace(candidate("lora"), dtype=asked.dtype)
+    model, training = ModelSpec(name=MODEL, dtype=asked.dtype), TrainingSpec()
+    setting = TrainConfig(model, QuantizationSpec(), lora, training, card.kind, trainer=trainer, bf16=bf16)
+    emitted = _setting.trainer_precision(workload, told, trainer.weights_follow)
+    assert str(resolve_dtype(setting)) == f"torch.{emitted}"
+    assert tool not in ("trl", "peft") or (emitted == "float32") == (not bf16), "what is quick on that CPU"

@@ -107,6 +107,24 @@ def test_experts_are_measured_in_each_cell_since_rows_are_routed(folder, measure
     assert measured == 2 * BOTH
 
 
+def test_what_a_broken_adapter_cannot_show_is_left_out_and_measured_by_the_next(folder, measured):
+    """Weights that blow up in the last update take no step any more, and so have no optimizer's state."""
+    own = ("training.steps=2", "training.batch_size=3", "training.schedule=constant", "training.warmup=0")
+    cell = cell_of(*own, "analysis.spectra=none", *FEW)
+
+    def at(rate):
+        training = cell.training.model_copy(update={"learning_rate": rate})
+        tried = cell.model_copy(update={"training": training, "tuned_over": (1e-3, 1e3)})
+        return run_cell(tried, folder)
+
+    broken, sane = at(1e3), at(1e-3)
+    assert broken.outcome == sane.outcome == "finished"
+    assert broken.value("train_peak_bytes") is None and broken.value("eval_peak_bytes") is not None
+    assert sane.value("train_peak_bytes") == peaks(folder, *FEW)[1]
+    again = at(1e3)
+    assert again.value("train_peak_bytes") == sane.value("train_peak_bytes"), "known by now"
+
+
 def test_a_fault_in_the_first_measurement_leaves_it_to_the_next_cell(folder, measured, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(cell_measure, "_training_peak", lambda *_: 1 / 0)

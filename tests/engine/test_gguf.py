@@ -64,6 +64,14 @@ def test_a_header_is_read_once_and_names_are_looked_up_in_one_table(q4_1, monkey
     assert gguf.get_tensor_name_map is asked, "as it was"
 
 
+def test_without_the_gguf_package_it_is_one_sentence(q4_1, monkeypatch):
+    folder = model_directory(str(q4_1[0]))
+    described = gguf_of(folder)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        dequantized(described, folder)
+
+
 def test_its_tokenizer_reads_text_as_the_original_does(q4_1):
     text, original = "def main(x):\n    return x + 12", AutoTokenizer.from_pretrained(model_directory(SHIPPED))
     tokenizer = load_tokenizer(cell_of(f"model={q4_1[0]}").model)

@@ -8,12 +8,13 @@ from transformers import AutoModelForCausalLM
 
 from lorabench.engine import answers, domain
 from lorabench.engine import cell_evaluate as engine
-from lorabench.engine.cell import run_cell
+from lorabench.engine.cell import repeat_cell, run_cell
 from lorabench.engine.check import check_cells
 from lorabench.engine.domain import ground
 from lorabench.engine.model import load_base, resolve_dtype
 from lorabench.engine.precision import evaluated, resolve_eval_dtype
 from lorabench.memory.predict_cell import predict_memory
+from lorabench.runner.changes import other_dtypes
 from tests.engine.conftest import cell_of, small_config
 
 CPU = torch.device("cpu")
@@ -202,6 +203,19 @@ def test_on_a_cpu_without_bfloat16_a_large_model_is_float32_and_its_memory_predi
     assert predict_memory(cell).train_peak_bytes == pytest.approx(values["train_peak_bytes"], rel=0.02)
 
 
+def test_a_cell_is_not_measured_again_in_another_dtype(large, folder, monkeypatch):
+    cell = cell_of("training.steps=1", "analysis.spectra=none")
+    first, values = readings(cell, folder)
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda *_: False)
+    again = repeat_cell(cell, folder, first, ("evaluate",))
+    assert (again.outcome, again.readings, again.resolved) == ("finished", first.readings, first.resolved)
+    (fault,) = again.faults
+    assert "was measured with weights in bfloat16, which model.dtype: auto is not on this machine" in fault.message
+    monkeypatch.setattr("lorabench.engine.model.cpu_has_bfloat16", lambda *_: True)
+    back = repeat_cell(cell, folder, again, ("evaluate",))
+    assert not back.faults and back.value("eval_loss") == values["eval_loss"]
+
+
 def test_what_a_cpu_emulates_is_told_where_it_is_asked_for(monkeypatch):
     asked = (cell_of("training.autocast=bfloat16"), cell_of("model.dtype=bfloat16"), cell_of())
     for quick in (True, False):
@@ -212,3 +226,16 @@ def test_what_a_cpu_emulates_is_told_where_it_is_asked_for(monkeypatch):
             quick or "emulates model.dtype and training.autocast: bfloat16 in 2 to 5 times the time of auto" in told[0]
         )
         assert not any("emulates" in p.message for p in check_cells(asked[2:]))
+
+
+def test_results_of_another_dtype_are_told_of_before_more_are_put_beside_them(large, folder, monkeypatch):
+    settings = ("training.steps=1", "analysis.spectra=none")
+    trained, whole = (readings(cell_of(*settings, own), folder)[0] for own in ("method.rank=2", "method=full"))
+    declared = readings(cell_of(*settings, "model.dtype=bfloat16"), folder)[0]
+    for quick, told in ((True, False), (False, True)):
+        monkeypatch.setattr("lorabench.runner.changes.cpu_has_bfloat16", lambda quick=quick: quick)
+        words = other_dtypes([trained, whole, declared])
+        assert (words is not None) == told
+        assert not told or words.startswith("1 cell of this folder had weights in bfloat16, which model.dtype: auto is")
+    on_gpu = trained.environment.model_copy(update={"device": "NVIDIA H100"})
+    assert other_dtypes([trained.model_copy(update={"environment": on_gpu})]) is None

@@ -61,3 +61,5 @@ def test_weights_in_bfloat16_are_a_remedy_on_a_cpu_that_takes_float32_by_itself(
         small = replace(card, memory_bytes=round(0.9 * estimate(asked, card).high_bytes))
         fitting = remedies(asked, CardPlanner(small)).fitting
         assert (narrow in [r.changes for r in fitting]) == (not quick), "the base is that already"
+        least = remedies(asked, CardPlanner(replace(card, memory_bytes=1))).least
+        assert (least.changes.get("model.dtype") == "bfloat16") == (not quick)

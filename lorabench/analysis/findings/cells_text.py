@@ -156,7 +156,10 @@ def mixed_precision(by_dtype: Counter[str], shared_base: int) -> str:
         sentences.append(
             f"Forgetting of {shared_base} cells may be counted from a base in another precision than theirs."
         )
-    return f"{' '.join(sentences)} Earlier versions did so; remove the folders of these cells and run the study again."
+    return (
+        f"{' '.join(sentences)} CPUs with and without bfloat16 and earlier versions do so; set model.dtype, or remove"
+        " the folders of these cells and run the study again on one machine."
+    )
 
 
 def _joined(learning_rates: Collection[float]) -> str:
