@@ -34,9 +34,9 @@ def notes_on_the_card(card: Gpu, priority: Priority, ranking: Ranking, trainer: 
         yield f"{card.name} is taken as {article} {card.capacity}."
     else:
         yield f"{card.name} is {card.capacity}."
-    if not card.bf16 and card.kind == "cpu":
-        if trainer.name == OWN:
-            yield "This CPU does not compute in bfloat16: weights are float32 where model.dtype is auto."
+    if card.kind == "cpu":
+        if note := card.precision_note(trainer.name):
+            yield f"{note[0].upper()}{note[1:]}."
     elif not card.bf16 and trainer.name != OWN:
         yield (
             f"{card.name} does not compute in bfloat16: {trainer.title} is assumed to use float16 for mixed precision."

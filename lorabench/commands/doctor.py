@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lorabench.config.gpus import cpu_has_bfloat16
 from lorabench.formatting import plural
 
 PACKAGES = (
@@ -131,7 +132,9 @@ def probe(name: str) -> str:
 def _devices() -> str:
     import torch
 
-    lines = [f"CPU, {plural(torch.get_num_threads(), 'thread')}"]
+    quick = cpu_has_bfloat16(lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    words = "computes in bfloat16" if quick else "does not compute in bfloat16: float32 where model.dtype is auto"
+    lines = [f"CPU, {plural(torch.get_num_threads(), 'thread')}, {words}"]
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)

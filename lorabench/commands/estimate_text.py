@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorabench.workflows.estimate import MemoryEstimate
 
 _MEANING = {
-    "weights": "base weights as stored",
+    "weights": "base weights as they are held",
     "quantization_state": "block constants of quantized weights",
     "adapters": "adapter weights",
     "gradients": "of the trained weights",
@@ -101,6 +101,7 @@ def as_text(result: MemoryEstimate) -> str:
         unreached_text(result.unreached, setting),
         tower_text(setting),
         preset_text(setting),
+        result.gpu.precision_note(setting.trainer.name) if result.gpu is not None else None,
     )
     if any(sentences):
         lines += ["", *(f"note: {sentence}" for sentence in sentences if sentence)]

@@ -70,6 +70,7 @@ def plan(source: Source, gpu: str | Gpu, as_json: bool, trainer: Trainer | None 
     )
     files = dict.fromkeys(s.model.name for s in settings if s is not None)
     notes |= {f"note: {sentence}": None for name in files if (sentence := gguf_sentence(name))}
+    notes |= {f"note: {told}": None for told in [card.precision_note(planned.trainer.name)] if told}
     head = [] if planned.trainer == find_trainer(OWN) else [f"{trainer_text.named(planned.trainer)}", ""]
     remedy = _plan_remedies(words, rows, settings, mended, card)
     return "\n".join(

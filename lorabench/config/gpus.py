@@ -25,6 +25,7 @@ from typing import Literal
 import yaml
 
 from lorabench.config.paths import MODELS
+from lorabench.config.trainer import OWN
 from lorabench.errors import LorabenchError
 
 MOST_GIB = 100 * 1024  # a larger size is a slip of the keyboard: the largest card has 288
@@ -96,6 +97,15 @@ class Gpu:
         if self.kind == "cpu":
             return f"{usable} of memory"
         return f"{usable} usable" if self.nominal_gib is None else f"{self.nominal_gib:g} GB card: {usable} usable"
+
+    def precision_note(self, trainer: str) -> str | None:
+        """What a CPU without bfloat16 means for lorabench's own loop; None elsewhere."""
+        if self.kind != "cpu" or self.bf16 or trainer != OWN:
+            return None
+        return (
+            "this CPU does not compute in bfloat16: weights are float32 where model.dtype is auto; bfloat16 has half of"
+            " their bytes and takes 2 to 5 times as long"
+        )
 
 
 @cache

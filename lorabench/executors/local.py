@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 ENGINE = "lorabench.engine"
 PREDICTOR = "lorabench.memory.predict_cell"
+NO_MEMORY = ("MemoryError", "allocate memory", "Memory allocation", "failed to map segment", "bad_alloc")
+"""words of Python, the system, OpenBLAS, the loader and C++"""
+FRAMES = ('File "', "Current thread", "Thread 0x", "Extension modules")
+"""of what Python writes when a process aborts"""
 
 
 def open_worker(
@@ -269,10 +273,11 @@ class LocalWorker:
 
     def _last_line(self) -> str:
         self._early.seek(0)
-        lines = [line for line in self._early.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        last = lines[-1].strip() if lines else ""
-        if any(words in last for words in ("MemoryError", "allocate memory", "Memory allocation")):
-            last = f"{last.rstrip('.:')}; free memory, or raise its limit (ulimit -v): PyTorch takes 1.5 GB to begin"
+        text = self._early.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(FRAMES)]
+        last = lines[-1] if lines else ""
+        if any(words in text for words in NO_MEMORY):
+            last = f"{last.rstrip('.:')}; free memory, or raise its limit (ulimit -v): PyTorch takes 1.1 GB to begin"
         return f": {last}" if last else ""
 
 

@@ -33,8 +33,9 @@ def threads_per_worker(workers: int, user: Mapping[str, str] = os.environ) -> in
 
 
 def user_count(user: Mapping[str, str] = os.environ) -> str | None:
-    """The variable by which the user has set a number of threads; None where they have not."""
-    return next((name for name in COUNTS if name in user), None)
+    """The variable by which the user has set a number of threads; None where they have not. What is no number (an empty
+    word) is none for OpenMP, too."""
+    return next((name for name in COUNTS if user.get(name, "").partition(",")[0].strip().isdecimal()), None)
 
 
 def free_threads(most: int, busy: int | None = None) -> int:

@@ -136,15 +136,18 @@ class WorkerPool:
         first = self.first
         if not self._chooses or not isinstance(first, SharesCores):
             return None
+        reasons, beside = list[str](), usable_cores()
         if (variable := user_count()) is not None:
-            threads = os.environ[variable]
-            beside = usable_cores() // int(threads) if threads.isdecimal() and int(threads) else 1
-            reason = f"{variable}={threads} is set"
-        else:
-            beside = self._free if limited else 1
-            reason = "training.time_limit is set, which is a cell's time with all cores"
+            each = int(os.environ[variable].partition(",")[0])
+            reasons, beside = [f"{variable}={os.environ[variable]} is set"], beside // max(each, 1)
+        elif self._free == 1:
+            reasons = ["other processes keep the other cores busy"]
+        if limited:
+            reasons.append("training.time_limit is set, which is a cell's time with all cores")
         named = min(beside, cells, first.at_once)
-        return f"cells run one at a time, since {reason}; --workers {named} runs {named} at once" if named > 1 else None
+        if named < 2 or not reasons:
+            return None
+        return f"cells run one at a time, since {' and '.join(reasons)}; --workers {named} runs {named} at once"
 
     def _cluster_worker(self, threads: int | None) -> Worker:
         assert self._cluster is not None

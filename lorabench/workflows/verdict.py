@@ -54,7 +54,8 @@ class FitVerdict:
             f"{self.word}: {self.trainer.title} needs {size(one.peak_bytes)}{each}, between {size(one.low_bytes)} and"
             f" {size(one.high_bytes)}; {self.gpu.name} has {size(self.gpu.memory_bytes)} usable{unsure}"
         )
-        return "; ".join([sentence, *calibrated, *([self.note] if self.note else [])])
+        notes = filter(None, (self.gpu.precision_note(self.trainer.name), self.note))
+        return "; ".join([sentence, *calibrated, *notes])
 
     def to_dict(self) -> dict[str, object]:
         """What `lorabench check --json` prints."""

@@ -20,6 +20,7 @@ from lorabench.runner.threads import (
     free_threads,
     threads_per_worker,
     usable_cores,
+    user_count,
 )
 from lorabench.runner.worker_pool import WorkerPool
 from tests.runner.test_local import cells, run
@@ -173,3 +174,19 @@ print(torch.get_num_threads())
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "counts"),
+    [
+        ({}, None),
+        ({"OMP_NUM_THREADS": ""}, None),
+        ({"OMP_NUM_THREADS": "abc"}, None),
+        ({"OMP_NUM_THREADS": "3"}, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "2,1"}, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "", "MKL_NUM_THREADS": "1"}, "MKL_NUM_THREADS"),
+    ],
+)
+def test_what_is_no_number_is_no_choice_of_the_users(variables, counts):
+    assert user_count(variables) == counts
+    assert (threads_per_worker(1, variables) is None) == (counts is not None)

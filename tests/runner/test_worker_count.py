@@ -141,11 +141,17 @@ def test_one_cell_at_a_time_where_the_user_chose_their_threads(open_odd, begun, 
         ({"OMP_NUM_THREADS": "1"}, False, 1, 9, None),  # a GPU, or no memory for two
         ({"OMP_NUM_THREADS": "1"}, True, 9, 1, None),
         ({"OMP_NUM_THREADS": "4,2"}, False, 9, 9, None),  # of nested teams
+        ({"OMP_NUM_THREADS": "2,1"}, False, 9, 9, "OMP_NUM_THREADS=2,1 is set; --workers 2 runs"),
+        ({"OMP_NUM_THREADS": "1"}, True, 9, 9, "OMP_NUM_THREADS=1 is set and training.time_limit is set, which"),
+        ({"BUSY": "3"}, False, 9, 9, "other processes keep the other cores busy; --workers 4 runs 4 at once"),
         ({}, False, 9, 9, None),
     ],
 )
 def test_why_cells_run_one_at_a_time_is_told(cores, monkeypatch, variables, limited, at_once, cells, told):
     monkeypatch.setattr(worker_pool, "usable_cores", lambda: 4)
+    if "BUSY" in variables:
+        monkeypatch.setattr(worker_pool, "free_threads", lambda most: 1)
+        variables = {}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
         monkeypatch.setattr(worker_pool, "threads_per_worker", lambda workers: None)
