@@ -18,7 +18,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lorabench.config.gpus import cpu_has_bfloat16
 from lorabench.formatting import plural
 
 PACKAGES = (
@@ -131,6 +130,8 @@ def probe(name: str) -> str:
 
 def _devices() -> str:
     import torch
+
+    from lorabench.config.gpus import cpu_has_bfloat16
 
     quick = cpu_has_bfloat16(lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     words = "computes in bfloat16" if quick else "does not compute in bfloat16: float32 where model.dtype is auto"
