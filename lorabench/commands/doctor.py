@@ -131,9 +131,9 @@ def probe(name: str) -> str:
 def _devices() -> str:
     import torch
 
-    from lorabench.config.gpus import cpu_has_bfloat16
+    from lorabench.engine.model import computes_in_bfloat16
 
-    quick = cpu_has_bfloat16(lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    quick = computes_in_bfloat16(torch.device("cpu"))
     words = "computes in bfloat16" if quick else "does not compute in bfloat16: float32 where model.dtype is auto"
     lines = [f"CPU, {plural(torch.get_num_threads(), 'thread')}, {words}"]
     for i in range(torch.cuda.device_count()):
