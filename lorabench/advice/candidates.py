@@ -16,6 +16,7 @@ from lorabench.advice.priors import learning_rate, published, rank_by_capacity, 
 from lorabench.advice.types import EvidenceItem, Quality
 from lorabench.config.gpus import Gpu
 from lorabench.config.imported import knows
+from lorabench.config.precision import trainer_holds_bfloat16
 from lorabench.config.settings import Dtype, MethodSpec, QuantizationSpec
 from lorabench.config.trainer import OWN, Trainer
 from lorabench.formatting import plural
@@ -90,14 +91,14 @@ def for_trainer(specs: Sequence[CandidateSpec], trainer: Trainer, large: bool, c
     """
     if trainer.name == OWN:
         return list(specs)
-    candidates, on_cpu = [], card.kind == "cpu"
-    large &= card.bf16 or not on_cpu
+    candidates = []
+    large &= card.bf16 or card.kind != "cpu"
     for spec in specs:
         if spec.key != WHOLE:
             candidates.append(spec if large or trainer.full_dtype == "float32" else replace(spec, dtype="float32"))
             continue
         candidates.append(replace(spec, dtype="float32"))
-        if trainer.full_dtype == "bfloat16" and (card.bf16 or on_cpu):
+        if trainer.full_dtype == "bfloat16" and trainer_holds_bfloat16(card.kind, card.bf16):
             measured = any(item.kind == "cells" for item in spec.evidence)
             caveats = (BFLOAT16, *(("what was measured is of float32 weights",) if measured else ()), *spec.caveats)
             candidates.append(

@@ -66,6 +66,12 @@ def product_dtype(quantization: QuantizationSpec, autocast: DtypeName | None, we
     return autocast or (weights if quantization.name == "none" else compute_dtype(quantization, None, weights))
 
 
+def trainer_holds_bfloat16(device: DeviceKind, bf16: bool) -> bool:
+    """Whether other trainers keep a checkpoint's bfloat16 weights as they are: on every CPU, quick or not, and on GPUs
+    that compute in it."""
+    return bf16 or device == "cpu"
+
+
 def trainer_autocast(
     device: DeviceKind, bf16: bool, weights: DtypeName, trains_base: bool, follows: bool = False
 ) -> DtypeName | None:

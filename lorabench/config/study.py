@@ -156,10 +156,10 @@ class Cell(Condition):
         return self.identity[1]
 
     @property
-    def measured_as(self) -> str | None:
-        """Equal for cells that take the same memory on a CPU, to the byte; None over int8, whose products compute
-        outlier columns apart, as many as activations have."""
-        return None if self.quantization.name == "int8" else self.condition_id
+    def measured_as(self) -> str:
+        """Equal for cells that take the same memory on a CPU, to the byte: those of a condition, but over int8, whose
+        products compute outlier columns apart, as many as activations have."""
+        return self.id if self.quantization.name == "int8" else self.condition_id
 
     @cached_property
     def identity(self) -> tuple[dict[str, object], str]:

@@ -15,7 +15,14 @@ from lorabench.advice.types import Candidate, Workload
 from lorabench.config.architectures import find_architecture, model_type
 from lorabench.config.gguf_file import gguf_of
 from lorabench.config.paths import model_directory, model_label, model_source
-from lorabench.config.precision import DtypeName, is_large, trainer_autocast, trainer_weights, weights_dtype
+from lorabench.config.precision import (
+    DtypeName,
+    is_large,
+    trainer_autocast,
+    trainer_holds_bfloat16,
+    trainer_weights,
+    weights_dtype,
+)
 from lorabench.config.settings import MethodSpec, ModelSpec
 from lorabench.config.validity import dtype_fault, quantized_base_fault
 from lorabench.errors import LorabenchError, unknown
@@ -180,7 +187,7 @@ def precision(workload: Workload, candidate: Candidate) -> DtypeName:
     """The dtype of unquantized weights: the candidate's, else as the engine chooses it."""
     model = workload.model
     declared = model.dtype if candidate.dtype == "auto" else candidate.dtype
-    keeps = workload.bf16 or workload.device == "cpu"  # other trainers keep a checkpoint's, as memory.step_dtypes
+    keeps = trainer_holds_bfloat16(workload.device, workload.bf16)
     return weights_dtype(declared, candidate.method.name, workload.device, keeps, lambda: _is_large(model))
 
 

@@ -43,7 +43,7 @@ def measure(context: CellContext, loaded: LoadedCell) -> PhaseRun[None]:
 
 def is_measured(context: CellContext, loaded: LoadedCell) -> bool:
     """Whether the peaks of a cell's condition are known, so that this phase takes no time."""
-    if not _PEAKS or not _is_shared(context, loaded):
+    if not _PEAKS or not _is_shared(loaded):
         return False
     return _key("train", context, largest_batch(loaded.data.train, context.cell.training.batch_size)) in _PEAKS
 
@@ -56,7 +56,7 @@ def _once(
     measured: Callable[[CellContext, LoadedCell, Sequence[Example]], int | None],
 ) -> Iterator[Reading]:
     """The reading of a phase, none where no whole step could be taken."""
-    key, shared = _key(phase, context, rows), _is_shared(context, loaded)
+    key, shared = _key(phase, context, rows), _is_shared(loaded)
     peak = _PEAKS.get(key) if shared else None
     if peak is None:
         peak = measured(context, loaded, rows)
@@ -66,8 +66,8 @@ def _once(
         yield from reading(METRICS[phase], peak)
 
 
-def _is_shared(context: CellContext, loaded: LoadedCell) -> bool:
-    return context.cell.measured_as is not None and not has_experts(loaded.model.config.get_text_config())
+def _is_shared(loaded: LoadedCell) -> bool:
+    return not has_experts(loaded.model.config.get_text_config())
 
 
 def _key(phase: str, context: CellContext, rows: Sequence[Example]) -> tuple[object, ...]:

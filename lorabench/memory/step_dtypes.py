@@ -53,7 +53,7 @@ def _autocast(setting: TrainConfig) -> DtypeName | None:
 def _weights(setting: TrainConfig) -> DtypeName:
     """Other trainers keep the checkpoint's dtype: bfloat16, float16 on cards without it, where weights that are trained
     are float32; and float32 of trainers whose weights follow mixed precision, where there is none."""
-    trainer, keeps = setting.trainer, setting.bf16 or setting.device == "cpu"
+    trainer, keeps = setting.trainer, precision.trainer_holds_bfloat16(setting.device, setting.bf16)
     if trainer.name == OWN or setting.model.dtype != "auto":
         weights = precision.weights_dtype(
             setting.model.dtype, setting.method.name, setting.device, setting.bf16, lambda: setting.shape.is_large

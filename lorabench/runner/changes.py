@@ -91,11 +91,13 @@ def other_dtypes(results: Iterable[CellResult]) -> str | None:
     version; None where there are none."""
     quick, others = cpu_has_bfloat16(), Counter[str]()
     for result in results:
-        cell, parameters = result.cell, result.value("total_parameters") or 0.0
-        frozen = int(parameters - (result.value("trainable_parameters") or 0.0))
+        cell = result.cell
         on_cpu = result.environment is not None and result.environment.device == "cpu"
-        if cell.model.dtype != "auto" or cell.imported or not on_cpu or result.resolved is None or not parameters:
+        if cell.model.dtype != "auto" or cell.imported or not on_cpu or result.resolved is None:
             continue
+        if (parameters := result.value("total_parameters")) is None:
+            continue
+        frozen = int(parameters - (result.value("trainable_parameters") or 0.0))
         here = weights_dtype("auto", cell.method.name, "cpu", quick, partial(is_large, frozen))
         if result.resolved.dtype != here:
             others[result.resolved.dtype] += 1

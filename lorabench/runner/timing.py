@@ -176,7 +176,7 @@ class TimeEstimator:
         be told."""
         times = []
         bases, now = {base_of(m.cell) for m in measured}, [m.cell for m in measured if m.now]
-        grounds, conditions = {sampled_by(c) for c in now}, {c.measured_as for c in now} - {None}
+        grounds, conditions = {sampled_by(c) for c in now}, {c.measured_as for c in now}
         time_of: dict[tuple[object, ...], tuple[float, bool] | None] = {}
         for cell in left:
             pack = self.packs.get(cell.id)
@@ -207,7 +207,7 @@ class TimeEstimator:
             times.append(time)
             bases.add(base_of(cell))
             grounds.add(sampled_by(cell))
-            conditions |= {cell.measured_as} - {None}
+            conditions.add(cell.measured_as)
         return times
 
     def profile(self, r: Running, others: Sequence[Measured], now: float) -> dict[str, float]:
@@ -218,7 +218,7 @@ class TimeEstimator:
             others,
             base_is_new=r.new_base,
             text_is_new=not any(m.now and sampled_by(m.cell) == sampled_by(r.cell) for m in others),
-            memory_is_new=r.cell.measured_as not in {m.cell.measured_as for m in others if m.now} - {None},
+            memory_is_new=not any(m.now and m.cell.measured_as == r.cell.measured_as for m in others),
         )
         alike = any(likeness(r.cell, m.cell)[:3] == (True, True, True) for m in others)
         if pace is not None:
